@@ -1,0 +1,73 @@
+//! Search over the vectors of one gallery. An index is a cache of the store: it can be thrown away and built again.
+
+use crate::ids::{FaceId, SubjectId};
+
+/// Names a row: a subject's template, or one face of a subject.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RowKey {
+    /// Whose row.
+    pub subject: SubjectId,
+    /// The face, or `None` for the subject's template.
+    pub face: Option<FaceId>,
+}
+
+/// How the caller wants a search done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchMode {
+    /// The index chooses.
+    #[default]
+    Auto,
+    /// Every row is compared.
+    Exact,
+    /// The graph is walked; exact where no graph is ready.
+    Ann,
+}
+
+/// How a search was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IndexKind {
+    /// Every row was compared.
+    Exact,
+    /// The graph was walked and its candidates scored exactly.
+    Ann,
+}
+
+/// A subject found, with the rows that speak for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hit {
+    /// Who.
+    pub subject: SubjectId,
+    /// Cosine of the probe and the subject's best row.
+    pub score: f32,
+    /// The subject's best row: `None` for a template.
+    pub face: Option<FaceId>,
+}
+
+/// The answer to a search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchOutcome {
+    /// Best first, each subject once. Equal scores are ordered by subject id.
+    pub hits: Vec<Hit>,
+    /// How the search was done.
+    pub kind: IndexKind,
+    /// For [`IndexKind::Ann`]: the share of the exact top 10 that the graph found on a sample when it was built.
+    pub recall: Option<f32>,
+}
+
+/// Why an index did not do as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IndexError {
+    /// The vector's length is not the index's.
+    #[error("the vector has {actual} values, the index wants {expected}")]
+    WrongDimension {
+        /// The index's dimension.
+        expected: usize,
+        /// The vector's length.
+        actual: usize,
+    },
+    /// A value is NaN or infinite, or the vector's length is not 1.
+    #[error("the vector is not a finite unit vector")]
+    NotUnit,
+}

@@ -1,0 +1,5 @@
+//! Templates.
+
+pub mod rule;
+
+pub use rule::{Fusion, FusionRule};

@@ -1,0 +1,1 @@
+//! The Vultus server and command line.

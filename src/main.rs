@@ -1,0 +1,3 @@
+//! The `vultus` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Integration tests: the server driven through its router and its binary.

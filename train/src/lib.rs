@@ -1,0 +1,1 @@
+//! Adaptive-margin training for Vultus.
