@@ -1,7 +1,13 @@
 //! The engine of Vultus: from images to templates, from templates to candidates. It knows nothing of HTTP.
 
+pub mod align;
+pub mod detect;
 pub mod face;
 pub mod ids;
+pub mod image;
 pub mod index;
+pub mod kernel;
+pub mod model;
+pub mod quality;
 pub mod store;
 pub mod template;

@@ -1,0 +1,1 @@
+//! Detection against reference values and over large photos.

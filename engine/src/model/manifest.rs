@@ -1,0 +1,123 @@
+//! The manifest of a model: everything beside the weights that is needed to use them.
+//!
+//! It is a JSON file next to the weights, with the same name. A manifest that parses is checked for values that
+//! cannot work ([`Manifest::check`]), so the rest of the engine may rely on them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::quality::NormStats;
+use crate::template::Fusion;
+
+/// Description of one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Name, the first part of the model id: `[a-z0-9_-]{1,64}`.
+    pub name: String,
+    /// Which network the weights belong to.
+    pub architecture: Architecture,
+    /// Length of the embedding.
+    pub dim: usize,
+    /// What the network wants to see.
+    pub input: Input,
+    /// Norms on ordinary portraits.
+    pub norm: Norms,
+    /// How faces are fused into a template unless a gallery says otherwise.
+    pub fusion: Fusion,
+    /// Scores exceeded by the given share of comparisons of different people, by falling rate.
+    #[serde(default)]
+    pub impostor_scores: Vec<ImpostorScore>,
+    /// The false match rate whose score is the threshold where none is given, above 0 and below 1.
+    pub threshold_fmr: f64,
+    /// Where the weights come from.
+    pub source: String,
+    /// Licence of the weights (SPDX).
+    pub licence: String,
+    /// SHA-256 of the weights file, 64 lower-case hex digits.
+    pub sha256: String,
+}
+
+/// Network architectures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    /// MobileFaceNet with batch normalisation folded.
+    Mobilefacenet,
+}
+
+/// Input of a network: a square crop, value = (byte - mean) * scale.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Side of the crop in pixels.
+    pub size: u32,
+    /// Order of the colour planes.
+    pub color: Color,
+    /// Subtracted from each byte.
+    pub mean: f32,
+    /// Multiplied afterwards.
+    pub scale: f32,
+}
+
+/// Order of the colour planes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Color {
+    /// Red first.
+    Rgb,
+    /// Blue first.
+    Bgr,
+}
+
+/// Norms without and with flip fusion.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Norms {
+    /// Of the feature of a crop.
+    pub plain: NormStats,
+    /// Of the feature of a crop plus that of its mirror image. Without it the model cannot be used with flip fusion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flip: Option<NormStats>,
+}
+
+/// The score at one false match rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImpostorScore {
+    /// Share of comparisons of different people that reach `score`.
+    pub fmr: f64,
+    /// Cosine.
+    pub score: f32,
+    /// Whether it was measured with flip fusion; see [`super::Model::impostor_scores`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flip: bool,
+}
+
+impl Manifest {
+    /// Checks the values a type cannot, naming the first that does not work.
+    pub fn check(&self) -> Result<(), String> {
+        let stats = [Some(self.norm.plain), self.norm.flip];
+        let name = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
+        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(name) {
+            Err("`name` has 1 to 64 characters out of a-z 0-9 _ -".into())
+        } else if !(1..=4096).contains(&self.dim) {
+            Err(format!("`dim` is {}, outside of 1 to 4096", self.dim))
+        } else if self.input.size != crate::align::SIZE {
+            Err(format!("`input.size` is {}, but crops have {} pixels", self.input.size, crate::align::SIZE))
+        } else if !self.input.mean.is_finite() || !self.input.scale.is_finite() || self.input.scale == 0.0 {
+            Err("`input.mean` and `input.scale` are finite, and the scale is not 0".into())
+        } else if stats.iter().flatten().any(|s| !s.mean.is_finite() || !s.std.is_finite() || s.std <= 0.0) {
+            Err("`norm` has finite means and positive standard deviations".into())
+        } else if !self.fusion.tau.is_finite() || self.fusion.tau <= 0.0 {
+            Err("`fusion.tau` is positive".into())
+        } else if !(self.threshold_fmr > 0.0 && self.threshold_fmr < 1.0) {
+            Err("`threshold_fmr` lies between 0 and 1".into())
+        } else if self.impostor_scores.iter().any(|s| !(s.fmr > 0.0 && s.fmr < 1.0 && s.score.abs() <= 1.0)) {
+            Err("`impostor_scores` have rates between 0 and 1 and scores from -1 to 1".into())
+        } else if self.sha256.len() != 64 || !self.sha256.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+            Err("`sha256` has 64 lower-case hex digits".into())
+        } else {
+            Ok(())
+        }
+    }
+}

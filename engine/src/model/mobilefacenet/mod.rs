@@ -1,0 +1,140 @@
+//! MobileFaceNet (Chen et al., 2018), the variant of the MobileFaceNet_TF repository: 112x112 RGB to 192 dimensions.
+//!
+//! Batch normalisation is folded into weight and bias. PReLU slopes are per channel and may be negative or above 1.
+//! Padding is TensorFlow's `SAME`: a 3x3 convolution with stride 2 pads nothing above and left and one below and
+//! right; with padding on all sides it runs but gives wrong values.
+//!
+//! [`steps`] is the layer table; both implementations, the list of tensors and the tests follow it.
+
+mod kernels;
+mod stock;
+
+use candle_core::{Device, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::{Backbone, Batch};
+use crate::kernel::conv::{Activation, Arithmetic, ConvSpec, Kind};
+
+/// A part of the network: convolutions one after the other, the input added at the end if `residual`.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    /// Name in the layer table.
+    pub(crate) name: String,
+    /// One convolution, or the three of a bottleneck: expand, depthwise, project.
+    pub(crate) convolutions: Vec<ConvSpec>,
+    /// Whether the input is added to the output.
+    pub(crate) residual: bool,
+}
+
+/// Stages of bottlenecks: name, input, output, expansion, stride of the first, how many.
+const STAGES: [(&str, usize, usize, usize, usize, usize); 5] = [
+    ("stage2", 64, 64, 2, 2, 5),
+    ("stage3", 64, 128, 4, 2, 1),
+    ("stage4", 128, 128, 2, 1, 6),
+    ("stage5", 128, 128, 4, 2, 1),
+    ("stage6", 128, 128, 2, 1, 2),
+];
+
+/// Zeros before and after for a 3x3 convolution over an even size.
+fn same_padding(stride: usize) -> [usize; 2] {
+    if stride == 2 { [0, 1] } else { [1, 1] }
+}
+
+/// The layer table for an embedding of `dim` values.
+pub(crate) fn steps(dim: usize) -> Vec<Step> {
+    let single = |spec: ConvSpec| Step { name: spec.name.clone(), convolutions: vec![spec], residual: false };
+    let mut steps = vec![
+        single(ConvSpec {
+            name: "conv1".into(),
+            kind: Kind::Full,
+            input: 3,
+            output: 64,
+            kernel: 3,
+            stride: 2,
+            padding: same_padding(2),
+            activation: Activation::PRelu,
+        }),
+        single(ConvSpec::depthwise("dw1".into(), 64, Activation::PRelu)),
+        single(ConvSpec::pointwise("pw1".into(), 64, 64, Activation::None)),
+    ];
+    for (stage, input, output, expansion, stride, blocks) in STAGES {
+        for block in 0..blocks {
+            let name = format!("{stage}.{block}");
+            let input = if block == 0 { input } else { output };
+            let stride = if block == 0 { stride } else { 1 };
+            let middle = input * expansion;
+            let mut depthwise = ConvSpec::depthwise(format!("{name}.dw"), middle, Activation::PRelu);
+            depthwise.stride = stride;
+            depthwise.padding = same_padding(stride);
+            let convolutions = vec![
+                ConvSpec::pointwise(format!("{name}.expand"), input, middle, Activation::PRelu),
+                depthwise,
+                ConvSpec::pointwise(format!("{name}.project"), middle, output, Activation::None),
+            ];
+            steps.push(Step { name, convolutions, residual: stride == 1 });
+        }
+    }
+    let mut global = ConvSpec::depthwise("gdc".into(), 512, Activation::None);
+    global.kernel = 7;
+    global.padding = [0, 0];
+    steps.extend([
+        single(ConvSpec::pointwise("conv7".into(), 128, 512, Activation::PRelu)),
+        single(global),
+        single(ConvSpec::pointwise("fc1".into(), 512, 512, Activation::None)),
+        single(ConvSpec::pointwise("fc2".into(), 512, dim, Activation::None)),
+    ]);
+    steps
+}
+
+/// Names and shapes of the tensors for an embedding of `dim` values.
+pub(crate) fn tensors(dim: usize) -> Vec<(String, Vec<usize>)> {
+    steps(dim).iter().flat_map(|step| &step.convolutions).flat_map(ConvSpec::tensors).collect()
+}
+
+/// The network with its weights.
+#[derive(Debug)]
+pub struct MobileFaceNet {
+    dim: usize,
+    network: Network,
+}
+
+#[derive(Debug)]
+enum Network {
+    Kernels(kernels::Network),
+    Stock(stock::Network),
+}
+
+impl MobileFaceNet {
+    /// Builds the network from tensors that have been checked against [`tensors`].
+    pub fn new(dim: usize, vb: &VarBuilder, device: &Device, arithmetic: Arithmetic) -> Result<Self> {
+        let network = match arithmetic {
+            Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
+            Arithmetic::Kernels => Network::Kernels(kernels::Network::load(&steps(dim), vb)?),
+            Arithmetic::Stock => Network::Stock(stock::Network::load(&steps(dim), vb)?),
+        };
+        Ok(Self { dim, network })
+    }
+
+    /// The forward pass, with each step's output (N, C, H, W) given to `tap` by name.
+    pub(crate) fn forward_tapped(
+        &self,
+        pixels: &Tensor,
+        tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>,
+    ) -> Result<Tensor> {
+        let output = match &self.network {
+            Network::Kernels(network) => network.forward(pixels, &mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)),
+            Network::Stock(network) => network.forward(pixels, tap),
+        }?;
+        output.flatten_from(1)
+    }
+}
+
+impl Backbone for MobileFaceNet {
+    fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        self.forward_tapped(&batch.pixels, &mut |_, _| Ok(()))
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+}

@@ -1,0 +1,263 @@
+//! Recognition models: from aligned crops to features.
+//!
+//! A [`Model`] is weights plus [`Manifest`] plus the flip setting. Its id names all three, because features of
+//! different models, or of one model with and without flip fusion, must never be compared. Crops go in as RGB; the
+//! colour order and scale that the network wants are applied in one place ([`Model::extract`]).
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use vultus_engine::{align::AlignedCrop, model::Model};
+//! let model = Model::embedded(true, &candle_core::Device::Cpu)?;
+//! let crop = AlignedCrop::new(image::open("crop.png")?.to_rgb8())?;
+//! let features = model.extract(&[crop])?;
+//! println!("{} {}", model.id(), features[0].norm);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod manifest;
+pub mod mobilefacenet;
+pub mod weights;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use sha2::{Digest, Sha256};
+
+pub use manifest::{Architecture, Color, ImpostorScore, Manifest};
+pub use weights::WeightsError;
+
+use crate::align::{AlignedCrop, SIZE};
+use crate::face::Feature;
+use crate::ids::ModelId;
+pub use crate::kernel::conv::Arithmetic;
+use crate::quality::NormStats;
+use mobilefacenet::MobileFaceNet;
+
+/// Most images in one forward pass; longer lists are split. It bounds the memory of a call.
+const MAX_BATCH: usize = 32;
+
+const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../../assets/mobilefacenet.safetensors");
+const EMBEDDED_MANIFEST: &str = include_str!("../../assets/mobilefacenet.json");
+
+/// Input of a [`Backbone`].
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// (N, 3, 112, 112), normalised and in the colour order of the manifest.
+    pub pixels: Tensor,
+    /// (N, 5, 2) landmarks in the crop, for networks that look at them.
+    pub landmarks: Option<Tensor>,
+}
+
+/// A network: a batch to raw features, neither normalised nor fused.
+pub trait Backbone: Send + Sync {
+    /// Raw features (N, dim), f32, on the device of the batch.
+    fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor>;
+
+    /// Length of a feature.
+    fn dim(&self) -> usize;
+}
+
+/// Why a model cannot be loaded or used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The manifest is not JSON of the right form.
+    #[error("the manifest cannot be read: {0}")]
+    ManifestSyntax(#[from] serde_json::Error),
+    /// The manifest holds a value that cannot work.
+    #[error("the manifest is wrong: {0}")]
+    ManifestValue(String),
+    /// The weights are not the ones of the manifest.
+    #[error("the weights have the SHA-256 {found}, the manifest says {expected}")]
+    Checksum {
+        /// In the manifest.
+        expected: String,
+        /// Of the file.
+        found: String,
+    },
+    /// The weights do not fit the network.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The manifest has no norm statistics for flip fusion.
+    #[error("model {0} has no norm statistics for flip fusion")]
+    NoFlip(String),
+    /// The network failed.
+    #[error("the network failed: {0}")]
+    Compute(#[from] candle_core::Error),
+    /// The feature of a crop is zero or not finite.
+    #[error("the feature of crop {index} is zero or not finite")]
+    UnusableFeature {
+        /// Position of the crop in the call.
+        index: usize,
+    },
+}
+
+/// A network ready for use.
+pub struct Model {
+    manifest: Manifest,
+    id: ModelId,
+    flip: bool,
+    norm_stats: NormStats,
+    device: Device,
+    backbone: Box<dyn Backbone>,
+    /// (byte - mean) * scale for each byte.
+    levels: [f32; 256],
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("id", &self.id).field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// The model that is compiled in.
+    pub fn embedded(flip: bool, device: &Device) -> Result<Self, ModelError> {
+        Self::embedded_with(flip, device, Arithmetic::for_device(device))
+    }
+
+    /// The model that is compiled in, with the given implementation.
+    pub fn embedded_with(flip: bool, device: &Device, arithmetic: Arithmetic) -> Result<Self, ModelError> {
+        Self::from_parts(EMBEDDED_WEIGHTS, EMBEDDED_MANIFEST, flip, device, arithmetic)
+    }
+
+    /// A model from a safetensors file and the manifest beside it (same name, extension `json`).
+    pub fn from_file(weights: &Path, flip: bool, device: &Device) -> Result<Self, ModelError> {
+        let manifest_path = weights.with_extension("json");
+        let manifest = std::fs::read_to_string(&manifest_path)
+            .map_err(|source| ModelError::Io { path: manifest_path.clone(), source })?;
+        let bytes =
+            std::fs::read(weights).map_err(|source| ModelError::Io { path: weights.to_path_buf(), source })?;
+        Self::from_parts(&bytes, &manifest, flip, device, Arithmetic::for_device(device))
+    }
+
+    /// A model from the bytes of a safetensors file and of its manifest.
+    pub fn from_parts(
+        weights: &[u8],
+        manifest: &str,
+        flip: bool,
+        device: &Device,
+        arithmetic: Arithmetic,
+    ) -> Result<Self, ModelError> {
+        let manifest: Manifest = serde_json::from_str(manifest)?;
+        manifest.check().map_err(ModelError::ManifestValue)?;
+        let found: String = Sha256::digest(weights).iter().map(|byte| format!("{byte:02x}")).collect();
+        if found != manifest.sha256 {
+            return Err(ModelError::Checksum { expected: manifest.sha256, found });
+        }
+        let norm_stats = match (flip, manifest.norm.flip) {
+            (false, _) => manifest.norm.plain,
+            (true, Some(stats)) => stats,
+            (true, None) => return Err(ModelError::NoFlip(manifest.name)),
+        };
+        let backbone: Box<dyn Backbone> = match manifest.architecture {
+            Architecture::Mobilefacenet => {
+                let vb = weights::load(weights, &mobilefacenet::tensors(manifest.dim), device)?;
+                Box::new(MobileFaceNet::new(manifest.dim, &vb, device, arithmetic)?)
+            }
+        };
+        let suffix = if flip { "+flip" } else { "" };
+        let id = ModelId(format!("{}-{}{suffix}", manifest.name, &found[..16]));
+        let mut levels = [0f32; 256];
+        for (byte, level) in levels.iter_mut().enumerate() {
+            *level = (byte as f32 - manifest.input.mean) * manifest.input.scale;
+        }
+        Ok(Self { manifest, id, flip, norm_stats, device: device.clone(), backbone, levels })
+    }
+
+    /// Names the embedding space: name, first 16 hex digits of the weights' SHA-256, `+flip` with flip fusion.
+    pub fn id(&self) -> &ModelId {
+        &self.id
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Length of an embedding.
+    pub fn dim(&self) -> usize {
+        self.backbone.dim()
+    }
+
+    /// Whether the features of a crop and of its mirror image are added.
+    pub fn flip(&self) -> bool {
+        self.flip
+    }
+
+    /// Where the network runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Norms of ordinary portraits under this model's flip setting.
+    pub fn norm_stats(&self) -> NormStats {
+        self.norm_stats
+    }
+
+    /// The manifest's impostor scores under this model's flip setting.
+    pub fn impostor_scores(&self) -> impl Iterator<Item = ImpostorScore> {
+        self.manifest.impostor_scores.iter().copied().filter(|score| score.flip == self.flip)
+    }
+
+    /// The feature of each crop, in order. With flip fusion the raw features of crop and mirror image are added
+    /// before direction and norm are taken.
+    pub fn extract(&self, crops: &[AlignedCrop]) -> Result<Vec<Feature>, ModelError> {
+        let raw = self.raw_features(crops)?;
+        let feature = |(index, raw)| Feature::from_raw(raw).ok_or(ModelError::UnusableFeature { index });
+        raw.into_iter().enumerate().map(feature).collect()
+    }
+
+    /// As [`Model::extract`], not yet split into direction and norm.
+    pub(crate) fn raw_features(&self, crops: &[AlignedCrop]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let mut features = Vec::with_capacity(crops.len());
+        let crops_at_once = if self.flip { MAX_BATCH / 2 } else { MAX_BATCH };
+        for crops in crops.chunks(crops_at_once) {
+            let mut images: Vec<(&AlignedCrop, bool)> = crops.iter().map(|crop| (crop, false)).collect();
+            if self.flip {
+                images.extend(crops.iter().map(|crop| (crop, true)));
+            }
+            let raw = self.backbone.forward(&self.batch(&images)?)?.to_vec2::<f32>()?;
+            let (plain, mirrored) = raw.split_at(crops.len());
+            features.extend(plain.iter().enumerate().map(|(index, raw)| match mirrored.get(index) {
+                Some(other) => raw.iter().zip(other).map(|(a, b)| a + b).collect(),
+                None => raw.clone(),
+            }));
+        }
+        Ok(features)
+    }
+
+    /// Bytes to what the network wants: planes in its colour order, scaled, mirrored where asked. The only place
+    /// where colour order and scale are applied.
+    fn batch(&self, images: &[(&AlignedCrop, bool)]) -> candle_core::Result<Batch> {
+        let side = SIZE as usize;
+        let plane = side * side;
+        let order = match self.manifest.input.color {
+            Color::Rgb => [0, 1, 2],
+            Color::Bgr => [2, 1, 0],
+        };
+        let mut pixels = vec![0f32; images.len() * 3 * plane];
+        for ((crop, mirrored), planes) in images.iter().zip(pixels.chunks_exact_mut(3 * plane)) {
+            for (at, rgb) in crop.image().as_raw().chunks_exact(3).enumerate() {
+                let (row, column) = (at / side, at % side);
+                let column = if *mirrored { side - 1 - column } else { column };
+                for (channel, source) in order.into_iter().enumerate() {
+                    planes[channel * plane + row * side + column] = self.levels[usize::from(rgb[source])];
+                }
+            }
+        }
+        let pixels = Tensor::from_vec(pixels, (images.len(), 3, side, side), &self.device)?;
+        Ok(Batch { pixels, landmarks: None })
+    }
+}
+
+#[cfg(test)]
+mod tests;
