@@ -1,4 +1,36 @@
 //! Search over the vectors of one gallery. An index is a cache of the store: it can be thrown away and built again.
+//!
+//! [`GalleryIndex`] is what the rest of the engine uses. It keeps the rows ([`flat`]), a graph over them where the
+//! gallery is large enough for one ([`hnsw`]), and the work that is left for the background ([`maintenance`]).
+//!
+//! # Invariants
+//! - A search reads one published state and takes no lock. A write that has returned is in every later search.
+//! - A score is the product of the probe and the row, computed in one way only ([`vector`]): exact and approximate
+//!   search, whole and compacted galleries give the same bits.
+//! - Rows are grouped by subject inside the scan (`top`), and equal scores are ordered by subject id.
+//! - An approximate search may miss a row. It never returns a removed row or a wrong score, and it says that it was
+//!   approximate, with the recall that was measured.
+
+pub mod flat;
+pub mod gallery;
+pub mod hnsw;
+pub mod maintenance;
+mod slots;
+mod top;
+pub mod vector;
+
+// The fixture names the engine through its including module, so that tests and benches share it.
+#[cfg(test)]
+use crate as engine;
+#[cfg(test)]
+#[path = "../../benches/fixture/mod.rs"]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+pub use gallery::{GalleryIndex, GraphStats, IndexConfig, IndexStats};
+pub use hnsw::GraphConfig;
+pub use maintenance::Maintenance;
 
 use crate::ids::{FaceId, SubjectId};
 
@@ -70,4 +102,20 @@ pub enum IndexError {
     /// A value is NaN or infinite, or the vector's length is not 1.
     #[error("the vector is not a finite unit vector")]
     NotUnit,
+}
+
+/// Search over one published, immutable state of a gallery's rows.
+pub trait VectorIndex: Send + Sync {
+    /// Values in a vector.
+    fn dim(&self) -> usize;
+
+    /// Live rows.
+    fn rows(&self) -> usize;
+
+    /// The best `limit` subjects for `probe`, a unit vector of [`dim`](Self::dim) values: best first, each subject once
+    /// with its best row, equal scores ordered by subject id. Fewer where the gallery has fewer; none for a limit of 0.
+    ///
+    /// # Errors
+    /// [`IndexError::WrongDimension`] or [`IndexError::NotUnit`] for a bad probe.
+    fn search(&self, probe: &[f32], limit: usize) -> Result<SearchOutcome, IndexError>;
 }

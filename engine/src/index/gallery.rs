@@ -1,0 +1,242 @@
+//! The index of one gallery: its rows, and a graph over them where one is worth it.
+//!
+//! Rows and graph are published together as one generation through [`ArcSwap`]. Searches take the generation of the
+//! moment and no lock; writers take turns, make the next generation and publish it before they return. What takes long
+//! is left to [`GalleryIndex::maintain`](super::maintenance), which runs beside both.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
+use super::hnsw::{Graph, GraphConfig, GraphIndex};
+use super::slots::Slots;
+use super::vector::check_unit;
+use super::{IndexError, RowKey, SearchMode, SearchOutcome, VectorIndex};
+use crate::ids::SubjectId;
+
+/// Rows that a bulk load publishes at a time.
+const BATCH_ROWS: usize = 8 * CHUNK_ROWS;
+
+/// When an index builds a graph, when it uses it, and when it cleans up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct IndexConfig {
+    /// With more live rows than this, a graph is built and [`SearchMode::Auto`] uses it.
+    pub ann_above_rows: usize,
+    /// [`SearchMode::Auto`] stays exact while the graph's measured recall is below this, 0 to 1.
+    pub auto_min_recall: f32,
+    /// With fewer live rows than this no graph is built, whatever is asked: comparing them all is faster.
+    pub graph_min_rows: usize,
+    /// A graph is built anew when rows that came or died since make up more than this share of those it covers.
+    pub rebuild_share: f32,
+    /// Dead slots are dropped when they make up more than this share of all slots.
+    pub compact_share: f32,
+    /// Fewer changed rows than this are never a reason for work in the background.
+    pub maintenance_min_rows: usize,
+    /// How graphs are built and walked. Values outside of their ranges are brought to the nearest bound.
+    pub graph: GraphConfig,
+}
+
+impl Default for IndexConfig {
+    fn default() -> Self {
+        Self {
+            ann_above_rows: 200_000,
+            auto_min_recall: 0.9,
+            graph_min_rows: 2_000,
+            rebuild_share: 0.2,
+            compact_share: 0.25,
+            maintenance_min_rows: 512,
+            graph: GraphConfig::default(),
+        }
+    }
+}
+
+/// What an index holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct IndexStats {
+    /// Live rows.
+    pub rows: usize,
+    /// Rows that were removed or replaced and still take room.
+    pub tombstones: usize,
+    /// Memory taken in bytes, estimated.
+    pub bytes: usize,
+    /// The graph, where there is one.
+    pub graph: Option<GraphStats>,
+}
+
+/// What is known of a graph.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GraphStats {
+    /// Rows it was built over.
+    pub rows: usize,
+    /// The share of the exact top 10 that it found on a sample when it was built.
+    pub recall_at_10: f32,
+    /// How long building and measuring it took, in milliseconds.
+    pub build_ms: u64,
+}
+
+/// What a search sees: rows, and a graph over the first of them.
+pub(super) struct Generation {
+    pub(super) rows: FlatRows,
+    pub(super) graph: Option<Arc<Graph>>,
+}
+
+/// The index of one gallery. Share it in an [`Arc`]; all methods take `&self`.
+pub struct GalleryIndex {
+    pub(super) dim: usize,
+    pub(super) config: IndexConfig,
+    pub(super) published: ArcSwap<Generation>,
+    /// Where the rows of the published generation are. Held by whoever publishes the next one.
+    pub(super) writer: Mutex<Slots>,
+    /// Set by the first search that asked for a graph.
+    pub(super) graph_requested: AtomicBool,
+    /// Held while background work is done, so that slots are renumbered by one thread only.
+    pub(super) maintaining: Mutex<()>,
+}
+
+impl GalleryIndex {
+    /// An empty index for vectors of `dim` values.
+    pub fn new(dim: usize, config: IndexConfig) -> Self {
+        Self {
+            dim,
+            config: IndexConfig { graph: config.graph.clamped(), ..config },
+            published: ArcSwap::from_pointee(Generation { rows: FlatRows::new(dim), graph: None }),
+            writer: Mutex::default(),
+            graph_requested: AtomicBool::new(false),
+            maintaining: Mutex::default(),
+        }
+    }
+
+    /// Values in a vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Adds a row, or replaces the row of that key. Every search that starts after this returns sees it.
+    ///
+    /// # Errors
+    /// [`IndexError::WrongDimension`], or [`IndexError::NotUnit`] where the vector is not finite or its length is not 1
+    /// within [`UNIT_TOLERANCE`](super::vector::UNIT_TOLERANCE). The row of that key stays as it was.
+    pub fn upsert(&self, key: RowKey, vector: &[f32]) -> Result<(), IndexError> {
+        self.extend([(key, vector)]).map(drop)
+    }
+
+    /// Adds or replaces many rows, published in batches; gives how many. Of rows with the same key the last stays. Rows
+    /// are taken from the iterator between the batches, so a slow source keeps no other writer waiting.
+    ///
+    /// # Errors
+    /// As [`upsert`](Self::upsert), for the first bad row. The rows before it are in, the others are not.
+    pub fn extend<V: AsRef<[f32]>>(&self, rows: impl IntoIterator<Item = (RowKey, V)>) -> Result<usize, IndexError> {
+        let mut rows = rows.into_iter();
+        let mut taken = 0;
+        loop {
+            let mut batch = Vec::new();
+            let mut bad = None;
+            for (key, vector) in rows.by_ref().take(BATCH_ROWS) {
+                if let Err(error) = check_unit(vector.as_ref(), self.dim) {
+                    bad = Some(error);
+                    break;
+                }
+                batch.push((key, vector));
+            }
+            let done = batch.len() < BATCH_ROWS;
+            taken += batch.len();
+            if !batch.is_empty() {
+                self.write(|slots, edit| batch.into_iter().for_each(|(key, v)| put(slots, edit, key, v.as_ref())));
+            }
+            match bad {
+                Some(error) => return Err(error),
+                None if done => return Ok(taken),
+                None => {}
+            }
+        }
+    }
+
+    /// Removes a row; gives whether it was there. No search that starts after this returns sees it.
+    pub fn remove(&self, key: &RowKey) -> bool {
+        let mut found = false;
+        self.write(|slots, edit| {
+            if let Some(slot) = slots.remove(key) {
+                edit.kill(slot);
+                found = true;
+            }
+        });
+        found
+    }
+
+    /// Removes all rows of a subject; gives how many there were. No search that starts after this returns sees them.
+    pub fn remove_subject(&self, subject: &SubjectId) -> usize {
+        let mut found = 0;
+        self.write(|slots, edit| {
+            let dead = slots.remove_subject(subject);
+            found = dead.len();
+            dead.into_iter().for_each(|slot| edit.kill(slot));
+        });
+        found
+    }
+
+    /// The best `limit` subjects for `probe`: best first, each subject once with its best row.
+    ///
+    /// The first search with [`SearchMode::Ann`] asks for a graph, which [`maintain`](Self::maintain) builds. Until it
+    /// is there, and where a graph would not do (see [`GraphIndex`]), the answer is exact and says so.
+    ///
+    /// # Errors
+    /// [`IndexError::WrongDimension`] or [`IndexError::NotUnit`] for a bad probe.
+    pub fn search(&self, probe: &[f32], limit: usize, mode: SearchMode) -> Result<SearchOutcome, IndexError> {
+        let Generation { rows, graph } = &**self.published.load();
+        let graph = graph.as_deref().filter(|graph| match mode {
+            SearchMode::Exact => false,
+            SearchMode::Ann => true,
+            SearchMode::Auto => {
+                rows.rows() > self.config.ann_above_rows && graph.recall_at_10() >= self.config.auto_min_recall
+            }
+        });
+        if mode == SearchMode::Ann {
+            self.graph_requested.store(true, Ordering::Relaxed);
+        }
+        match graph {
+            Some(graph) => GraphIndex::new(graph, rows).search(probe, limit),
+            None => rows.search(probe, limit),
+        }
+    }
+
+    /// What the index holds.
+    pub fn stats(&self) -> IndexStats {
+        let Generation { rows, graph } = &**self.published.load();
+        IndexStats {
+            rows: rows.rows(),
+            tombstones: rows.tombstones(),
+            bytes: rows.bytes() + graph.as_ref().map_or(0, |graph| graph.bytes()),
+            graph: graph.as_ref().map(|graph| GraphStats {
+                rows: graph.covers(),
+                recall_at_10: graph.recall_at_10(),
+                build_ms: graph.build_ms(),
+            }),
+        }
+    }
+
+    /// Makes the next generation with `change` and publishes it.
+    fn write(&self, change: impl FnOnce(&mut Slots, &mut FlatEdit)) {
+        let mut slots = self.writer.lock();
+        let now = self.published.load();
+        let mut edit = FlatEdit::new(&now.rows);
+        change(&mut slots, &mut edit);
+        self.published.store(Arc::new(Generation { rows: edit.finish(), graph: now.graph.clone() }));
+    }
+}
+
+/// Adds or replaces a checked row.
+fn put(slots: &mut Slots, edit: &mut FlatEdit, key: RowKey, vector: &[f32]) {
+    let old = slots.get(&key);
+    // Loading what is already there makes no tombstones.
+    if old.and_then(|slot| edit.row(slot)).is_some_and(|row| row.vector == vector) {
+        return;
+    }
+    if let Some(slot) = old {
+        edit.kill(slot);
+    }
+    let slot = edit.push(key.clone(), vector);
+    slots.insert(&key, slot);
+}

@@ -1,0 +1,255 @@
+//! The approximate index: a navigable small-world graph (Malkov and Yashunin 2018), built by `hnsw_rs`.
+//!
+//! A [`Graph`] is built once over the slots of a compacted state and never changed. It proposes slots; [`GraphIndex`]
+//! looks them up among the rows of *now*, so a row that died after the graph was built is dropped and every score is
+//! the exact product. Rows that came after the graph was built are scanned. An approximate answer can therefore miss a
+//! row, but it never holds a wrong score, a dead row, or an old vector.
+//!
+//! `hnsw_rs` ends the process on parameters it does not like and panics on a distance that is NaN or negative, so
+//! [`GraphConfig`] is brought into its range first, vectors are checked before they are stored, and the distance is
+//! kept at 0 or above. It has no deletion and must not be searched while it grows: both hold by construction here.
+
+use std::time::Instant;
+
+use hnsw_rs::anndists::dist::distances::Distance;
+use hnsw_rs::hnsw::Hnsw;
+use rayon::prelude::*;
+
+use super::flat::FlatRows;
+use super::top::TopSubjects;
+use super::vector::{check_unit, cosine, dot};
+use super::{IndexError, IndexKind, SearchOutcome, VectorIndex};
+
+/// Layers of a graph at most. `hnsw_rs` has no more.
+const MAX_LAYERS: usize = 16;
+
+/// Rows inserted one after another before threads join in: rows inserted at the same moment do not see one another,
+/// and the first of them would stay without links.
+const SERIAL_ROWS: usize = 256;
+
+/// Rows searched for to measure a graph.
+const RECALL_SAMPLE: usize = 200;
+
+/// How much a row is disturbed to measure a graph: 1.25 leaves a cosine of about 0.62 between the row and the probe,
+/// as between two images of one person.
+const DISTURBANCE: f32 = 1.25;
+
+/// The list length that recall is measured for.
+const RECALL_AT: usize = 10;
+
+/// How graphs are built and walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphConfig {
+    /// Links a row keeps on each layer, twice as many on the lowest. 4 to 128.
+    pub max_links: usize,
+    /// Candidates looked at when a row is linked. 8 to 2,000.
+    pub build_candidates: usize,
+    /// Candidates a search looks at, at least. 8 to 10,000. More are taken for longer lists, for subjects of several
+    /// rows and for tombstones.
+    pub search_candidates: usize,
+    /// Threads that build a graph; 0 for half of the processors. They are not the threads that searches use. With one
+    /// thread the same rows always give the same graph.
+    pub build_threads: usize,
+}
+
+impl Default for GraphConfig {
+    fn default() -> Self {
+        Self { max_links: 16, build_candidates: 200, search_candidates: 64, build_threads: 0 }
+    }
+}
+
+impl GraphConfig {
+    /// The same with each value brought into its range.
+    pub fn clamped(self) -> Self {
+        Self {
+            max_links: self.max_links.clamp(4, 128),
+            build_candidates: self.build_candidates.clamp(8, 2_000),
+            search_candidates: self.search_candidates.clamp(8, 10_000),
+            build_threads: self.build_threads.min(256),
+        }
+    }
+
+    fn threads(&self) -> usize {
+        match self.build_threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2)),
+            threads => threads,
+        }
+    }
+}
+
+/// 1 − cosine, never below 0.
+#[derive(Clone, Copy, Default)]
+struct CosineDistance;
+
+impl Distance<f32> for CosineDistance {
+    fn eval(&self, a: &[f32], b: &[f32]) -> f32 {
+        (1.0 - dot(a, b)).max(0.0)
+    }
+}
+
+/// A graph over the slots below [`Graph::covers`].
+pub struct Graph {
+    links: Hnsw<'static, f32, CosineDistance>,
+    config: GraphConfig,
+    dim: usize,
+    covers: usize,
+    /// Rows for each subject on average when the graph was built, at least 1.
+    rows_per_subject: usize,
+    recall_at_10: f32,
+    build_ms: u64,
+}
+
+impl Graph {
+    /// Builds a graph over all rows of a state without dead slots and measures it. Takes minutes for a million rows.
+    pub(super) fn build(rows: &FlatRows, subjects: usize, config: GraphConfig) -> Self {
+        debug_assert_eq!(rows.tombstones(), 0);
+        let config = config.clamped();
+        let started = Instant::now();
+        let covers = rows.slots();
+        let links = Hnsw::new(config.max_links, covers.max(1), MAX_LAYERS, config.build_candidates, CosineDistance);
+        let mut data: Vec<_> = rows.live_rows(0..covers).map(|(slot, row)| (row.vector, slot)).collect();
+        let rest = data.split_off(SERIAL_ROWS.min(data.len()));
+        data.into_iter().for_each(|row| links.insert_slice(row));
+        let mut graph = Self {
+            links,
+            config,
+            dim: rows.dim(),
+            covers,
+            rows_per_subject: covers.checked_div(subjects).unwrap_or(1).max(1),
+            recall_at_10: 0.0,
+            build_ms: 0,
+        };
+        let finish = || {
+            rest.into_par_iter().for_each(|row| graph.links.insert_slice(row));
+            graph.links.set_searching_mode(true);
+            graph.recall_at_10 = graph.measure(rows);
+        };
+        // Not the shared threads: the scan of a search would wait behind all rows that are still to be linked.
+        match rayon::ThreadPoolBuilder::new().num_threads(config.threads()).build() {
+            Ok(threads) => threads.install(finish),
+            Err(error) => {
+                tracing::warn!(%error, "no threads of its own for a graph build, using the shared ones");
+                finish();
+            }
+        }
+        graph.build_ms = started.elapsed().as_millis() as u64;
+        graph
+    }
+
+    /// Slots below this number are in the graph.
+    pub fn covers(&self) -> usize {
+        self.covers
+    }
+
+    /// The share of the exact top 10 subjects that the graph finds, measured after the build with probes made of up to
+    /// 200 of its own rows. A subject that ties with the tenth counts.
+    pub fn recall_at_10(&self) -> f32 {
+        self.recall_at_10
+    }
+
+    /// How long building and measuring took, in milliseconds.
+    pub fn build_ms(&self) -> u64 {
+        self.build_ms
+    }
+
+    /// Memory taken in bytes, estimated: the graph keeps a copy of its vectors, and its links are small allocations.
+    pub fn bytes(&self) -> usize {
+        self.covers * (self.dim * size_of::<f32>() + 800 + 140 * self.config.max_links)
+    }
+
+    /// Up to `candidates` slots near the probe. None where the probe is not near anything.
+    fn propose(&self, probe: &[f32], candidates: usize) -> impl Iterator<Item = usize> {
+        self.links.search(probe, candidates, candidates).into_iter().map(|found| found.d_id)
+    }
+
+    /// A probe like the ones to come: a row of the gallery, seen anew.
+    ///
+    /// The row itself would flatter the graph, which leads to what it was built from more surely than to a new image of
+    /// the same person. So the row is disturbed, by the mirror image of a row from elsewhere: that varies as faces of
+    /// this gallery vary, and nobody is near it.
+    fn probe(&self, rows: &FlatRows, number: usize, sample: usize) -> Option<Vec<f32>> {
+        // Evenly spread, so that every part of the gallery has its say.
+        let slot = number * self.covers / sample;
+        let other = (slot + self.covers / 2 + number) % self.covers;
+        let (row, other) = (rows.row(slot)?.vector, rows.row(other)?.vector);
+        let mixed: Vec<f32> = row.iter().zip(other).map(|(x, y)| x - DISTURBANCE * y).collect();
+        let norm = dot(&mixed, &mixed).sqrt();
+        // Length 0 only if the two point the same way and the disturbance were 1.
+        (norm > 0.01).then(|| mixed.iter().map(|x| x / norm).collect())
+    }
+
+    fn measure(&self, rows: &FlatRows) -> f32 {
+        let sample = RECALL_SAMPLE.min(self.covers);
+        let index = GraphIndex { graph: self, rows };
+        let (found, wanted) = (0..sample)
+            .into_par_iter()
+            .filter_map(|i| {
+                let probe = self.probe(rows, i, sample)?;
+                let exact = rows.scan(&probe, 0, RECALL_AT).into_hits();
+                let last = exact.last()?.score;
+                let mut top = TopSubjects::new(RECALL_AT);
+                index.offer_candidates(&probe, RECALL_AT, &mut top);
+                Some((top.into_hits().iter().filter(|hit| hit.score >= last).count(), exact.len()))
+            })
+            .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        if wanted == 0 { 1.0 } else { found as f32 / wanted as f32 }
+    }
+}
+
+/// A graph together with the rows of now.
+pub struct GraphIndex<'a> {
+    graph: &'a Graph,
+    rows: &'a FlatRows,
+}
+
+impl<'a> GraphIndex<'a> {
+    /// `rows` is the state the graph was built over or one that came from it without renumbering.
+    pub(super) fn new(graph: &'a Graph, rows: &'a FlatRows) -> Self {
+        Self { graph, rows }
+    }
+
+    /// Candidates for a list of `limit` subjects: twice as many subjects, each with all its rows, and as many more as
+    /// the share of dead rows takes away.
+    fn candidates(&self, limit: usize) -> usize {
+        let wanted = limit.saturating_mul(2).saturating_mul(self.graph.rows_per_subject);
+        let wanted = wanted.max(self.graph.config.search_candidates);
+        let (slots, live) = (self.rows.slots(), self.rows.rows().max(1));
+        // In u128: the product of two counts.
+        let scaled = wanted as u128 * slots.max(live) as u128 / live as u128;
+        usize::try_from(scaled).unwrap_or(usize::MAX).min(self.graph.covers)
+    }
+
+    fn offer_candidates(&self, probe: &[f32], limit: usize, top: &mut TopSubjects<'a>) {
+        for slot in self.graph.propose(probe, self.candidates(limit)) {
+            if let Some(row) = self.rows.row(slot) {
+                top.offer(cosine(probe, row.vector), row.key);
+            }
+        }
+    }
+}
+
+impl VectorIndex for GraphIndex<'_> {
+    fn dim(&self) -> usize {
+        self.rows.dim()
+    }
+
+    fn rows(&self) -> usize {
+        self.rows.rows()
+    }
+
+    /// Exact, and said to be, where the list is so long that the graph saves nothing or where the graph does not fill
+    /// it.
+    fn search(&self, probe: &[f32], limit: usize) -> Result<SearchOutcome, IndexError> {
+        check_unit(probe, self.rows.dim())?;
+        if limit == 0 || self.candidates(limit) >= self.graph.covers / 4 {
+            return self.rows.search(probe, limit);
+        }
+        let mut top = TopSubjects::new(limit);
+        self.offer_candidates(probe, limit, &mut top);
+        if !top.is_full() {
+            return self.rows.search(probe, limit);
+        }
+        let hits = top.merge(self.rows.scan(probe, self.graph.covers, limit)).into_hits();
+        Ok(SearchOutcome { hits, kind: IndexKind::Ann, recall: Some(self.graph.recall_at_10) })
+    }
+}
