@@ -3,9 +3,11 @@
 pub mod align;
 pub mod detect;
 pub mod face;
+pub mod gallery;
 pub mod ids;
 pub mod image;
 pub mod index;
+pub mod infer;
 pub mod kernel;
 pub mod model;
 pub mod quality;

@@ -15,6 +15,8 @@
 //! # }
 //! ```
 
+mod device;
+mod impostor;
 pub mod manifest;
 pub mod mobilefacenet;
 pub mod weights;
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
 
+pub use device::{DeviceError, select_device};
+pub use impostor::ImpostorScores;
 pub use manifest::{Architecture, Color, ImpostorScore, Manifest};
 pub use weights::WeightsError;
 
@@ -204,8 +208,8 @@ impl Model {
     }
 
     /// The manifest's impostor scores under this model's flip setting.
-    pub fn impostor_scores(&self) -> impl Iterator<Item = ImpostorScore> {
-        self.manifest.impostor_scores.iter().copied().filter(|score| score.flip == self.flip)
+    pub fn impostor_scores(&self) -> ImpostorScores {
+        self.manifest.impostor_scores.iter().copied().filter(|score| score.flip == self.flip).collect()
     }
 
     /// The feature of each crop, in order. With flip fusion the raw features of crop and mirror image are added

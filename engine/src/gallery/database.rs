@@ -1,0 +1,387 @@
+//! The database: all galleries of a store, each with its index.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use jiff::{Timestamp, Unit};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::open::OpenGallery;
+use super::GalleryError;
+use crate::ids::{FaceId, GalleryId, ModelId, SubjectId};
+use crate::index::{IndexConfig, IndexStats};
+use crate::quality::NormStats;
+use crate::store::{
+    Gallery, GalleryCounts, GalleryKind, Operation, Store, StoreError, StoredAnswer, StoredFace, Subject,
+};
+use crate::template::Fusion;
+
+/// How often the background thread looks for index work.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer is kept for its idempotency key.
+const ANSWER_LIFETIME_S: i64 = 24 * 3600;
+/// How often answers past their lifetime are looked for, in maintenance rounds.
+const FORGET_EVERY_ROUNDS: u64 = 600;
+
+/// The model whose embeddings the database compares.
+#[derive(Debug, Clone)]
+pub struct ServedModel {
+    /// Its embedding space.
+    pub id: ModelId,
+    /// Length of its embeddings.
+    pub dim: usize,
+    /// Mean and standard deviation of its norm.
+    pub norm_stats: NormStats,
+    /// How templates are fused where a gallery does not say.
+    pub fusion: Fusion,
+}
+
+impl ServedModel {
+    /// The rule of a gallery's templates.
+    pub fn fusion_of(&self, gallery: &Gallery) -> Fusion {
+        gallery.fusion.unwrap_or(self.fusion)
+    }
+}
+
+/// Settings of the database.
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// The model in use.
+    pub model: ServedModel,
+    /// Score from which a candidate is a match, where neither request nor gallery says.
+    pub threshold: f32,
+    /// Settings of every gallery's index.
+    pub index: IndexConfig,
+}
+
+/// What a caller may set of a gallery.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GallerySettings {
+    /// See [`Gallery::fusion`].
+    pub fusion: Option<Fusion>,
+    /// See [`Gallery::threshold`].
+    pub threshold: Option<f32>,
+    /// See [`Gallery::min_quality`].
+    pub min_quality: Option<f32>,
+    /// See [`Gallery::keep_crops`].
+    pub keep_crops: bool,
+    /// See [`Gallery::label`].
+    pub label: Option<String>,
+}
+
+/// What a caller may set of a subject.
+#[derive(Clone, Default, PartialEq)]
+pub struct SubjectSettings {
+    /// See [`Subject::labels`].
+    pub labels: Vec<String>,
+    /// See [`Subject::metadata`].
+    pub metadata: String,
+}
+
+/// All galleries of a store.
+pub struct Database {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) config: DatabaseConfig,
+    galleries: RwLock<HashMap<GalleryId, Arc<OpenGallery>>>,
+    stopping: Arc<(Mutex<bool>, Condvar)>,
+    keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// The present time as records state it, to the millisecond.
+pub(super) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    now.round(Unit::Millisecond).unwrap_or(now)
+}
+
+impl Database {
+    /// Builds the index of every gallery of the model in use, and starts the thread that maintains them.
+    pub fn open(store: Arc<dyn Store>, config: DatabaseConfig) -> Result<Arc<Self>, GalleryError> {
+        let database = Arc::new(Self {
+            store,
+            config,
+            galleries: RwLock::default(),
+            stopping: Arc::default(),
+            keeper: Mutex::new(None),
+        });
+        for gallery in database.store.galleries()? {
+            if gallery.model_id == database.config.model.id {
+                database.gallery_in_use(&gallery.id)?;
+            } else {
+                tracing::warn!(gallery = %gallery.id, model = %gallery.model_id, "the gallery is of another model");
+            }
+        }
+        let (weak, stopping) = (Arc::downgrade(&database), Arc::clone(&database.stopping));
+        let keeper = std::thread::Builder::new()
+            .name("index-keeper".to_owned())
+            .spawn(move || keep(&weak, &stopping))
+            .map_err(StoreError::Io)?;
+        *database.keeper.lock() = Some(keeper);
+        Ok(database)
+    }
+
+    /// The store under the galleries.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// The model in use.
+    pub fn model(&self) -> &ServedModel {
+        &self.config.model
+    }
+
+    /// The score from which a candidate is a match, where neither request nor gallery says.
+    pub fn default_threshold(&self) -> f32 {
+        self.config.threshold
+    }
+
+    /// A gallery with its index, opened on first use.
+    pub(super) fn gallery_in_use(&self, id: &GalleryId) -> Result<Arc<OpenGallery>, GalleryError> {
+        if let Some(open) = self.galleries.read().get(id) {
+            return Ok(Arc::clone(open));
+        }
+        let mut galleries = self.galleries.write();
+        if let Some(open) = galleries.get(id) {
+            return Ok(Arc::clone(open));
+        }
+        let gallery = self.store.gallery(id)?.ok_or_else(|| StoreError::NoGallery(id.clone()))?;
+        self.check_model(&gallery)?;
+        let open = Arc::new(OpenGallery::load(self.store(), gallery, self.model(), self.config.index)?);
+        galleries.insert(id.clone(), Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// Whether embeddings of the model in use may enter the gallery.
+    pub fn check_model(&self, gallery: &Gallery) -> Result<(), GalleryError> {
+        if gallery.model_id == self.model().id {
+            return Ok(());
+        }
+        Err(GalleryError::ModelMismatch {
+            gallery: gallery.id.clone(),
+            expected: gallery.model_id.clone(),
+            actual: self.model().id.clone(),
+        })
+    }
+
+    /// Adds a gallery bound to the model in use.
+    pub fn create_gallery(
+        &self,
+        id: GalleryId,
+        kind: GalleryKind,
+        settings: GallerySettings,
+    ) -> Result<Gallery, GalleryError> {
+        let at = now();
+        let gallery = Gallery {
+            id: id.clone(),
+            kind,
+            model_id: self.model().id.clone(),
+            dim: self.model().dim as u32,
+            fusion: settings.fusion,
+            threshold: settings.threshold,
+            min_quality: settings.min_quality,
+            keep_crops: settings.keep_crops,
+            label: settings.label,
+            created_at: at,
+            updated_at: at,
+            revision: 0,
+        };
+        self.store.commit(at, &[Operation::CreateGallery(gallery)])?;
+        self.gallery(&id)
+    }
+
+    /// All galleries by id, those of other models included.
+    pub fn galleries(&self) -> Result<Vec<Gallery>, GalleryError> {
+        Ok(self.store.galleries()?)
+    }
+
+    /// One gallery.
+    pub fn gallery(&self, id: &GalleryId) -> Result<Gallery, GalleryError> {
+        Ok(self.store.gallery(id)?.ok_or_else(|| StoreError::NoGallery(id.clone()))?)
+    }
+
+    /// A gallery's sizes.
+    pub fn counts(&self, id: &GalleryId) -> Result<GalleryCounts, GalleryError> {
+        Ok(self.store.counts(id)?)
+    }
+
+    /// What a gallery's index holds; `None` for a gallery of another model, which is not indexed.
+    pub fn index_stats(&self, id: &GalleryId) -> Result<Option<IndexStats>, GalleryError> {
+        match self.gallery_in_use(id) {
+            Ok(open) => Ok(Some(open.index().stats())),
+            Err(GalleryError::ModelMismatch { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces a gallery's settings.
+    pub fn update_gallery(
+        &self,
+        id: &GalleryId,
+        settings: GallerySettings,
+        expected: Option<u64>,
+    ) -> Result<Gallery, GalleryError> {
+        let at = now();
+        let gallery = Gallery {
+            fusion: settings.fusion,
+            threshold: settings.threshold,
+            min_quality: settings.min_quality,
+            keep_crops: settings.keep_crops,
+            label: settings.label,
+            updated_at: at,
+            ..self.gallery(id)?
+        };
+        self.store.commit(at, &[Operation::UpdateGallery { gallery, expected }])?;
+        let gallery = self.gallery(id)?;
+        if let Ok(open) = self.gallery_in_use(id) {
+            open.update(self.store(), gallery.clone(), self.model(), self.config.index)?;
+        }
+        Ok(gallery)
+    }
+
+    /// Removes a gallery with all in it.
+    pub fn delete_gallery(&self, id: &GalleryId, expected: Option<u64>) -> Result<(), GalleryError> {
+        // Under the lock, so that no search opens the gallery again between the two steps.
+        let mut galleries = self.galleries.write();
+        self.store.commit(now(), &[Operation::DeleteGallery { gallery: id.clone(), expected }])?;
+        galleries.remove(id);
+        Ok(())
+    }
+
+    /// Adds a subject without faces.
+    pub fn create_subject(
+        &self,
+        gallery: &GalleryId,
+        id: SubjectId,
+        settings: SubjectSettings,
+    ) -> Result<Subject, GalleryError> {
+        let subject = new_subject(id.clone(), settings);
+        let operation = Operation::CreateSubject { gallery: gallery.clone(), subject };
+        self.store.commit(now(), &[operation])?;
+        self.subject(gallery, &id)
+    }
+
+    /// Replaces a subject's labels and metadata.
+    pub fn update_subject(
+        &self,
+        gallery: &GalleryId,
+        id: &SubjectId,
+        settings: SubjectSettings,
+        expected: Option<u64>,
+    ) -> Result<Subject, GalleryError> {
+        let subject = new_subject(id.clone(), settings);
+        let operation = Operation::UpdateSubject { gallery: gallery.clone(), subject, expected };
+        self.store.commit(now(), &[operation])?;
+        self.subject(gallery, id)
+    }
+
+    /// One subject.
+    pub fn subject(&self, gallery: &GalleryId, id: &SubjectId) -> Result<Subject, GalleryError> {
+        let subject = self.store.subject(gallery, id)?;
+        Ok(subject.ok_or_else(|| StoreError::NoSubject(gallery.clone(), id.clone()))?)
+    }
+
+    /// Removes a subject with its faces.
+    pub fn delete_subject(
+        &self,
+        gallery: &GalleryId,
+        id: &SubjectId,
+        expected: Option<u64>,
+    ) -> Result<(), GalleryError> {
+        let operation = Operation::DeleteSubject { gallery: gallery.clone(), subject: id.clone(), expected };
+        self.store.commit(now(), &[operation])?;
+        self.if_in_use(gallery, |open| open.forget(self.store(), id))
+    }
+
+    /// A subject's faces in order of enrolment.
+    pub fn faces(&self, gallery: &GalleryId, subject: &SubjectId) -> Result<Vec<StoredFace>, GalleryError> {
+        self.subject(gallery, subject)?;
+        Ok(self.store.faces(gallery, subject)?)
+    }
+
+    /// One face of a subject.
+    pub fn face(&self, gallery: &GalleryId, subject: &SubjectId, id: FaceId) -> Result<StoredFace, GalleryError> {
+        self.subject(gallery, subject)?;
+        let face = self.store.face(gallery, id)?.filter(|stored| stored.face.subject == *subject);
+        Ok(face.ok_or_else(|| StoreError::NoFace(gallery.clone(), id))?)
+    }
+
+    /// Removes one face of a subject.
+    pub fn delete_face(&self, gallery: &GalleryId, subject: &SubjectId, id: FaceId) -> Result<(), GalleryError> {
+        let operation = Operation::DeleteFace { gallery: gallery.clone(), subject: subject.clone(), face: id };
+        self.store.commit(now(), &[operation])?;
+        self.if_in_use(gallery, |open| open.refresh(self.store(), subject, &[id], self.model()))
+    }
+
+    /// Brings the index of a gallery after a write; one that is not in use reads the store when it is.
+    pub(super) fn if_in_use(
+        &self,
+        gallery: &GalleryId,
+        act: impl FnOnce(&OpenGallery) -> Result<(), GalleryError>,
+    ) -> Result<(), GalleryError> {
+        let open = self.galleries.read().get(gallery).cloned();
+        open.map_or(Ok(()), |open| act(&open))
+    }
+
+    /// The stored answer under an idempotency key, unless it is too old.
+    pub fn answer(&self, key: &[u8; 32]) -> Result<Option<StoredAnswer>, GalleryError> {
+        let answer = self.store.answer(key)?;
+        Ok(answer.filter(|a| a.created_s >= Timestamp::now().as_second() - ANSWER_LIFETIME_S))
+    }
+
+    /// Does what index work is due.
+    fn maintain(&self, round: u64) {
+        let open: Vec<(GalleryId, Arc<OpenGallery>)> =
+            self.galleries.read().iter().map(|(id, open)| (id.clone(), Arc::clone(open))).collect();
+        for (gallery, open) in open {
+            let work = open.index().maintain();
+            if work.is_due() {
+                tracing::info!(%gallery, ?work, "index maintained");
+            }
+        }
+        if round.is_multiple_of(FORGET_EVERY_ROUNDS)
+            && let Err(error) = self.store.forget_answers(Timestamp::now().as_second() - ANSWER_LIFETIME_S)
+        {
+            tracing::warn!(%error, "old answers could not be forgotten");
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        *self.stopping.0.lock() = true;
+        self.stopping.1.notify_all();
+        if let Some(keeper) = self.keeper.lock().take()
+            // The keeper itself may hold the last reference for a moment.
+            && keeper.thread().id() != std::thread::current().id()
+        {
+            let _ = keeper.join();
+        }
+    }
+}
+
+fn new_subject(id: SubjectId, settings: SubjectSettings) -> Subject {
+    let at = now();
+    Subject {
+        id,
+        labels: settings.labels,
+        metadata: settings.metadata,
+        created_at: at,
+        updated_at: at,
+        revision: 0,
+    }
+}
+
+fn keep(database: &Weak<Database>, stopping: &(Mutex<bool>, Condvar)) {
+    for round in 0u64.. {
+        let Some(database) = database.upgrade() else { return };
+        database.maintain(round);
+        drop(database);
+        let mut stop = stopping.0.lock();
+        if !*stop {
+            stopping.1.wait_for(&mut stop, MAINTENANCE_INTERVAL);
+        }
+        if *stop {
+            return;
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Enrolment: faces become part of a subject.
+
+use jiff::Timestamp;
+
+use super::database::{Database, now};
+use super::{GalleryError, SubjectSettings};
+use crate::face::{BoundingBox, Feature, Landmarks};
+use crate::ids::{FaceId, GalleryId, MediaId, SubjectId};
+use crate::quality::quality;
+use crate::store::{Face, FaceSource, Operation, StoredFace, Subject};
+
+/// A face ready to be enrolled.
+pub struct NewFace {
+    /// Embedding and norm.
+    pub feature: Feature,
+    /// The photo or video it came from.
+    pub media: MediaId,
+    /// How it came in.
+    pub source: FaceSource,
+    /// Where it was in the photo.
+    pub bbox: Option<BoundingBox>,
+    /// Its landmarks in the photo.
+    pub landmarks: Option<Landmarks>,
+    /// The detector's score.
+    pub detection_score: Option<f32>,
+    /// The aligned crop as an encoded image, kept when the gallery keeps crops.
+    pub crop: Option<Vec<u8>>,
+}
+
+/// What an enrolment did.
+#[derive(Debug, Clone)]
+pub struct Enrolled {
+    /// The faces as stored, in the order they were given.
+    pub faces: Vec<Face>,
+    /// The gallery's revision once they were in.
+    pub revision: u64,
+}
+
+impl Database {
+    /// Adds faces to a subject, which is made when it is not there. Durable on return, and found by the next search.
+    ///
+    /// The faces' embeddings are of the model in use: [`GalleryError::ModelMismatch`] when the gallery is not.
+    pub fn enrol(
+        &self,
+        gallery: &GalleryId,
+        subject: &SubjectId,
+        faces: Vec<NewFace>,
+    ) -> Result<Enrolled, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        let keep_crops = open.settings().keep_crops;
+        let at = now();
+        let ensured = Subject {
+            id: subject.clone(),
+            labels: Vec::new(),
+            metadata: SubjectSettings::empty_metadata(),
+            created_at: at,
+            updated_at: at,
+            revision: 0,
+        };
+        let mut operations = vec![Operation::EnsureSubject { gallery: gallery.clone(), subject: ensured }];
+        let mut stored = Vec::with_capacity(faces.len());
+        for new in faces {
+            let face = self.record(subject, &new, at);
+            stored.push(face.clone());
+            operations.push(Operation::AddFace {
+                gallery: gallery.clone(),
+                face: StoredFace { face, embedding: new.feature.embedding },
+                crop: new.crop.filter(|_| keep_crops),
+            });
+        }
+        let committed = self.store.commit(at, &operations)?;
+        let ids: Vec<FaceId> = stored.iter().map(|face| face.id).collect();
+        self.if_in_use(gallery, |open| open.refresh(self.store(), subject, &ids, self.model()))?;
+        Ok(Enrolled { faces: stored, revision: committed.last_seq })
+    }
+
+    /// The records that [`enrol`](Self::enrol) would store, without storing them.
+    pub fn preview(&self, subject: &SubjectId, faces: &[NewFace]) -> Vec<Face> {
+        let at = now();
+        faces.iter().map(|face| self.record(subject, face, at)).collect()
+    }
+
+    fn record(&self, subject: &SubjectId, new: &NewFace, at: Timestamp) -> Face {
+        Face {
+            id: FaceId::generate(),
+            subject: subject.clone(),
+            media: new.media.clone(),
+            source: new.source,
+            norm: new.feature.norm,
+            quality: quality(new.feature.norm, self.model().norm_stats),
+            bbox: new.bbox,
+            landmarks: new.landmarks,
+            detection_score: new.detection_score,
+            created_at: at,
+        }
+    }
+}
+
+impl SubjectSettings {
+    /// The metadata of a subject that has none: an empty JSON object.
+    pub fn empty_metadata() -> String {
+        "{}".to_owned()
+    }
+}

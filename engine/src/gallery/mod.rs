@@ -1,0 +1,50 @@
+//! Galleries in use: the store joined with an index per gallery.
+//!
+//! Every write goes to the store first and is durable there before the index hears of it; the index row of a subject
+//! is then made again from what the store holds, under the gallery's writer lock. Whatever order concurrent writes
+//! come in, the last one to refresh a subject has read all of them. Searches take no lock.
+//!
+//! ```text
+//! enrol ─► store.commit (durable) ─► refresh subject: store.faces ─► template::fuse ─► index.upsert
+//! search ─► index.search ─► threshold ─► candidates (explain: store.faces)
+//! ```
+
+mod database;
+mod decision;
+mod enrol;
+mod open;
+mod search;
+
+pub use database::{Database, DatabaseConfig, GallerySettings, ServedModel, SubjectSettings};
+pub use decision::{Decision, Threshold, ThresholdSource};
+pub use enrol::{Enrolled, NewFace};
+pub use search::{Candidate, CandidateFace, SearchQuery, SearchResult, SubjectMatch};
+
+use crate::ids::{GalleryId, ModelId};
+use crate::index::IndexError;
+use crate::store::StoreError;
+use crate::template::TemplateError;
+
+/// Why a gallery did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GalleryError {
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The index refused the vector.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The faces could not be fused.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The gallery's embeddings are of another model than the one in use.
+    #[error("gallery {gallery} holds embeddings of model {expected}, not of {actual}")]
+    ModelMismatch {
+        /// Which gallery.
+        gallery: GalleryId,
+        /// The gallery's model.
+        expected: ModelId,
+        /// The model of the request.
+        actual: ModelId,
+    },
+}

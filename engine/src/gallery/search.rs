@@ -1,0 +1,186 @@
+//! Search and verification: from a probe template to candidates.
+
+use std::sync::Arc;
+
+use super::database::Database;
+use super::decision::{Decision, Threshold};
+use super::open::{OpenGallery, template, template_faces};
+use super::GalleryError;
+use crate::ids::{FaceId, GalleryId, MediaId, SubjectId};
+use crate::index::{IndexKind, SearchMode};
+use crate::store::{GalleryKind, StoreError, StoredFace};
+use crate::template::{FaceScore, scores};
+
+/// How a gallery is searched.
+#[derive(Debug, Clone, Copy)]
+pub struct SearchQuery {
+    /// Most candidates wanted.
+    pub limit: usize,
+    /// Exact, graph, or as the index chooses.
+    pub mode: SearchMode,
+    /// Score from which a candidate is a match; `None` follows gallery and server.
+    pub threshold: Option<f32>,
+    /// Whether each candidate lists its faces.
+    pub explain: bool,
+}
+
+/// One face of a candidate.
+#[derive(Debug, Clone)]
+pub struct CandidateFace {
+    /// Which.
+    pub id: FaceId,
+    /// The photo or video it came from.
+    pub media: MediaId,
+    /// Length of its raw feature.
+    pub norm: f32,
+    /// CDF of its standardised norm.
+    pub quality: f32,
+    /// Its share of the subject's template, and its own score against the probe.
+    pub part: FaceScore,
+}
+
+/// One subject of a candidate list.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Who.
+    pub subject: SubjectId,
+    /// Position in the list, from 1.
+    pub rank: u32,
+    /// Cosine of probe and reference.
+    pub score: f32,
+    /// Match or not, at the threshold in force.
+    pub decision: Decision,
+    /// In a gallery of events: the face that was found.
+    pub face: Option<FaceId>,
+    /// With `explain`: every face of the subject.
+    pub faces: Vec<CandidateFace>,
+}
+
+/// The answer of one gallery.
+#[derive(Debug, Clone)]
+pub struct SearchResult {
+    /// Sequence number of the last change of the gallery before the search.
+    pub revision: u64,
+    /// How the index was searched.
+    pub kind: IndexKind,
+    /// Recall of the graph, when it was walked.
+    pub recall: Option<f32>,
+    /// The threshold in force.
+    pub threshold: Threshold,
+    /// Best first, each subject once.
+    pub candidates: Vec<Candidate>,
+}
+
+impl SearchResult {
+    /// The decision on the probe: that on its best candidate.
+    pub fn decision(&self) -> Decision {
+        self.candidates.first().map_or(Decision::None, |candidate| candidate.decision)
+    }
+}
+
+/// A probe compared with one subject.
+#[derive(Debug, Clone)]
+pub struct SubjectMatch {
+    /// Cosine of the probe and the subject's template.
+    pub score: f32,
+    /// Match or not, at the threshold in force.
+    pub decision: Decision,
+    /// The threshold in force.
+    pub threshold: Threshold,
+    /// ‖Σx‖ / Σnorm of the subject's faces.
+    pub coherence: f32,
+    /// Every face of the subject.
+    pub faces: Vec<CandidateFace>,
+}
+
+impl Database {
+    /// Searches a gallery with a unit probe vector of the model in use.
+    pub fn search(&self, gallery: &GalleryId, probe: &[f32], query: SearchQuery) -> Result<SearchResult, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        let settings = open.settings();
+        let threshold = Threshold::resolve(query.threshold, settings.threshold, self.config.threshold);
+        let revision = self.store.counts(gallery)?.revision;
+        let outcome = open.index().search(probe, query.limit, query.mode)?;
+        let mut candidates = Vec::with_capacity(outcome.hits.len());
+        for (hit, rank) in outcome.hits.into_iter().zip(1..) {
+            let faces = if query.explain {
+                let stored = self.store.faces(gallery, &hit.subject)?;
+                self.explain(&open, &stored, probe)?
+            } else {
+                Vec::new()
+            };
+            candidates.push(Candidate {
+                subject: hit.subject,
+                rank,
+                score: hit.score,
+                decision: threshold.decide(hit.score),
+                face: hit.face,
+                faces,
+            });
+        }
+        Ok(SearchResult { revision, kind: outcome.kind, recall: outcome.recall, threshold, candidates })
+    }
+
+    /// Compares a probe with all faces of one subject.
+    pub fn verify(
+        &self,
+        gallery: &GalleryId,
+        subject: &SubjectId,
+        probe: &[f32],
+        threshold: Option<f32>,
+    ) -> Result<SubjectMatch, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        let settings = open.settings();
+        let stored = self.faces(gallery, subject)?;
+        let fused = template(&stored, self.model().fusion_of(&settings), self.model())?;
+        let faces = self.explain(&open, &stored, probe)?;
+        let template_score = crate::template::score(&fused.vector, probe);
+        // An event stands for itself, so the best face speaks for the subject there, as it does in a search.
+        let score = match settings.kind {
+            GalleryKind::Consolidated => template_score,
+            GalleryKind::Events => faces.iter().map(|face| face.part.score).fold(-1.0, f32::max),
+        };
+        let threshold = Threshold::resolve(threshold, settings.threshold, self.config.threshold);
+        Ok(SubjectMatch {
+            score,
+            decision: threshold.decide(score),
+            threshold,
+            coherence: fused.coherence,
+            faces,
+        })
+    }
+
+    /// The template of a subject as the gallery fuses it, to use as a probe.
+    pub fn subject_template(&self, gallery: &GalleryId, subject: &SubjectId) -> Result<Vec<f32>, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        let stored = self.faces(gallery, subject)?;
+        Ok(template(&stored, self.model().fusion_of(&open.settings()), self.model())?.vector)
+    }
+
+    fn explain(
+        &self,
+        open: &Arc<OpenGallery>,
+        stored: &[StoredFace],
+        probe: &[f32],
+    ) -> Result<Vec<CandidateFace>, GalleryError> {
+        if stored.iter().any(|face| face.embedding.len() != probe.len()) {
+            return Err(StoreError::Damaged("a vector's length is not its gallery's dimension".to_owned()).into());
+        }
+        if stored.is_empty() {
+            return Ok(Vec::new());
+        }
+        let template = template(stored, self.model().fusion_of(&open.settings()), self.model())?;
+        let parts = scores(&template, &template_faces(stored), probe);
+        Ok(stored
+            .iter()
+            .zip(parts)
+            .map(|(stored, part)| CandidateFace {
+                id: stored.face.id,
+                media: stored.face.media.clone(),
+                norm: stored.face.norm,
+                quality: stored.face.quality,
+                part,
+            })
+            .collect())
+    }
+}

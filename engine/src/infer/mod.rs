@@ -1,0 +1,36 @@
+//! Inference as a resource: who may use the networks, when, and in what company.
+//!
+//! ```text
+//! request ── admit ──► permit ─┬─ detect ─► queue ─► detector thread ─► faces
+//!            (or QueueFull)    └─ embed ──► queue ─► backbone thread ─► features
+//! ```
+//!
+//! One thread owns each network. It takes all that waits in its queue, up to a budget, and runs it as one batch: no
+//! timer, so an idle server answers a lone request at once and a busy one fills its batches by itself. A request that
+//! nobody waits for any more (its receiver is dropped) is left out when the batch is formed.
+//!
+//! Admission is bounded before any work is done: [`Pipeline::admit`] hands out a fixed number of permits and refuses
+//! the rest, so that an overloaded server says so at once instead of queueing without end.
+
+mod pipeline;
+mod worker;
+
+pub use pipeline::{Permit, Pipeline, PipelineConfig, PipelineHealth};
+pub use worker::{Done, Timing, Waiting};
+
+/// Why the networks did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum InferError {
+    /// All permits are out.
+    #[error("the inference queue is full")]
+    QueueFull,
+    /// The worker thread has stopped.
+    #[error("the inference worker has stopped")]
+    Stopped,
+    /// The network makes nothing of this crop: its feature is zero or not finite.
+    #[error("the face gives no usable feature")]
+    Unusable,
+    /// The network failed.
+    #[error("inference failed: {0}")]
+    Failed(String),
+}

@@ -1,0 +1,217 @@
+//! The two workers, detector and backbone, and the permits that guard them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use image::RgbImage;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::worker::{Batch, Waiting, Worker};
+use super::InferError;
+use crate::align::AlignedCrop;
+use crate::detect::{DetectOptions, Detector};
+use crate::face::{DetectedFace, Feature};
+use crate::ids::ModelId;
+use crate::model::{ImpostorScores, Manifest, Model, ModelError};
+use crate::quality::NormStats;
+
+/// Sizes of queue and batches.
+#[derive(Debug, Clone, Copy)]
+pub struct PipelineConfig {
+    /// Images that may be in work at a time; more are refused.
+    pub max_queued_images: usize,
+    /// Photos detected as one batch.
+    pub detect_batch: usize,
+    /// Faces embedded as one batch.
+    pub embed_batch: usize,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        Self { max_queued_images: 256, detect_batch: 8, embed_batch: 32 }
+    }
+}
+
+/// The right to have images worked on. Returned on drop.
+#[derive(Debug)]
+pub struct Permit {
+    _permits: OwnedSemaphorePermit,
+}
+
+/// What the readiness probe and the metrics read.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct PipelineHealth {
+    /// Both worker threads run.
+    pub running: bool,
+    /// Images in work.
+    pub in_work: usize,
+    /// Batches and requests embedded since the start.
+    pub embed_batches: u64,
+    /// Embedding requests since the start.
+    pub embed_requests: u64,
+    /// Requests given up by their callers before their batch started.
+    pub withdrawn: u64,
+}
+
+/// Detector and backbone behind one bounded queue.
+pub struct Pipeline {
+    permits: Arc<Semaphore>,
+    capacity: usize,
+    detector: Worker<DetectInput, Vec<DetectedFace>>,
+    embedder: Worker<Vec<AlignedCrop>, Vec<Feature>>,
+    model: Arc<Model>,
+}
+
+impl Pipeline {
+    /// Starts the worker threads.
+    pub fn start(detector: Box<dyn Detector>, model: Model, config: PipelineConfig) -> std::io::Result<Self> {
+        let model = Arc::new(model);
+        let capacity = config.max_queued_images.max(1);
+        Ok(Self {
+            permits: Arc::new(Semaphore::new(capacity)),
+            capacity,
+            detector: Worker::start(DetectBatch(detector), config.detect_batch)?,
+            embedder: Worker::start(EmbedBatch(model.clone(), config.embed_batch.max(1)), config.embed_batch)?,
+            model,
+        })
+    }
+
+    /// Asks to have `images` worked on, without waiting.
+    pub fn admit(&self, images: usize) -> Result<Permit, InferError> {
+        // A request for more than there are permits could never be met; it takes all there are.
+        let wanted = u32::try_from(images.clamp(1, self.capacity)).unwrap_or(u32::MAX);
+        let permits = Arc::clone(&self.permits).try_acquire_many_owned(wanted).map_err(|_| InferError::QueueFull)?;
+        Ok(Permit { _permits: permits })
+    }
+
+    /// Finds the faces of a photo.
+    pub fn detect(&self, _permit: &Permit, photo: Arc<RgbImage>, options: DetectOptions) -> Waiting<Vec<DetectedFace>> {
+        self.detector.submit(DetectInput { photo, options })
+    }
+
+    /// Embeds aligned crops; the features come in their order.
+    pub fn embed(&self, _permit: &Permit, crops: Vec<AlignedCrop>) -> Waiting<Vec<Feature>> {
+        self.embedder.submit(crops)
+    }
+
+    /// The embedding space of the features.
+    pub fn model_id(&self) -> &ModelId {
+        self.model.id()
+    }
+
+    /// What the model says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        self.model.manifest()
+    }
+
+    /// Mean and standard deviation of the norm under the model's settings.
+    pub fn norm_stats(&self) -> NormStats {
+        self.model.norm_stats()
+    }
+
+    /// What a score is worth under the model's settings.
+    pub fn impostor_scores(&self) -> ImpostorScores {
+        self.model.impostor_scores()
+    }
+
+    /// Whether the workers run, and how busy they are.
+    pub fn health(&self) -> PipelineHealth {
+        let (detect, embed) = (&self.detector.counters, &self.embedder.counters);
+        PipelineHealth {
+            running: !detect.stopped.load(Ordering::Acquire) && !embed.stopped.load(Ordering::Acquire),
+            in_work: self.capacity - self.permits.available_permits(),
+            embed_batches: embed.batches.load(Ordering::Relaxed),
+            embed_requests: embed.requests.load(Ordering::Relaxed),
+            withdrawn: detect.withdrawn.load(Ordering::Relaxed) + embed.withdrawn.load(Ordering::Relaxed),
+        }
+    }
+}
+
+struct DetectInput {
+    photo: Arc<RgbImage>,
+    options: DetectOptions,
+}
+
+struct DetectBatch(Box<dyn Detector>);
+
+impl Batch for DetectBatch {
+    type Input = DetectInput;
+    type Output = Vec<DetectedFace>;
+
+    fn name(&self) -> &'static str {
+        "detector"
+    }
+
+    fn cost(&self, _input: &DetectInput) -> usize {
+        1
+    }
+
+    fn run(&mut self, inputs: Vec<DetectInput>) -> Vec<Result<Vec<DetectedFace>, InferError>> {
+        let mut outputs: Vec<Option<Result<Vec<DetectedFace>, InferError>>> = inputs.iter().map(|_| None).collect();
+        // Requests with the same options go through the network together.
+        for start in 0..inputs.len() {
+            if outputs[start].is_some() {
+                continue;
+            }
+            let options = &inputs[start].options;
+            let group: Vec<usize> = (start..inputs.len()).filter(|&i| inputs[i].options == *options).collect();
+            let photos: Vec<&RgbImage> = group.iter().map(|&i| inputs[i].photo.as_ref()).collect();
+            match self.0.detect(&photos, options) {
+                Ok(found) => group.iter().zip(found).for_each(|(&i, faces)| outputs[i] = Some(Ok(faces))),
+                Err(error) => {
+                    group.iter().for_each(|&i| outputs[i] = Some(Err(InferError::Failed(error.to_string()))));
+                }
+            }
+        }
+        outputs.into_iter().map(|output| output.unwrap_or(Err(InferError::Stopped))).collect()
+    }
+}
+
+struct EmbedBatch(Arc<Model>, usize);
+
+impl Batch for EmbedBatch {
+    type Input = Vec<AlignedCrop>;
+    type Output = Vec<Feature>;
+
+    fn name(&self) -> &'static str {
+        "backbone"
+    }
+
+    fn cost(&self, crops: &Vec<AlignedCrop>) -> usize {
+        crops.len()
+    }
+
+    fn run(&mut self, inputs: Vec<Vec<AlignedCrop>>) -> Vec<Result<Vec<Feature>, InferError>> {
+        let sizes: Vec<usize> = inputs.iter().map(Vec::len).collect();
+        let crops: Vec<AlignedCrop> = inputs.into_iter().flatten().collect();
+        match self.extract(&crops) {
+            Ok(features) => {
+                let mut features = features.into_iter();
+                sizes.into_iter().map(|size| Ok(features.by_ref().take(size).collect())).collect()
+            }
+            // One crop without a usable feature must not fail its neighbours' requests.
+            Err(_) => {
+                let mut rest = crops.as_slice();
+                let mut alone = |size| {
+                    let (own, others) = rest.split_at(size);
+                    rest = others;
+                    self.extract(own)
+                };
+                sizes.into_iter().map(|size| alone(size)).collect()
+            }
+        }
+    }
+}
+
+impl EmbedBatch {
+    fn extract(&self, crops: &[AlignedCrop]) -> Result<Vec<Feature>, InferError> {
+        let mut features = Vec::with_capacity(crops.len());
+        for chunk in crops.chunks(self.1) {
+            features.extend(self.0.extract(chunk).map_err(|error| match error {
+                ModelError::UnusableFeature { .. } => InferError::Unusable,
+                error => InferError::Failed(error.to_string()),
+            })?);
+        }
+        Ok(features)
+    }
+}

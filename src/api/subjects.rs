@@ -1,0 +1,255 @@
+//! `/v1/galleries/{gallery}/subjects`: persons with an id.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use vultus_engine::gallery::SubjectSettings;
+use vultus_engine::ids::{GalleryId, SubjectId};
+use vultus_engine::store::Subject;
+
+use super::paging::{Page, PageParams};
+use super::params::{GalleryPath, IfMatchHeader, SubjectPath};
+use crate::app::App;
+use crate::extract::condition::{IfMatch, etag};
+use crate::extract::{Json, Path, Query};
+use crate::problem::{Code, Problem};
+
+/// Most bytes of a subject's metadata as JSON text.
+const MAX_METADATA_BYTES: usize = 16 << 10;
+/// Most labels of a subject.
+const MAX_LABELS: usize = 64;
+/// Most characters of a label.
+const MAX_LABEL_CHARS: usize = 256;
+
+/// Labels and metadata of a subject.
+#[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(title = "SubjectSettings", example = json!({"labels": ["Ada"], "metadata": {"badge": 17}}))]
+pub struct SubjectBody {
+    /// Names and tags for people.
+    #[schema(max_items = 64)]
+    pub labels: Vec<String>,
+    /// Any JSON object, at most 16 KiB as text.
+    #[schema(value_type = Object, additional_properties = true)]
+    pub metadata: Map<String, Value>,
+}
+
+/// A new subject.
+#[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(title = "NewSubject", example = json!({"id": "ada", "labels": ["Ada"]}))]
+pub struct CreateSubject {
+    /// Chosen by you: 1 to 128 characters out of A-Z a-z 0-9 _ . : - Left out, a UUIDv7.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9_.:-]{1,128}$", nullable = false)]
+    pub id: Option<SubjectId>,
+    /// Names and tags for people.
+    #[schema(max_items = 64)]
+    pub labels: Vec<String>,
+    /// Any JSON object, at most 16 KiB as text.
+    #[schema(value_type = Object, additional_properties = true)]
+    pub metadata: Map<String, Value>,
+}
+
+/// A subject.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(title = "Subject")]
+pub struct SubjectView {
+    /// Its id.
+    pub id: String,
+    /// Names and tags for people.
+    pub labels: Vec<String>,
+    /// The JSON object given.
+    #[schema(value_type = Object, additional_properties = true)]
+    pub metadata: Map<String, Value>,
+    /// Sequence number of the last change of labels or metadata.
+    pub revision: u64,
+    /// When the subject was created.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: jiff::Timestamp,
+    /// When labels or metadata last changed.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: jiff::Timestamp,
+}
+
+impl SubjectBody {
+    fn checked(self) -> Result<SubjectSettings, Problem> {
+        if self.labels.len() > MAX_LABELS || self.labels.iter().any(|l| l.chars().count() > MAX_LABEL_CHARS) {
+            return Err(Problem::with(
+                Code::InvalidRequest,
+                format!("a subject has at most {MAX_LABELS} labels of at most {MAX_LABEL_CHARS} characters"),
+            ));
+        }
+        let metadata = Value::Object(self.metadata).to_string();
+        if metadata.len() > MAX_METADATA_BYTES {
+            return Err(Problem::with(
+                Code::InvalidRequest,
+                format!("metadata has at most {MAX_METADATA_BYTES} bytes as JSON"),
+            ));
+        }
+        Ok(SubjectSettings { labels: self.labels, metadata })
+    }
+}
+
+impl TryFrom<&Subject> for SubjectView {
+    type Error = Problem;
+
+    fn try_from(subject: &Subject) -> Result<Self, Problem> {
+        Ok(Self {
+            id: subject.id.to_string(),
+            labels: subject.labels.clone(),
+            metadata: serde_json::from_str(&subject.metadata).map_err(Problem::internal)?,
+            revision: subject.revision,
+            created_at: subject.created_at,
+            updated_at: subject.updated_at,
+        })
+    }
+}
+
+/// The answer to a request that made or changed a subject.
+fn answer(
+    status: StatusCode,
+    gallery: &GalleryId,
+    subject: &Subject,
+) -> Result<impl IntoResponse + use<>, Problem> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ETAG, etag(subject.revision));
+    if status == StatusCode::CREATED
+        && let Ok(location) = format!("/v1/galleries/{gallery}/subjects/{}", subject.id).try_into()
+    {
+        headers.insert(header::LOCATION, location);
+    }
+    Ok((status, headers, axum::Json(SubjectView::try_from(subject)?)))
+}
+
+/// Lists the subjects of a gallery by id.
+#[utoipa::path(get, path = "/v1/galleries/{gallery}/subjects", operation_id = "list_subjects", tag = "subjects",
+    params(GalleryPath, PageParams),
+    responses((status = 200, description = "A page of subjects.", body = Page<SubjectView>)),
+    extensions(("x-problems" = json!(["gallery_not_found"]))))]
+pub async fn list(
+    State(app): State<App>,
+    Path(GalleryPath { gallery }): Path<GalleryPath>,
+    Query(page): Query<PageParams>,
+) -> Result<impl IntoResponse, Problem> {
+    let limit = page.limit()?;
+    let after = page.after()?.map(|after| SubjectId::try_from(after.as_str())).transpose();
+    let after = after.map_err(|_| Problem::with(Code::InvalidParameter, "cursor is not one that a page gave"))?;
+    app.blocking(move |app| {
+        let subjects = app.database.store().subjects(&gallery, after.as_ref(), limit + 1)?;
+        let views = subjects.iter().map(SubjectView::try_from).collect::<Result<Vec<_>, _>>()?;
+        Ok(axum::Json(Page::cut(views, limit, |s| s.id.clone())))
+    })
+    .await
+}
+
+/// Adds a subject without faces. Enrolling a face of a subject that is not there adds it too.
+#[utoipa::path(post, path = "/v1/galleries/{gallery}/subjects", operation_id = "create_subject", tag = "subjects",
+    params(GalleryPath), request_body = CreateSubject,
+    responses((status = 201, description = "The subject.", body = SubjectView,
+        headers(("Location" = String, description = "Where it is."), ("ETag" = String, description = "Its revision.")))),
+    extensions(("x-problems" = json!(["gallery_not_found", "subject_exists"]))))]
+pub async fn create(
+    State(app): State<App>,
+    Path(GalleryPath { gallery }): Path<GalleryPath>,
+    Json(body): Json<CreateSubject>,
+) -> Result<impl IntoResponse, Problem> {
+    let settings = SubjectBody { labels: body.labels, metadata: body.metadata }.checked()?;
+    let id = body.id.unwrap_or_else(SubjectId::generate);
+    app.blocking(move |app| {
+        let subject = app.database.create_subject(&gallery, id, settings)?;
+        answer(StatusCode::CREATED, &gallery, &subject)
+    })
+    .await
+}
+
+/// Gives one subject.
+#[utoipa::path(get, path = "/v1/galleries/{gallery}/subjects/{subject}", operation_id = "get_subject", tag = "subjects",
+    params(SubjectPath),
+    responses((status = 200, description = "The subject.", body = SubjectView,
+        headers(("ETag" = String, description = "Its revision.")))),
+    extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found"]))))]
+pub async fn get(
+    State(app): State<App>,
+    Path(SubjectPath { gallery, subject }): Path<SubjectPath>,
+) -> Result<impl IntoResponse, Problem> {
+    app.blocking(move |app| {
+        let subject = app.database.subject(&gallery, &subject)?;
+        answer(StatusCode::OK, &gallery, &subject)
+    })
+    .await
+}
+
+/// Adds a subject under this id, or replaces labels and metadata of the one there. What the body leaves out is emptied.
+#[utoipa::path(put, path = "/v1/galleries/{gallery}/subjects/{subject}", operation_id = "put_subject", tag = "subjects",
+    params(SubjectPath, IfMatchHeader), request_body = SubjectBody,
+    responses(
+        (status = 200, description = "Labels and metadata replaced.", body = SubjectView,
+            headers(("ETag" = String, description = "Its revision."))),
+        (status = 201, description = "Subject added.", body = SubjectView,
+            headers(("Location" = String, description = "Where it is."), ("ETag" = String, description = "Its revision.")))),
+    extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "subject_exists", "revision_mismatch"]))))]
+pub async fn put(
+    State(app): State<App>,
+    Path(SubjectPath { gallery, subject: id }): Path<SubjectPath>,
+    IfMatch(expected): IfMatch,
+    Json(body): Json<SubjectBody>,
+) -> Result<impl IntoResponse, Problem> {
+    let settings = body.checked()?;
+    app.blocking(move |app| {
+        let there = app.database.store().subject(&gallery, &id)?.is_some();
+        if !there && expected.is_some() {
+            return Err(Problem::with(Code::RevisionMismatch, format!("there is no subject {id}")));
+        }
+        let (status, subject) = if there {
+            (StatusCode::OK, app.database.update_subject(&gallery, &id, settings, expected)?)
+        } else {
+            (StatusCode::CREATED, app.database.create_subject(&gallery, id, settings)?)
+        };
+        answer(status, &gallery, &subject)
+    })
+    .await
+}
+
+/// Changes labels or metadata: a JSON merge patch (RFC 7396). What the body leaves out stays; null empties.
+#[utoipa::path(patch, path = "/v1/galleries/{gallery}/subjects/{subject}", operation_id = "update_subject",
+    tag = "subjects", params(SubjectPath, IfMatchHeader), request_body = SubjectBody,
+    responses((status = 200, description = "The subject.", body = SubjectView,
+        headers(("ETag" = String, description = "Its revision.")))),
+    extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "revision_mismatch"]))))]
+pub async fn patch(
+    State(app): State<App>,
+    Path(SubjectPath { gallery, subject: id }): Path<SubjectPath>,
+    IfMatch(expected): IfMatch,
+    Json(patch): Json<Map<String, Value>>,
+) -> Result<impl IntoResponse, Problem> {
+    app.blocking(move |app| {
+        let there = app.database.subject(&gallery, &id)?;
+        let view = SubjectView::try_from(&there)?;
+        let body = super::merge(SubjectBody { labels: view.labels, metadata: view.metadata }, patch)?;
+        // Without If-Match the patch still applies to what was just read, so that no other change is lost.
+        let expected = expected.unwrap_or(there.revision);
+        let subject = app.database.update_subject(&gallery, &id, body.checked()?, Some(expected))?;
+        answer(StatusCode::OK, &gallery, &subject)
+    })
+    .await
+}
+
+/// Removes a subject with its faces.
+#[utoipa::path(delete, path = "/v1/galleries/{gallery}/subjects/{subject}", operation_id = "delete_subject",
+    tag = "subjects", params(SubjectPath, IfMatchHeader),
+    responses((status = 204, description = "Removed.")),
+    extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "revision_mismatch"]))))]
+pub async fn delete(
+    State(app): State<App>,
+    Path(SubjectPath { gallery, subject }): Path<SubjectPath>,
+    IfMatch(expected): IfMatch,
+) -> Result<StatusCode, Problem> {
+    app.blocking(move |app| {
+        app.database.delete_subject(&gallery, &subject, expected)?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}

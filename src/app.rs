@@ -1,0 +1,88 @@
+//! What every request handler shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use vultus_engine::gallery::Database;
+use vultus_engine::infer::Pipeline;
+
+use crate::config::Settings;
+use crate::middleware::auth::KeyHash;
+use crate::middleware::idempotency::InProgress;
+use crate::problem::{Code, Problem};
+
+/// Shared state, cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+/// What [`App`] shares.
+pub struct Parts {
+    /// The settings the server was started with.
+    pub config: Settings,
+    /// The galleries.
+    pub database: Arc<Database>,
+    /// The networks.
+    pub pipeline: Arc<Pipeline>,
+    /// Scores of pairs of different people, to say what a score is worth.
+    pub impostors: vultus_engine::model::ImpostorScores,
+    /// Hash of the key that requests must carry, when one is set.
+    pub key: Option<KeyHash>,
+    /// The OpenAPI document.
+    pub openapi: axum::body::Bytes,
+    /// Idempotency keys whose first request is still being served.
+    pub in_progress: Mutex<InProgress>,
+    /// Bounds the decoded photos held at a time.
+    pub photo_slots: Arc<Semaphore>,
+    /// Work that goes on when its request has gone.
+    pub background: TaskTracker,
+    /// Set when the server is stopping.
+    pub stopping: AtomicBool,
+}
+
+impl App {
+    /// Shares the parts.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Runs work that blocks on the disk or computes for long, off the async threads.
+    ///
+    /// The work is finished even if the request is given up, so a write is never torn from its index update.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&App) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let app = self.clone();
+        self.background
+            .spawn_blocking(move || work(&app))
+            .await
+            .unwrap_or_else(|error| Err(Problem::internal(error)))
+    }
+
+    /// Waits until one more decoded photo may be held.
+    pub async fn photo_slot(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.photo_slots).acquire_owned().await.map_err(Problem::internal)
+    }
+
+    /// Whether requests should be sent here.
+    pub fn readiness(&self) -> Result<(), Problem> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Problem::with(Code::NotReady, "the server is stopping"));
+        }
+        if !self.pipeline.health().running {
+            return Err(Problem::with(Code::NotReady, "an inference worker has stopped"));
+        }
+        Ok(())
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}

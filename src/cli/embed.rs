@@ -1,0 +1,103 @@
+//! `vultus embed`: embeddings and norms of the faces of images, one JSON line an image.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use vultus_engine::align::AlignedCrop;
+use vultus_engine::quality::quality;
+
+use super::local::{Local, threads};
+use super::{SomeFailed, parallel};
+use crate::api::embed::EmbeddedFace;
+use crate::api::wire::FaceFound;
+use crate::config::Settings;
+
+/// Embeds the faces of images. Prints
+/// `{"path","model_id","faces":[{"box","landmarks","score","norm","quality","embedding":[…]}]}` for each.
+#[derive(Debug, Args)]
+pub(super) struct Embed {
+    /// `mobilefacenet` for the embedded model, or a safetensors file with its manifest beside it
+    #[arg(long, default_value = "mobilefacenet")]
+    model: String,
+    /// The images are 112×112 crops that were aligned already
+    #[arg(long)]
+    aligned: bool,
+    /// Add the raw features of a face and its mirror image
+    #[arg(long)]
+    flip: bool,
+    /// Arithmetic of the network
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// The images
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+}
+
+/// Arithmetic of the network.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Dtype {
+    /// Single precision.
+    F32,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    path: &'a Path,
+    model_id: &'a str,
+    faces: Vec<EmbeddedFace>,
+}
+
+impl Embed {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Dtype::F32 = self.dtype;
+        let mut settings = Settings::default();
+        settings.model.name = self.model;
+        settings.model.flip = self.flip;
+        let local = Local::start(settings)?;
+        let model_id = local.pipeline.model_id().to_string();
+        let mut failed = 0;
+        let mut out = std::io::stdout().lock();
+        let work = |path: &PathBuf| embed_one(&local, path, self.aligned);
+        parallel::ordered(&self.images, threads(), work, |path, faces| {
+            match faces {
+                Ok(faces) => {
+                    let line = Line { path, model_id: &model_id, faces };
+                    serde_json::to_writer(&mut out, &line).map_err(std::io::Error::from)?;
+                    out.write_all(b"\n")?;
+                }
+                Err(error) => {
+                    failed += 1;
+                    eprintln!("{}: {error:#}", path.display());
+                }
+            }
+            Ok(())
+        })?;
+        if failed == 0 { Ok(()) } else { Err(SomeFailed { failed, total: self.images.len() }.into()) }
+    }
+}
+
+fn embed_one(local: &Local, path: &Path, aligned: bool) -> anyhow::Result<Vec<EmbeddedFace>> {
+    let photo = Arc::new(local.read(path)?);
+    let (found, crops): (Vec<_>, Vec<_>) = if aligned {
+        (vec![None], vec![AlignedCrop::new(photo.as_ref().clone())?])
+    } else {
+        let faces = local.detect(&photo)?;
+        let crops = local.align(&photo, &faces)?;
+        (faces.iter().map(|face| Some(FaceFound::from(face))).collect(), crops)
+    };
+    let stats = local.pipeline.norm_stats();
+    let features = local.embed(crops)?;
+    Ok(found
+        .into_iter()
+        .zip(features)
+        .map(|(found, feature)| EmbeddedFace {
+            found,
+            norm: feature.norm,
+            quality: quality(feature.norm, stats),
+            embedding: feature.embedding,
+        })
+        .collect())
+}

@@ -1,0 +1,52 @@
+//! `vultus verify`: two images compared.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+use vultus_engine::face::Feature;
+use vultus_engine::template::score;
+
+use super::local::Local;
+use crate::config::Settings;
+use crate::service::select::Select;
+
+/// Compares the main faces of two images. Prints `{"score","same_at":{"fmr"}}`: the cosine, and the lowest false match
+/// rate at which the two would be called the same person.
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// `mobilefacenet` for the embedded model, or a safetensors file with its manifest beside it
+    #[arg(long, default_value = "mobilefacenet")]
+    model: String,
+    /// Add the raw features of a face and its mirror image
+    #[arg(long)]
+    flip: bool,
+    /// One image
+    a: PathBuf,
+    /// The other
+    b: PathBuf,
+}
+
+impl Verify {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let mut settings = Settings::default();
+        settings.model.name = self.model;
+        settings.model.flip = self.flip;
+        let local = Local::start(settings)?;
+        let (a, b) = (main_face(&local, &self.a)?, main_face(&local, &self.b)?);
+        let score = score(&a.embedding, &b.embedding);
+        let fmr = local.pipeline.impostor_scores().fmr_at(score);
+        println!("{}", json!({ "score": score, "same_at": { "fmr": fmr } }));
+        Ok(())
+    }
+}
+
+fn main_face(local: &Local, path: &Path) -> anyhow::Result<Feature> {
+    let name = || path.display().to_string();
+    let photo = Arc::new(local.read(path).map_err(|error| error.context(name()))?);
+    let faces = local.detect(&photo)?;
+    let face = Select::Main.pick(&faces, photo.width(), photo.height()).map_err(|p| anyhow::Error::from(p).context(name()))?;
+    let features = local.embed(local.align(&photo, &[face])?)?;
+    features.into_iter().next().ok_or_else(|| anyhow::anyhow!("{}: the face gave no feature", name()))
+}

@@ -1,0 +1,207 @@
+//! The OpenAPI document: what the handlers say of themselves, with the problems each operation can answer with.
+//!
+//! A handler names its own problem codes in the extension `x-problems`; `x-images` marks operations that take images.
+//! [`document`] turns both into responses, adds the problems that every operation shares, and takes the extensions
+//! out again. So no code is listed twice, and none that a handler can give is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+use crate::app::App;
+use crate::problem::{Code, PROBLEM_JSON, Problem};
+
+/// Title, tags and security of the document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Vultus",
+        description = "Face identification database server: enrol photos of subjects, find them again with other \
+            photos. Templates are fused from many faces, weighted by quality.",
+        license(name = "MIT OR Apache-2.0", url = "https://spdx.org/licenses/MIT.html")
+    ),
+    servers((url = "/", description = "This server.")),
+    tags(
+        (name = "galleries", description = "Enrolled sets of subjects, each bound to one model."),
+        (name = "subjects", description = "Persons with an id."),
+        (name = "faces", description = "Enrolment, detection, embedding."),
+        (name = "search", description = "Who is this?"),
+        (name = "verify", description = "Is this the same person?"),
+        (name = "changes", description = "What happened, in order."),
+        (name = "health", description = "For supervisors and load balancers.")
+    ),
+    components(schemas(Problem, Code))
+)]
+pub struct Document;
+
+/// Problems of every operation under `/v1`.
+const ALWAYS: &[Code] = &[Code::Unauthorized, Code::RequestTimeout, Code::Internal, Code::StorageUnavailable];
+/// Problems of operations with path, query or header parameters.
+const PARAMETERS: &[Code] = &[Code::InvalidParameter];
+/// Problems of operations with a body.
+const BODY: &[Code] = &[Code::MalformedBody, Code::InvalidRequest, Code::BodyTooLarge, Code::UnsupportedMediaType];
+/// Problems of every POST, which takes an `Idempotency-Key`.
+const POST: &[Code] =
+    &[Code::InvalidParameter, Code::IdempotencyInProgress, Code::IdempotencyKeyReused, Code::BodyTooLarge];
+/// Problems of operations that take images.
+const IMAGES: &[Code] = &[
+    Code::QueueFull,
+    Code::NotReady,
+    Code::TooManyImages,
+    Code::ImageTooLarge,
+    Code::UnsupportedImage,
+    Code::NotAnImage,
+    Code::EmptyImage,
+    Code::TruncatedImage,
+    Code::CorruptImage,
+];
+/// Problems of operations that embed faces.
+const FACES: &[Code] = &[Code::NoFace, Code::FaceUnusable, Code::ModelMismatch];
+
+/// The whole document.
+pub fn document() -> Value {
+    let mut document = serde_json::to_value(crate::router::described()).unwrap_or_default();
+    document["components"]["securitySchemes"] = json!({
+        "key": { "type": "http", "scheme": "bearer", "description": "Needed when the server was started with a key." }
+    });
+    document["components"]["parameters"] = json!({
+        "IdempotencyKey": {
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "Repeat a request under the same key and it is done once; the stored answer is sent again \
+                for 24 hours.",
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" }
+        }
+    });
+    document["security"] = json!([{}, { "key": [] }]);
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for (path, item) in paths {
+            for (method, operation) in item.as_object_mut().into_iter().flatten() {
+                if let Some(operation) = operation.as_object_mut() {
+                    complete(path, method, operation);
+                }
+            }
+        }
+    }
+    document
+}
+
+/// The document as it is committed and served: pretty-printed, with a newline at the end.
+pub fn text() -> String {
+    let mut text = serde_json::to_string_pretty(&document()).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// `GET /openapi.json`.
+pub async fn serve(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], app.openapi.clone())
+}
+
+fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
+    let own = operation.remove("x-problems").and_then(|v| serde_json::from_value::<Vec<Code>>(v).ok());
+    let images = operation.remove("x-images");
+    let mut codes: BTreeSet<&'static str> = own.into_iter().flatten().map(Code::text).collect();
+    let mut add = |more: &[Code]| codes.extend(more.iter().map(|code| code.text()));
+    if path.starts_with("/v1/") {
+        add(ALWAYS);
+    }
+    if operation.contains_key("parameters") {
+        add(PARAMETERS);
+    }
+    if operation.contains_key("requestBody") {
+        add(BODY);
+    }
+    if method == "post" {
+        add(POST);
+        let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+        if let Some(parameters) = parameters.as_array_mut() {
+            parameters.push(json!({ "$ref": "#/components/parameters/IdempotencyKey" }));
+        }
+    }
+    if images.is_some() {
+        add(IMAGES);
+        if images != Some(json!("photos")) {
+            add(FACES);
+        }
+    }
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for code in Code::ALL.iter().filter(|code| codes.contains(code.text())) {
+        by_status.entry(code.status().as_u16()).or_default().push(*code);
+    }
+    if let Some(responses) = operation.entry("responses").or_insert_with(|| json!({})).as_object_mut() {
+        for (status, codes) in by_status {
+            responses.insert(status.to_string(), problem_response(status, &codes));
+        }
+    }
+}
+
+/// A response that carries one of the codes.
+fn problem_response(status: u16, codes: &[Code]) -> Value {
+    let lines: Vec<String> = codes.iter().map(|code| format!("`{}`: {}", code.text(), code.title())).collect();
+    let examples: Map<String, Value> = codes
+        .iter()
+        .map(|code| {
+            (code.text().to_owned(), json!({ "summary": code.title(), "value": Problem::new(*code) }))
+        })
+        .collect();
+    let mut response = json!({
+        "description": lines.join("\n\n"),
+        "content": { PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" }, "examples": examples } }
+    });
+    if status == 429 {
+        response["headers"] = json!({
+            "Retry-After": { "description": "Seconds to wait.", "required": true, "schema": { "type": "integer", "minimum": 0 } }
+        });
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operations(document: &Value) -> Vec<(String, Value)> {
+        let paths = document["paths"].as_object().unwrap();
+        paths
+            .iter()
+            .flat_map(|(path, item)| {
+                item.as_object().unwrap().iter().map(move |(method, operation)| {
+                    (format!("{method} {path}"), operation.clone())
+                })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_operation_has_an_id_of_its_own_and_its_problems() {
+        let document = document();
+        let mut ids = BTreeSet::new();
+        for (name, operation) in operations(&document) {
+            assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{name}");
+            assert!(operation.get("x-problems").is_none() && operation.get("x-images").is_none(), "{name}");
+            if name.contains("/v1/") {
+                assert!(operation["responses"]["401"].is_object() && operation["responses"]["500"].is_object());
+            }
+            if name.starts_with("post") {
+                assert!(operation["responses"]["409"].is_object(), "{name}");
+            }
+        }
+        assert!(ids.len() > 20);
+    }
+
+    #[test]
+    fn every_code_that_a_handler_can_give_is_documented_somewhere() {
+        let text = text();
+        let undocumented: Vec<_> = Code::ALL
+            .iter()
+            // These answer requests that are to no operation.
+            .filter(|code| !matches!(code, Code::RouteNotFound | Code::MethodNotAllowed))
+            .filter(|code| !text.contains(&format!("urn:vultus:problem:{}", code.text())))
+            .collect();
+        assert!(undocumented.is_empty(), "{undocumented:?}");
+    }
+}

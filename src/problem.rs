@@ -1,0 +1,220 @@
+//! What goes wrong, as `application/problem+json` (RFC 9457).
+//!
+//! [`Code`] is the whole list of problems the server can answer with. A code is stable: clients branch on it, the
+//! OpenAPI document lists it at every operation that can give it. Internal causes are logged once where the problem is
+//! made and never sent.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+macro_rules! codes {
+    ($($name:ident $text:literal $status:ident $title:literal)*) => {
+        /// Names a kind of problem.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Code {
+            $(#[doc = $title] $name,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The code as it stands in answers.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The status it is sent with.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+
+            /// What it means, for people.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    MalformedBody "malformed_body" BAD_REQUEST "The request body cannot be read."
+    InvalidParameter "invalid_parameter" BAD_REQUEST "A path, query or header parameter is not valid."
+    Unauthorized "unauthorized" UNAUTHORIZED "The request carries no valid key."
+    RouteNotFound "route_not_found" NOT_FOUND "There is no such resource."
+    GalleryNotFound "gallery_not_found" NOT_FOUND "There is no such gallery."
+    SubjectNotFound "subject_not_found" NOT_FOUND "There is no such subject in the gallery."
+    FaceNotFound "face_not_found" NOT_FOUND "There is no such face of the subject."
+    CropNotFound "crop_not_found" NOT_FOUND "No crop is kept of this face."
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The resource does not have this method."
+    RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request was not done in time."
+    GalleryExists "gallery_exists" CONFLICT "A gallery of this id exists already."
+    SubjectExists "subject_exists" CONFLICT "A subject of this id exists already."
+    ModelMismatch "model_mismatch" CONFLICT "The embeddings are of different models and cannot be compared."
+    IdempotencyInProgress "idempotency_in_progress" CONFLICT "A request with this Idempotency-Key is still being served."
+    RevisionMismatch "revision_mismatch" PRECONDITION_FAILED "The resource has changed since it was read."
+    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The request body is too large."
+    TooManyImages "too_many_images" PAYLOAD_TOO_LARGE "The request holds too many images."
+    ImageTooLarge "image_too_large" PAYLOAD_TOO_LARGE "The image has too many bytes or pixels."
+    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The request body is of a media type this operation does not take."
+    UnsupportedImage "unsupported_image" UNSUPPORTED_MEDIA_TYPE "The image is of a format or kind that is not read."
+    InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is well-formed but asks for something that is not valid."
+    EmptyImage "empty_image" UNPROCESSABLE_ENTITY "The image has no bytes."
+    NotAnImage "not_an_image" UNSUPPORTED_MEDIA_TYPE "The bytes are not an image."
+    TruncatedImage "truncated_image" UNPROCESSABLE_ENTITY "The image is cut short."
+    CorruptImage "corrupt_image" UNPROCESSABLE_ENTITY "The image is damaged."
+    NoFace "no_face" UNPROCESSABLE_ENTITY "There is no face in the image."
+    SeveralFaces "several_faces" UNPROCESSABLE_ENTITY "There are several faces in the image and none was chosen."
+    QualityTooLow "quality_too_low" UNPROCESSABLE_ENTITY "The face's quality is below what is required."
+    FaceUnusable "face_unusable" UNPROCESSABLE_ENTITY "The face cannot be aligned or embedded."
+    SubjectHasNoFaces "subject_has_no_faces" UNPROCESSABLE_ENTITY "The subject has no faces to compare with."
+    FacesContradict "faces_contradict" UNPROCESSABLE_ENTITY "The faces cancel each other out and give no template."
+    IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The Idempotency-Key was used with another request."
+    QueueFull "queue_full" TOO_MANY_REQUESTS "The inference queue is full; try again shortly."
+    Internal "internal" INTERNAL_SERVER_ERROR "The server failed; the cause is in its log."
+    StorageUnavailable "storage_unavailable" SERVICE_UNAVAILABLE "The data directory cannot be written or read."
+    NotReady "not_ready" SERVICE_UNAVAILABLE "The server is starting, stopping or broken."
+}
+
+/// Seconds a client is asked to wait after `queue_full`.
+const RETRY_AFTER_S: &str = "1";
+
+/// The media type of problems.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// A face named in a problem.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ProblemFace {
+    /// Left, top, right, bottom in pixels of the upright photo.
+    #[serde(rename = "box")]
+    #[schema(min_items = 4, max_items = 4)]
+    pub bbox: [f32; 4],
+    /// The detector's score, 0 to 1.
+    pub score: f32,
+}
+
+/// A problem (RFC 9457). Members that say nothing are left out.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(title = "Problem", example = json!({
+    "type": "urn:vultus:problem:no_face", "title": "There is no face in the image.", "status": 422,
+    "code": "no_face", "detail": "no face was found in the image"
+}))]
+pub struct Problem {
+    /// `urn:vultus:problem:` and the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the code means.
+    pub title: String,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// Names the kind of problem; stable.
+    pub code: Code,
+    /// What happened this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub detail: Option<String>,
+    /// Which image of the request, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub image: Option<usize>,
+    /// With `several_faces`: the faces found, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faces: Vec<ProblemFace>,
+    /// With `quality_too_low`: what the face has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub value: Option<f64>,
+    /// With `quality_too_low`: what is required. With limits: the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub required: Option<f64>,
+    /// With `model_mismatch`: the model id that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub expected_model_id: Option<String>,
+}
+
+impl Problem {
+    /// A problem of the given kind without detail.
+    pub fn new(code: Code) -> Self {
+        Self {
+            kind: format!("urn:vultus:problem:{}", code.text()),
+            title: code.title().to_owned(),
+            status: code.status().as_u16(),
+            code,
+            detail: None,
+            image: None,
+            faces: Vec::new(),
+            value: None,
+            required: None,
+            expected_model_id: None,
+        }
+    }
+
+    /// A problem with a sentence about this occurrence.
+    pub fn with(code: Code, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..Self::new(code) }
+    }
+
+    /// Logs the cause and hides it.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        tracing::error!(%cause, "internal failure");
+        Self::new(Code::Internal)
+    }
+
+    /// Names the image of the request the problem is about.
+    pub fn at_image(mut self, index: usize) -> Self {
+        self.image = Some(index);
+        self
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.detail {
+            Some(detail) => write!(f, "{}: {detail}", self.code.text()),
+            None => write!(f, "{}: {}", self.code.text(), self.title),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.code.status();
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
+        if self.code == Code::QueueFull {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        if self.code == Code::Unauthorized {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_in_json_is_the_text() {
+        for code in Code::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.text());
+            assert!(code.status().is_client_error() || code.status().is_server_error());
+        }
+    }
+
+    #[test]
+    fn empty_members_are_left_out() {
+        let json = serde_json::to_value(Problem::with(Code::NoFace, "none")).unwrap();
+        let members: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(members, ["code", "detail", "status", "title", "type"]);
+    }
+}

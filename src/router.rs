@@ -1,0 +1,90 @@
+//! Every route, in one list.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, Request, header};
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::api::{changes, detect, embed, faces, galleries, health, search, subjects, verify};
+use crate::app::App;
+use crate::middleware::{auth, fallback, idempotency};
+use crate::openapi::Document;
+
+/// The request header that names a request in logs; made where the client sends none, and sent back.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The documented routes under `/v1`, which need a key when one is set.
+fn resources() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(galleries::list, galleries::create))
+        .routes(routes!(galleries::get, galleries::put, galleries::patch, galleries::delete))
+        .routes(routes!(subjects::list, subjects::create))
+        .routes(routes!(subjects::get, subjects::put, subjects::patch, subjects::delete))
+        .routes(routes!(faces::list, faces::enrol))
+        .routes(routes!(faces::get, faces::delete))
+        .routes(routes!(faces::crop))
+        .routes(routes!(search::gallery))
+        .routes(routes!(search::several))
+        .routes(routes!(verify::subject))
+        .routes(routes!(verify::pair))
+        .routes(routes!(detect::detect))
+        .routes(routes!(embed::embed))
+        .routes(routes!(changes::list))
+}
+
+/// The documented routes for supervisors, which need no key.
+fn probes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready))
+}
+
+/// The OpenAPI document as the handlers describe themselves.
+pub(crate) fn described() -> utoipa::openapi::OpenApi {
+    OpenApiRouter::with_openapi(Document::openapi()).merge(resources()).merge(probes()).into_openapi()
+}
+
+/// The service: routes, and what happens around each request.
+pub fn router(app: App) -> Router {
+    let (resources, _) = resources()
+        .layer(from_fn_with_state(app.clone(), idempotency::replay))
+        .layer(from_fn_with_state(app.clone(), auth::require_key))
+        .split_for_parts();
+    let (probes, _) = probes().split_for_parts();
+    let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
+    Router::new()
+        .merge(resources)
+        .merge(probes)
+        .route("/openapi.json", get(crate::openapi::serve))
+        .merge(docs)
+        .fallback(fallback::not_found)
+        .method_not_allowed_fallback(fallback::method_not_allowed)
+        .layer(DefaultBodyLimit::max(app.config.limits.max_body_bytes))
+        .layer(from_fn_with_state(app.clone(), fallback::time_limit))
+        .layer(CatchPanicLayer::custom(fallback::panicked))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .with_state(app)
+}
+
+/// The log context of a request: no query, no body, no key.
+fn span<B>(request: &Request<B>) -> tracing::Span {
+    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or("");
+    let trace = request.headers().get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or("");
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).unwrap_or("");
+    tracing::info_span!(
+        "request",
+        method = %request.method(),
+        path = request.uri().path(),
+        id = id.get(..64).unwrap_or(id),
+        traceparent = trace.get(..64).unwrap_or(trace),
+        length
+    )
+}

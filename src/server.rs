@@ -1,0 +1,136 @@
+//! The server's life: open, load, listen, drain, close.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::body::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use vultus_engine::detect::YuNetDetector;
+use vultus_engine::gallery::{Database, DatabaseConfig, ServedModel};
+use vultus_engine::index::IndexConfig;
+use vultus_engine::infer::{Pipeline, PipelineConfig};
+use vultus_engine::model::{Model, select_device};
+use vultus_engine::store::{SledStore, Store};
+
+use crate::app::{App, Parts};
+use crate::config::{ModelSettings, Settings};
+use crate::middleware::auth::KeyHash;
+
+/// Folder of the store within the data directory.
+const STORE_FOLDER: &str = "store";
+/// Score from which a candidate is a match, for a model whose impostor scores were not measured.
+const UNMEASURED_THRESHOLD: f32 = 0.4;
+/// Name of the embedded model.
+const EMBEDDED_MODEL: &str = "mobilefacenet";
+
+/// Opens the data directory's store.
+pub fn open_store(data_dir: &Path) -> anyhow::Result<SledStore> {
+    std::fs::create_dir_all(data_dir)
+        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    let store = SledStore::open(&data_dir.join(STORE_FOLDER));
+    store.with_context(|| format!("cannot open the data directory {}", data_dir.display()))
+}
+
+/// Loads the configured model onto its device.
+pub fn load_model(settings: &ModelSettings) -> anyhow::Result<Model> {
+    let device = select_device(&settings.device)?;
+    if settings.name == EMBEDDED_MODEL {
+        return Ok(Model::embedded(settings.flip, &device)?);
+    }
+    let path = Path::new(&settings.name);
+    Model::from_file(path, settings.flip, &device)
+        .with_context(|| format!("cannot load the model {}", settings.name))
+}
+
+/// The inference pipeline with the configured model.
+pub fn start_pipeline(settings: &Settings) -> anyhow::Result<Pipeline> {
+    let model = load_model(&settings.model)?;
+    let device = select_device(&settings.model.device)?;
+    let detector = Box::new(YuNetDetector::embedded(&device)?);
+    let config = PipelineConfig {
+        max_queued_images: settings.limits.max_queued_images,
+        detect_batch: settings.model.detect_batch,
+        embed_batch: settings.model.embed_batch,
+    };
+    Ok(Pipeline::start(detector, model, config)?)
+}
+
+/// Everything the handlers share, over an open store.
+pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
+    let pipeline = start_pipeline(&settings)?;
+    let manifest = pipeline.manifest();
+    let model = ServedModel {
+        id: pipeline.model_id().clone(),
+        dim: manifest.dim,
+        norm_stats: pipeline.norm_stats(),
+        fusion: manifest.fusion,
+    };
+    let impostors = pipeline.impostor_scores();
+    let measured = impostors.score_at(manifest.threshold_fmr);
+    let threshold = settings.search.threshold.or(measured).unwrap_or(UNMEASURED_THRESHOLD);
+    let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
+    let database = Database::open(store, DatabaseConfig { model, threshold, index })?;
+    // One photo decoding and one waiting for each core, and a batch for the detector.
+    let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
+    Ok(App::new(Parts {
+        key: KeyHash::of(&settings.auth.key),
+        config: settings,
+        database,
+        pipeline: Arc::new(pipeline),
+        impostors,
+        openapi: Bytes::from(crate::openapi::text()),
+        in_progress: Default::default(),
+        photo_slots: Arc::new(Semaphore::new(photos)),
+        background: TaskTracker::new(),
+        stopping: AtomicBool::new(false),
+    }))
+}
+
+/// A server that listens.
+pub struct Server {
+    app: App,
+    listener: TcpListener,
+    /// The address it listens on, with the port that was picked.
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Takes the address. Requests wait until [`run`](Self::run).
+    pub async fn bind(app: App) -> anyhow::Result<Self> {
+        let wanted = app.config.server.listen;
+        let listener = TcpListener::bind(wanted).await.with_context(|| format!("cannot listen on {wanted}"))?;
+        let address = listener.local_addr()?;
+        Ok(Self { app, listener, address })
+    }
+
+    /// Serves until `stop`, then lets the requests in work finish, within the configured time.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { app, listener, .. } = self;
+        let deadline = Duration::from_millis(app.config.server.shutdown_timeout_ms);
+        let service = crate::router::router(app.clone());
+        let drained = stop.clone();
+        let serve = axum::serve(listener, service).with_graceful_shutdown(async move { drained.cancelled().await });
+        let late = async {
+            stop.cancelled().await;
+            app.stopping.store(true, Ordering::Release);
+            tracing::info!("stopping: no new requests; those in work are finished");
+            tokio::time::sleep(deadline).await;
+        };
+        tokio::select! {
+            done = serve.into_future() => done?,
+            () = late => tracing::warn!("some requests were not finished in time"),
+        }
+        app.background.close();
+        if tokio::time::timeout(deadline, app.background.wait()).await.is_err() {
+            tracing::warn!("some background work was not finished in time");
+        }
+        Ok(())
+    }
+}

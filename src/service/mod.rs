@@ -1,0 +1,7 @@
+//! Use cases: what the API offers, without its wire format.
+
+pub mod enrol;
+pub mod examine;
+pub mod search;
+pub mod select;
+pub mod timing;
