@@ -10,11 +10,16 @@
 //! it. Reads are never behind a commit that has returned. The caller may not be the only writer: whoever caches what
 //! it read follows [`Store::changes`].
 //!
-//! [`memory::MemoryStore`] is the twin for tests; both pass [`suite`](self).
+//! [`sled::SledStore`] keeps everything in a folder; [`memory::MemoryStore`] is its twin for tests. Both follow the
+//! same rules (`rules`) and pass the same suite of tests.
 
 pub mod change;
 pub mod memory;
 pub mod record;
+mod rules;
+pub mod sled;
+#[cfg(test)]
+mod suite;
 
 use std::ops::ControlFlow;
 
@@ -42,6 +47,9 @@ pub enum StoreError {
     /// A subject of that id is there already.
     #[error("subject {1} exists already in gallery {0}")]
     SubjectExists(GalleryId, SubjectId),
+    /// A face of that id is in the gallery already.
+    #[error("face {1} exists already in gallery {0}")]
+    FaceExists(GalleryId, FaceId),
     /// The record changed since the caller read it.
     #[error("the record is at revision {actual}, not {expected}")]
     RevisionMismatch {

@@ -1,0 +1,199 @@
+//! What each operation of a write means, once for all implementations.
+//!
+//! An implementation offers its state as a [`Ledger`], in which every call sees the effects of those before it, and
+//! makes all of them take effect together, or none when [`carry_out`] fails.
+
+use jiff::Timestamp;
+
+use super::{Change, ChangeKind, Committed, Gallery, GalleryCounts, Operation, StoreError, StoredFace, Subject};
+use crate::ids::{FaceId, GalleryId, SubjectId};
+
+/// The state as one write sees and changes it.
+///
+/// Apart from [`Ledger::gallery`], methods are called only for galleries that are there.
+pub(super) trait Ledger {
+    fn gallery(&mut self, gallery: &GalleryId) -> Result<Option<Gallery>, StoreError>;
+    /// Adds a gallery, with nothing in it and no counts.
+    fn add_gallery(&mut self, gallery: Gallery) -> Result<(), StoreError>;
+    fn replace_gallery(&mut self, gallery: Gallery) -> Result<(), StoreError>;
+    /// Removes a gallery, its counts and all in it.
+    fn remove_gallery(&mut self, gallery: &GalleryId) -> Result<(), StoreError>;
+
+    fn counts(&mut self, gallery: &GalleryId) -> Result<GalleryCounts, StoreError>;
+    fn set_counts(&mut self, gallery: &GalleryId, counts: GalleryCounts) -> Result<(), StoreError>;
+
+    fn subject(&mut self, gallery: &GalleryId, subject: &SubjectId) -> Result<Option<Subject>, StoreError>;
+    /// Adds or replaces a subject's record; its faces stay.
+    fn put_subject(&mut self, gallery: &GalleryId, subject: Subject) -> Result<(), StoreError>;
+    /// Removes a subject and its faces and says how many faces that were.
+    fn remove_subject(&mut self, gallery: &GalleryId, subject: &SubjectId) -> Result<u64, StoreError>;
+
+    /// Whose face it is; `None` when the gallery has no such face.
+    fn face_owner(&mut self, gallery: &GalleryId, face: FaceId) -> Result<Option<SubjectId>, StoreError>;
+    fn add_face(&mut self, gallery: &GalleryId, face: &StoredFace, crop: Option<&[u8]>) -> Result<(), StoreError>;
+    fn remove_face(&mut self, gallery: &GalleryId, subject: &SubjectId, face: FaceId) -> Result<(), StoreError>;
+
+    /// Sequence number of the last change, those of this write included.
+    fn last_seq(&self) -> u64;
+    /// Appends to the change log; `change.seq` is `last_seq() + 1`.
+    fn log(&mut self, change: Change) -> Result<(), StoreError>;
+}
+
+/// Carries out the operations of one write in order.
+///
+/// # Errors
+/// The first operation that is refused ends the write; what the ledger took until then must not take effect.
+pub(super) fn carry_out(
+    ledger: &mut impl Ledger,
+    at: Timestamp,
+    operations: &[Operation],
+) -> Result<Committed, StoreError> {
+    let before = ledger.last_seq();
+    for operation in operations {
+        if let Some((gallery, kind)) = step(ledger, operation)? {
+            let seq = ledger.last_seq() + 1;
+            if kind != ChangeKind::GalleryDeleted {
+                let counts = ledger.counts(&gallery)?;
+                ledger.set_counts(&gallery, GalleryCounts { revision: seq, ..counts })?;
+            }
+            ledger.log(Change { seq, at, gallery, kind })?;
+        }
+    }
+    let last_seq = ledger.last_seq();
+    Ok(Committed { last_seq, changes: last_seq - before })
+}
+
+/// Carries out one operation and says what to log; `None` when it did nothing.
+fn step(ledger: &mut impl Ledger, operation: &Operation) -> Result<Option<(GalleryId, ChangeKind)>, StoreError> {
+    let seq = ledger.last_seq() + 1;
+    let (gallery, kind) = match operation {
+        Operation::CreateGallery(new) => {
+            if ledger.gallery(&new.id)?.is_some() {
+                return Err(StoreError::GalleryExists(new.id.clone()));
+            }
+            ledger.add_gallery(Gallery { revision: seq, ..new.clone() })?;
+            ledger.set_counts(&new.id, GalleryCounts::default())?;
+            (&new.id, ChangeKind::GalleryCreated)
+        }
+        Operation::UpdateGallery { gallery: new, expected } => {
+            let old = existing(ledger, &new.id)?;
+            same_revision(*expected, old.revision)?;
+            ledger.replace_gallery(Gallery {
+                kind: old.kind,
+                model_id: old.model_id,
+                dim: old.dim,
+                created_at: old.created_at,
+                revision: seq,
+                ..new.clone()
+            })?;
+            (&new.id, ChangeKind::GalleryUpdated)
+        }
+        Operation::DeleteGallery { gallery, expected } => {
+            same_revision(*expected, existing(ledger, gallery)?.revision)?;
+            ledger.remove_gallery(gallery)?;
+            (gallery, ChangeKind::GalleryDeleted)
+        }
+        Operation::CreateSubject { gallery, subject } => {
+            if !ensure_subject(ledger, gallery, subject)? {
+                return Err(StoreError::SubjectExists(gallery.clone(), subject.id.clone()));
+            }
+            (gallery, ChangeKind::SubjectCreated(subject.id.clone()))
+        }
+        Operation::EnsureSubject { gallery, subject } => {
+            if !ensure_subject(ledger, gallery, subject)? {
+                return Ok(None);
+            }
+            (gallery, ChangeKind::SubjectCreated(subject.id.clone()))
+        }
+        Operation::UpdateSubject { gallery, subject, expected } => {
+            let old = existing_subject(ledger, gallery, &subject.id)?;
+            same_revision(*expected, old.revision)?;
+            ledger.put_subject(gallery, Subject { created_at: old.created_at, revision: seq, ..subject.clone() })?;
+            (gallery, ChangeKind::SubjectUpdated(subject.id.clone()))
+        }
+        Operation::DeleteSubject { gallery, subject, expected } => {
+            same_revision(*expected, existing_subject(ledger, gallery, subject)?.revision)?;
+            let faces = ledger.remove_subject(gallery, subject)?;
+            recount(ledger, gallery, |counts| {
+                counts.subjects = counts.subjects.checked_sub(1)?;
+                counts.faces = counts.faces.checked_sub(faces)?;
+                Some(())
+            })?;
+            (gallery, ChangeKind::SubjectDeleted(subject.clone()))
+        }
+        Operation::AddFace { gallery, face, crop } => {
+            let (subject, id) = (&face.face.subject, face.face.id);
+            let expected = existing(ledger, gallery)?.dim;
+            if ledger.subject(gallery, subject)?.is_none() {
+                return Err(StoreError::NoSubject(gallery.clone(), subject.clone()));
+            }
+            if usize::try_from(expected).ok() != Some(face.embedding.len()) {
+                return Err(StoreError::WrongDimension { expected, actual: face.embedding.len() });
+            }
+            if ledger.face_owner(gallery, id)?.is_some() {
+                return Err(StoreError::FaceExists(gallery.clone(), id));
+            }
+            ledger.add_face(gallery, face, crop.as_deref())?;
+            recount(ledger, gallery, |counts| {
+                counts.faces += 1;
+                Some(())
+            })?;
+            (gallery, ChangeKind::FaceAdded(subject.clone(), id))
+        }
+        Operation::DeleteFace { gallery, subject, face } => {
+            existing_subject(ledger, gallery, subject)?;
+            if ledger.face_owner(gallery, *face)?.as_ref() != Some(subject) {
+                return Err(StoreError::NoFace(gallery.clone(), *face));
+            }
+            ledger.remove_face(gallery, subject, *face)?;
+            recount(ledger, gallery, |counts| {
+                counts.faces = counts.faces.checked_sub(1)?;
+                Some(())
+            })?;
+            (gallery, ChangeKind::FaceDeleted(subject.clone(), *face))
+        }
+    };
+    Ok(Some((gallery.clone(), kind)))
+}
+
+fn existing(ledger: &mut impl Ledger, gallery: &GalleryId) -> Result<Gallery, StoreError> {
+    ledger.gallery(gallery)?.ok_or_else(|| StoreError::NoGallery(gallery.clone()))
+}
+
+fn existing_subject(ledger: &mut impl Ledger, gallery: &GalleryId, subject: &SubjectId) -> Result<Subject, StoreError> {
+    existing(ledger, gallery)?;
+    ledger.subject(gallery, subject)?.ok_or_else(|| StoreError::NoSubject(gallery.clone(), subject.clone()))
+}
+
+/// Adds a subject unless it is there and says whether it did.
+fn ensure_subject(ledger: &mut impl Ledger, gallery: &GalleryId, subject: &Subject) -> Result<bool, StoreError> {
+    existing(ledger, gallery)?;
+    if ledger.subject(gallery, &subject.id)?.is_some() {
+        return Ok(false);
+    }
+    let revision = ledger.last_seq() + 1;
+    ledger.put_subject(gallery, Subject { revision, ..subject.clone() })?;
+    recount(ledger, gallery, |counts| {
+        counts.subjects += 1;
+        Some(())
+    })?;
+    Ok(true)
+}
+
+fn same_revision(expected: Option<u64>, actual: u64) -> Result<(), StoreError> {
+    match expected {
+        Some(expected) if expected != actual => Err(StoreError::RevisionMismatch { expected, actual }),
+        _ => Ok(()),
+    }
+}
+
+/// Changes a gallery's counts. A count below zero means that they did not match the contents.
+fn recount(
+    ledger: &mut impl Ledger,
+    gallery: &GalleryId,
+    change: impl FnOnce(&mut GalleryCounts) -> Option<()>,
+) -> Result<(), StoreError> {
+    let mut counts = ledger.counts(gallery)?;
+    change(&mut counts).ok_or_else(|| StoreError::Damaged(format!("the counts of gallery {gallery} are too low")))?;
+    ledger.set_counts(gallery, counts)
+}
