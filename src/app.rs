@@ -56,10 +56,7 @@ impl App {
         work: impl FnOnce(&App) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let app = self.clone();
-        self.background
-            .spawn_blocking(move || work(&app))
-            .await
-            .unwrap_or_else(|error| Err(Problem::internal(error)))
+        self.background.spawn_blocking(move || work(&app)).await.unwrap_or_else(|error| Err(Problem::internal(error)))
     }
 
     /// Waits until one more decoded photo may be held.

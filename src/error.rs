@@ -24,7 +24,9 @@ impl From<StoreError> for Problem {
                 tracing::error!(%error, "the store failed");
                 return Self::new(Code::StorageUnavailable);
             }
-            StoreError::InUse | StoreError::Newer { .. } | StoreError::Damaged(_) => return Self::internal(error),
+            StoreError::FaceExists(..) | StoreError::InUse | StoreError::Newer { .. } | StoreError::Damaged(_) => {
+                return Self::internal(error);
+            }
         };
         Self::with(code, error.to_string())
     }

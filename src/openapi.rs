@@ -144,9 +144,7 @@ fn problem_response(status: u16, codes: &[Code]) -> Value {
     let lines: Vec<String> = codes.iter().map(|code| format!("`{}`: {}", code.text(), code.title())).collect();
     let examples: Map<String, Value> = codes
         .iter()
-        .map(|code| {
-            (code.text().to_owned(), json!({ "summary": code.title(), "value": Problem::new(*code) }))
-        })
+        .map(|code| (code.text().to_owned(), json!({ "summary": code.title(), "value": Problem::new(*code) })))
         .collect();
     let mut response = json!({
         "description": lines.join("\n\n"),
@@ -169,9 +167,10 @@ mod tests {
         paths
             .iter()
             .flat_map(|(path, item)| {
-                item.as_object().unwrap().iter().map(move |(method, operation)| {
-                    (format!("{method} {path}"), operation.clone())
-                })
+                item.as_object()
+                    .unwrap()
+                    .iter()
+                    .map(move |(method, operation)| (format!("{method} {path}"), operation.clone()))
             })
             .collect()
     }

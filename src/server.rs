@@ -17,7 +17,8 @@ use vultus_engine::gallery::{Database, DatabaseConfig, ServedModel};
 use vultus_engine::index::IndexConfig;
 use vultus_engine::infer::{Pipeline, PipelineConfig};
 use vultus_engine::model::{Model, select_device};
-use vultus_engine::store::{SledStore, Store};
+use vultus_engine::store::Store;
+use vultus_engine::store::sled::SledStore;
 
 use crate::app::{App, Parts};
 use crate::config::{ModelSettings, Settings};
@@ -45,8 +46,7 @@ pub fn load_model(settings: &ModelSettings) -> anyhow::Result<Model> {
         return Ok(Model::embedded(settings.flip, &device)?);
     }
     let path = Path::new(&settings.name);
-    Model::from_file(path, settings.flip, &device)
-        .with_context(|| format!("cannot load the model {}", settings.name))
+    Model::from_file(path, settings.flip, &device).with_context(|| format!("cannot load the model {}", settings.name))
 }
 
 /// The inference pipeline with the configured model.

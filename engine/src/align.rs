@@ -13,13 +13,8 @@ pub const SIZE: u32 = 112;
 
 /// Where eyes, nose and mouth corners lie in an aligned crop (x, y). The ArcFace template: the five points of the
 /// 96x112 crops of SphereFace moved right by 8 pixels.
-pub const REFERENCE: [[f32; 2]; 5] = [
-    [38.294_6, 51.696_3],
-    [73.531_8, 51.501_4],
-    [56.025_2, 71.736_6],
-    [41.549_3, 92.365_5],
-    [70.729_9, 92.204_1],
-];
+pub const REFERENCE: [[f32; 2]; 5] =
+    [[38.294_6, 51.696_3], [73.531_8, 51.501_4], [56.025_2, 71.736_6], [41.549_3, 92.365_5], [70.729_9, 92.204_1]];
 
 /// Why a crop cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
@@ -128,9 +123,8 @@ fn mean(points: &[[f32; 2]; 5]) -> [f64; 2] {
 /// Cuts the aligned crop of the face with these landmarks out of a photo.
 pub fn align(photo: &RgbImage, landmarks: &Landmarks) -> Result<AlignedCrop, AlignError> {
     let to_photo = Similarity::fit(&landmarks.0, &REFERENCE)?.inverse();
-    let crop = RgbImage::from_fn(SIZE, SIZE, |x, y| {
-        image::Rgb(sample(photo, to_photo.apply([f64::from(x), f64::from(y)])))
-    });
+    let crop =
+        RgbImage::from_fn(SIZE, SIZE, |x, y| image::Rgb(sample(photo, to_photo.apply([f64::from(x), f64::from(y)]))));
     Ok(AlignedCrop(crop))
 }
 

@@ -111,9 +111,7 @@ pub async fn detect(State(app): State<App>, submission: Submission<DetectBody>) 
                 faces: found.faces.iter().map(FaceFound::from).collect(),
                 problem: None,
             },
-            Err(problem) => {
-                ImageFaces { image, width: None, height: None, faces: Vec::new(), problem: Some(problem) }
-            }
+            Err(problem) => ImageFaces { image, width: None, height: None, faces: Vec::new(), problem: Some(problem) },
         })
         .collect();
     let timings_ms = TimingsMs { total: since(started), ..examined.timings };

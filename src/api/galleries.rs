@@ -255,7 +255,10 @@ pub async fn create(State(app): State<App>, Json(body): Json<CreateGallery>) -> 
     responses((status = 200, description = "The gallery.", body = GalleryView,
         headers(("ETag" = String, description = "Its revision.")))),
     extensions(("x-problems" = json!(["gallery_not_found"]))))]
-pub async fn get(State(app): State<App>, Path(GalleryPath { gallery: id }): Path<GalleryPath>) -> Result<impl IntoResponse, Problem> {
+pub async fn get(
+    State(app): State<App>,
+    Path(GalleryPath { gallery: id }): Path<GalleryPath>,
+) -> Result<impl IntoResponse, Problem> {
     app.blocking(move |app| {
         let gallery = app.database.gallery(&id)?;
         answer(app, StatusCode::OK, &gallery)
@@ -289,9 +292,7 @@ pub async fn put(
             let gallery = app.database.update_gallery(&id, settings, expected)?;
             answer(app, StatusCode::OK, &gallery).map(IntoResponse::into_response)
         }
-        None if expected.is_some() => {
-            Err(Problem::with(Code::RevisionMismatch, format!("there is no gallery {id}")))
-        }
+        None if expected.is_some() => Err(Problem::with(Code::RevisionMismatch, format!("there is no gallery {id}"))),
         None => {
             let gallery = app.database.create_gallery(id, kind.unwrap_or_default().into(), settings)?;
             answer(app, StatusCode::CREATED, &gallery).map(IntoResponse::into_response)

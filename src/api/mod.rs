@@ -63,7 +63,10 @@ mod tests {
         assert_eq!(merged(json!({"a": "b"}), json!({"a": "c"})), json!({"a": "c"}));
         assert_eq!(merged(json!({"a": "b", "b": "c"}), json!({"a": null})), json!({"b": "c"}));
         assert_eq!(merged(json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}})), json!({"a": {"b": "d"}}));
-        assert_eq!(merged(json!({"e": null}), json!({"a": {"bb": {"ccc": null}}})), json!({"e": null, "a": {"bb": {}}}));
+        assert_eq!(
+            merged(json!({"e": null}), json!({"a": {"bb": {"ccc": null}}})),
+            json!({"e": null, "a": {"bb": {}}})
+        );
         assert_eq!(merged(json!({"a": [1]}), json!({"a": {"x": 1}})), json!({"a": {"x": 1}}));
     }
 }

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 use utoipa::IntoParams;
-use vultus_engine::ids::{GalleryId, SubjectId};
 use uuid::Uuid;
+use vultus_engine::ids::{GalleryId, SubjectId};
 
 /// A gallery in the path.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -46,6 +46,12 @@ pub struct FacePath {
 #[allow(dead_code, reason = "documents the header that the IfMatch extractor reads")]
 pub struct IfMatchHeader {
     /// Act only if this is still the resource's `ETag`.
-    #[param(rename = "If-Match", required = false, nullable = false, pattern = "^(\\*|\"[0-9]{1,19}\")$", example = "\"17\"")]
+    #[param(
+        rename = "If-Match",
+        required = false,
+        nullable = false,
+        pattern = "^(\\*|\"[0-9]{1,19}\")$",
+        example = "\"17\""
+    )]
     pub if_match: Option<String>,
 }

@@ -109,11 +109,7 @@ impl TryFrom<&Subject> for SubjectView {
 }
 
 /// The answer to a request that made or changed a subject.
-fn answer(
-    status: StatusCode,
-    gallery: &GalleryId,
-    subject: &Subject,
-) -> Result<impl IntoResponse + use<>, Problem> {
+fn answer(status: StatusCode, gallery: &GalleryId, subject: &Subject) -> Result<impl IntoResponse + use<>, Problem> {
     let mut headers = HeaderMap::new();
     headers.insert(header::ETAG, etag(subject.revision));
     if status == StatusCode::CREATED

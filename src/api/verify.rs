@@ -207,7 +207,10 @@ pub async fn pair(State(app): State<App>, submission: Submission<VerifyBody>) ->
     let Submission { items, options, .. } = submission;
     if items.len() != 2 {
         let brought = items.len();
-        return Err(Problem::with(Code::InvalidRequest, format!("two faces are compared; the request brings {brought}")));
+        return Err(Problem::with(
+            Code::InvalidRequest,
+            format!("two faces are compared; the request brings {brought}"),
+        ));
     }
     if options.fusion.is_some() {
         return Err(Problem::with(Code::InvalidRequest, "nothing is fused when two images are compared"));

@@ -233,6 +233,3 @@ impl ProbeFace {
         }
     }
 }
-
-/// A gallery or subject id, as schemas describe it.
-pub(crate) const ID_PATTERN: &str = "^[A-Za-z0-9_.:-]{1,128}$";

@@ -63,11 +63,6 @@ impl Client {
         })
     }
 
-    /// `PUT` or `POST` of JSON.
-    pub(super) fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
-        self.answer(|| self.authorised(self.agent.put(format!("{}{path}", self.base))).send_json(body))
-    }
-
     /// `POST` of JSON.
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
         self.answer(|| self.authorised(self.agent.post(format!("{}{path}", self.base))).send_json(body))
@@ -95,10 +90,8 @@ impl Client {
     ) -> Result<T, ClientError> {
         let mut attempt = 1;
         loop {
-            let mut response = send().map_err(|error| ClientError::Unreachable {
-                base: self.base.clone(),
-                cause: error.to_string(),
-            })?;
+            let mut response = send()
+                .map_err(|error| ClientError::Unreachable { base: self.base.clone(), cause: error.to_string() })?;
             if response.status() == StatusCode::TOO_MANY_REQUESTS && attempt < MAX_ATTEMPTS {
                 attempt += 1;
                 let seconds = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());

@@ -116,7 +116,10 @@ fn report(gallery: &str, subjects: usize, total: &Outcome, seconds: f64, as_json
         println!("{line}");
         return;
     }
-    println!("gallery {gallery}: {} faces of {subjects} subjects enrolled in {seconds:.1} s ({rate:.1} faces/s)", total.faces);
+    println!(
+        "gallery {gallery}: {} faces of {subjects} subjects enrolled in {seconds:.1} s ({rate:.1} faces/s)",
+        total.faces
+    );
     if total.already > 0 {
         println!("  {} were enrolled already", total.already);
     }

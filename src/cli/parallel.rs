@@ -77,11 +77,16 @@ mod tests {
     fn a_failure_stops_the_rest() {
         let items: Vec<u32> = (0..10_000).collect();
         let mut taken = 0;
-        let done = ordered(&items, 4, |item| *item, |_, result| {
-            taken += 1;
-            anyhow::ensure!(result < 5, "enough");
-            Ok(())
-        });
+        let done = ordered(
+            &items,
+            4,
+            |item| *item,
+            |_, result| {
+                taken += 1;
+                anyhow::ensure!(result < 5, "enough");
+                Ok(())
+            },
+        );
         assert!(done.is_err());
         assert_eq!(taken, 6);
     }

@@ -46,7 +46,8 @@ fn main_face(local: &Local, path: &Path) -> anyhow::Result<Feature> {
     let name = || path.display().to_string();
     let photo = Arc::new(local.read(path).map_err(|error| error.context(name()))?);
     let faces = local.detect(&photo)?;
-    let face = Select::Main.pick(&faces, photo.width(), photo.height()).map_err(|p| anyhow::Error::from(p).context(name()))?;
+    let face =
+        Select::Main.pick(&faces, photo.width(), photo.height()).map_err(|p| anyhow::Error::from(p).context(name()))?;
     let features = local.embed(local.align(&photo, &[face])?)?;
     features.into_iter().next().ok_or_else(|| anyhow::anyhow!("{}: the face gave no feature", name()))
 }

@@ -51,9 +51,8 @@ pub fn load(
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     // Other variables of ours, such as VULTUS_MODELS_DIR, are not settings.
     let environment = environment.into_iter().filter(|(name, _)| name.contains("__")).collect();
-    let mut builder = Config::builder()
-        .add_source(File::from(path).format(FileFormat::Toml).required(false))
-        .add_source(
+    let mut builder =
+        Config::builder().add_source(File::from(path).format(FileFormat::Toml).required(false)).add_source(
             Environment::with_prefix("VULTUS")
                 .prefix_separator("_")
                 .separator("__")
@@ -130,7 +129,8 @@ mod tests {
     #[test]
     fn later_layers_win_and_are_named() {
         let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-        writeln!(file, "[server]\nlisten = \"127.0.0.1:1\"\nrequest_timeout_ms = 5\n[limits]\nmax_body_bytes = 9").unwrap();
+        writeln!(file, "[server]\nlisten = \"127.0.0.1:1\"\nrequest_timeout_ms = 5\n[limits]\nmax_body_bytes = 9")
+            .unwrap();
         let environment = HashMap::from([
             ("VULTUS_SERVER__REQUEST_TIMEOUT_MS".to_owned(), "7".to_owned()),
             ("VULTUS_AUTH__KEY".to_owned(), "hush".to_owned()),

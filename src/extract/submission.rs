@@ -80,9 +80,9 @@ pub enum Item {
 }
 
 /// A JSON body that holds images and options.
-pub trait Body: DeserializeOwned + Default + Send {
+pub trait Body: DeserializeOwned + Default + Send + 'static {
     /// The same options as query parameters.
-    type Params: DeserializeOwned + Default + Send;
+    type Params: DeserializeOwned + Default + Send + 'static;
 
     /// Images and embeddings, taken out.
     fn take(&mut self) -> (Vec<ImageItem>, Vec<EmbeddingItem>);
@@ -156,9 +156,9 @@ impl<B: Body> Submission<B> {
         options.fill(params)?;
         let mut items = Vec::with_capacity(images.len() + embeddings.len());
         for (index, image) in images.into_iter().enumerate() {
-            let bytes = STANDARD.decode(image.data.as_bytes()).map_err(|_| {
-                Problem::with(Code::InvalidRequest, "images: data is not base64").at_image(index)
-            })?;
+            let bytes = STANDARD
+                .decode(image.data.as_bytes())
+                .map_err(|_| Problem::with(Code::InvalidRequest, "images: data is not base64").at_image(index))?;
             items.push(Item::Image { bytes, media: media_id(image.media)?, aligned: image.aligned });
         }
         for mut item in embeddings {

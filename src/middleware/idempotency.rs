@@ -120,9 +120,11 @@ fn request_hash(headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> [u8; 3
 
 fn form_boundary(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let (_, boundary) = value.split(';').skip(1).filter_map(|p| p.trim().split_once('=')).find(|(name, _)| {
-        name.eq_ignore_ascii_case("boundary")
-    })?;
+    let (_, boundary) = value
+        .split(';')
+        .skip(1)
+        .filter_map(|p| p.trim().split_once('='))
+        .find(|(name, _)| name.eq_ignore_ascii_case("boundary"))?;
     Some(boundary.trim_matches('"').to_owned())
 }
 

@@ -108,10 +108,7 @@ pub async fn detect_all(app: &App, items: Vec<Item>, options: DetectOptions) -> 
 pub async fn embed_all(app: &App, items: Vec<Item>, wanted: Wanted) -> Result<Examined<Vec<Sample>>, Problem> {
     let permit = app.pipeline.admit(items.len())?;
     let options = detect_options(app);
-    let each = items
-        .into_iter()
-        .enumerate()
-        .map(|(index, item)| embed_one(app, &permit, index, item, wanted, options));
+    let each = items.into_iter().enumerate().map(|(index, item)| embed_one(app, &permit, index, item, wanted, options));
     Ok(Examined::collect(futures::future::join_all(each).await))
 }
 
@@ -207,10 +204,8 @@ async fn crops(
         }
         Wanted::Every => faces,
     };
-    app.blocking(move |_| {
-        chosen.into_iter().map(|face| Ok((Some(face), align(&photo, &face.landmarks)?))).collect()
-    })
-    .await
+    app.blocking(move |_| chosen.into_iter().map(|face| Ok((Some(face), align(&photo, &face.landmarks)?))).collect())
+        .await
 }
 
 async fn decode_photo(app: &App, bytes: Vec<u8>, timings: &mut TimingsMs) -> Result<Arc<RgbImage>, Problem> {

@@ -49,7 +49,12 @@ pub struct Probes {
 }
 
 /// Makes probes of a request's images. Fails when no image gives a face.
-pub async fn probes(app: &App, items: Vec<Item>, grouping: Grouping, fusion: Option<Fusion>) -> Result<Probes, Problem> {
+pub async fn probes(
+    app: &App,
+    items: Vec<Item>,
+    grouping: Grouping,
+    fusion: Option<Fusion>,
+) -> Result<Probes, Problem> {
     let wanted = match grouping {
         Grouping::Fuse(select) => Wanted::One(select),
         Grouping::Each => Wanted::Every,

@@ -48,10 +48,7 @@ fn landmarks_without_a_position_are_refused() {
 #[test]
 fn crops_have_one_size() {
     assert!(AlignedCrop::new(RgbImage::new(112, 112)).is_ok());
-    assert_eq!(
-        AlignedCrop::new(RgbImage::new(112, 96)).unwrap_err(),
-        AlignError::WrongSize { width: 112, height: 96 }
-    );
+    assert_eq!(AlignedCrop::new(RgbImage::new(112, 96)).unwrap_err(), AlignError::WrongSize { width: 112, height: 96 });
 }
 
 /// The transforms that scikit-image's SimilarityTransform estimates for 48 sets of landmarks.

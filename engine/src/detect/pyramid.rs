@@ -251,7 +251,8 @@ fn resize(photo: &RgbImage, scale: f64) -> Result<Cow<'_, RgbImage>, DetectError
     let size = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
     let (width, height) = (size(photo.width()), size(photo.height()));
     let error = |error: &dyn std::fmt::Display| DetectError::Resize(error.to_string());
-    let source = ImageRef::new(photo.width(), photo.height(), photo.as_raw(), PixelType::U8x3).map_err(|e| error(&e))?;
+    let source =
+        ImageRef::new(photo.width(), photo.height(), photo.as_raw(), PixelType::U8x3).map_err(|e| error(&e))?;
     let mut target = Image::new(width, height, PixelType::U8x3);
     // A triangle filter over all source pixels of a target pixel: neither aliased nor ringing.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));

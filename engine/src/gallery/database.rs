@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::{Timestamp, Unit};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::open::OpenGallery;
 use super::GalleryError;
+use super::open::OpenGallery;
 use crate::ids::{FaceId, GalleryId, ModelId, SubjectId};
 use crate::index::{IndexConfig, IndexStats};
 use crate::quality::NormStats;
@@ -361,14 +361,7 @@ impl Drop for Database {
 
 fn new_subject(id: SubjectId, settings: SubjectSettings) -> Subject {
     let at = now();
-    Subject {
-        id,
-        labels: settings.labels,
-        metadata: settings.metadata,
-        created_at: at,
-        updated_at: at,
-        revision: 0,
-    }
+    Subject { id, labels: settings.labels, metadata: settings.metadata, created_at: at, updated_at: at, revision: 0 }
 }
 
 fn keep(database: &Weak<Database>, stopping: &(Mutex<bool>, Condvar)) {

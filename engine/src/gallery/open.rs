@@ -127,11 +127,7 @@ fn refresh_template(
 }
 
 /// The template of a subject's stored faces.
-pub(super) fn template(
-    stored: &[StoredFace],
-    fusion: Fusion,
-    model: &ServedModel,
-) -> Result<Template, TemplateError> {
+pub(super) fn template(stored: &[StoredFace], fusion: Fusion, model: &ServedModel) -> Result<Template, TemplateError> {
     fuse(&template_faces(stored), fusion, model.norm_stats)
 }
 

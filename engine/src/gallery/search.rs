@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::GalleryError;
 use super::database::Database;
 use super::decision::{Decision, Threshold};
 use super::open::{OpenGallery, template, template_faces};
-use super::GalleryError;
 use crate::ids::{FaceId, GalleryId, MediaId, SubjectId};
 use crate::index::{IndexKind, SearchMode};
 use crate::store::{GalleryKind, StoreError, StoredFace};
@@ -141,13 +141,7 @@ impl Database {
             GalleryKind::Events => faces.iter().map(|face| face.part.score).fold(-1.0, f32::max),
         };
         let threshold = Threshold::resolve(threshold, settings.threshold, self.config.threshold);
-        Ok(SubjectMatch {
-            score,
-            decision: threshold.decide(score),
-            threshold,
-            coherence: fused.coherence,
-            faces,
-        })
+        Ok(SubjectMatch { score, decision: threshold.decide(score), threshold, coherence: fused.coherence, faces })
     }
 
     /// The template of a subject as the gallery fuses it, to use as a probe.

@@ -194,12 +194,8 @@ fn a_file_that_is_cut_off_is_corrupt() {
         bytes.extend(&jpeg[2..]);
         bytes
     };
-    let files = [
-        jpeg_bytes(&noise),
-        with_thumbnail,
-        encoded(&image, ImageFormat::Png),
-        encoded(&image, ImageFormat::WebP),
-    ];
+    let files =
+        [jpeg_bytes(&noise), with_thumbnail, encoded(&image, ImageFormat::Png), encoded(&image, ImageFormat::WebP)];
     for (index, bytes) in files.iter().enumerate() {
         decode(bytes, &LIMITS).unwrap();
         for percent in [10, 30, 50, 70, 90, 97] {

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use image::RgbImage;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::worker::{Batch, Waiting, Worker};
 use super::InferError;
+use super::worker::{Batch, Waiting, Worker};
 use crate::align::AlignedCrop;
 use crate::detect::{DetectOptions, Detector};
 use crate::face::{DetectedFace, Feature};

@@ -121,12 +121,7 @@ impl<I, O> Drop for Worker<I, O> {
     }
 }
 
-fn serve<B: Batch>(
-    mut batch: B,
-    queue: &mpsc::Receiver<Job<B::Input, B::Output>>,
-    budget: usize,
-    counters: &Counters,
-) {
+fn serve<B: Batch>(mut batch: B, queue: &mpsc::Receiver<Job<B::Input, B::Output>>, budget: usize, counters: &Counters) {
     let mut held_over = None;
     loop {
         let first = match held_over.take() {

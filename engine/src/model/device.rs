@@ -20,9 +20,8 @@ pub enum DeviceError {
 
 /// The device of a name: `auto` takes the first GPU that works and the CPU otherwise.
 pub fn select_device(name: &str) -> Result<Device, DeviceError> {
-    let cuda = |ordinal| {
-        Device::new_cuda(ordinal).map_err(|cause| DeviceError::Unavailable { name: name.to_owned(), cause })
-    };
+    let cuda =
+        |ordinal| Device::new_cuda(ordinal).map_err(|cause| DeviceError::Unavailable { name: name.to_owned(), cause });
     match name {
         "auto" => Ok(Device::cuda_if_available(0).unwrap_or(Device::Cpu)),
         "cpu" => Ok(Device::Cpu),
