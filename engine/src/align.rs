@@ -13,13 +13,8 @@ pub const SIZE: u32 = 112;
 
 /// Where eyes, nose and mouth corners lie in an aligned crop (x, y). The ArcFace template: the five points of the
 /// 96x112 crops of SphereFace moved right by 8 pixels.
-pub const REFERENCE: [[f32; 2]; 5] = [
-    [38.294_6, 51.696_3],
-    [73.531_8, 51.501_4],
-    [56.025_2, 71.736_6],
-    [41.549_3, 92.365_5],
-    [70.729_9, 92.204_1],
-];
+pub const REFERENCE: [[f32; 2]; 5] =
+    [[38.294_6, 51.696_3], [73.531_8, 51.501_4], [56.025_2, 71.736_6], [41.549_3, 92.365_5], [70.729_9, 92.204_1]];
 
 /// Why a crop cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
@@ -102,9 +97,9 @@ impl Similarity {
         let (a, b) = (inner / square, cross / square);
         let tx = to_mean[0] - a * from_mean[0] + b * from_mean[1];
         let ty = to_mean[1] - b * from_mean[0] - a * from_mean[1];
-        let fit = Self { a, b, tx, ty };
         // Landmarks far beyond any photo would overflow later on.
-        if [a, b, tx, ty].iter().all(|value| value.abs() < 1e9) { Ok(fit) } else { Err(AlignError::Degenerate) }
+        let usable = (1e-6..1e6).contains(&a.hypot(b)) && tx.abs() < 1e9 && ty.abs() < 1e9;
+        if usable { Ok(Self { a, b, tx, ty }) } else { Err(AlignError::Degenerate) }
     }
 
     /// Image of a point.
@@ -128,9 +123,8 @@ fn mean(points: &[[f32; 2]; 5]) -> [f64; 2] {
 /// Cuts the aligned crop of the face with these landmarks out of a photo.
 pub fn align(photo: &RgbImage, landmarks: &Landmarks) -> Result<AlignedCrop, AlignError> {
     let to_photo = Similarity::fit(&landmarks.0, &REFERENCE)?.inverse();
-    let crop = RgbImage::from_fn(SIZE, SIZE, |x, y| {
-        image::Rgb(sample(photo, to_photo.apply([f64::from(x), f64::from(y)])))
-    });
+    let crop =
+        RgbImage::from_fn(SIZE, SIZE, |x, y| image::Rgb(sample(photo, to_photo.apply([f64::from(x), f64::from(y)]))));
     Ok(AlignedCrop(crop))
 }
 

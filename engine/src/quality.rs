@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn quality_is_the_normal_distribution_function() {
-        for (z, expected) in [(0.0, 0.5), (1.0, 0.841_344_7), (-1.0, 0.158_655_3), (1.96, 0.975_002_1), (-3.0, 0.001_349_9)]
+        for (z, expected) in
+            [(0.0, 0.5), (1.0, 0.841_344_7), (-1.0, 0.158_655_3), (1.96, 0.975_002_1), (-3.0, 0.001_349_9)]
         {
             assert!((quality(STATS.mean + z * STATS.std, STATS) - expected).abs() < 1e-6, "{z}");
         }

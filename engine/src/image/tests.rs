@@ -127,7 +127,8 @@ fn the_first_frame_of_an_animation_is_taken() {
     bytes.extend((body.len() as u32 + 4).to_le_bytes());
     bytes.extend(b"WEBP");
     bytes.extend(body);
-    assert_eq!(decode(&bytes, &LIMITS).unwrap(), frames[0]);
+    // The frame is blended onto the canvas, which may round by one.
+    assert!(mean_difference(&decode(&bytes, &LIMITS).unwrap(), &frames[0]) < 1.0);
 }
 
 #[test]
@@ -194,12 +195,8 @@ fn a_file_that_is_cut_off_is_corrupt() {
         bytes.extend(&jpeg[2..]);
         bytes
     };
-    let files = [
-        jpeg_bytes(&noise),
-        with_thumbnail,
-        encoded(&image, ImageFormat::Png),
-        encoded(&image, ImageFormat::WebP),
-    ];
+    let files =
+        [jpeg_bytes(&noise), with_thumbnail, encoded(&image, ImageFormat::Png), encoded(&image, ImageFormat::WebP)];
     for (index, bytes) in files.iter().enumerate() {
         decode(bytes, &LIMITS).unwrap();
         for percent in [10, 30, 50, 70, 90, 97] {

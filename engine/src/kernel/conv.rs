@@ -134,9 +134,7 @@ impl KernelConv {
         let (kernel, stride, padding, input) = (first.kernel, first.stride, first.padding, first.input);
         let flat = |weight: &Tensor| weight.flatten_all()?.to_vec1::<f32>();
         Ok(Self(match first.kind {
-            Kind::Full => {
-                Operator::Full(Stem { kernel, stride, padding, input, weight: flat(&weight)?, bias, slopes })
-            }
+            Kind::Full => Operator::Full(Stem { kernel, stride, padding, input, weight: flat(&weight)?, bias, slopes }),
             Kind::Depthwise => {
                 Operator::Depthwise(Depthwise { kernel, stride, padding, weight: flat(&weight)?, bias, slopes })
             }

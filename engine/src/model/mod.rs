@@ -134,8 +134,7 @@ impl Model {
         let manifest_path = weights.with_extension("json");
         let manifest = std::fs::read_to_string(&manifest_path)
             .map_err(|source| ModelError::Io { path: manifest_path.clone(), source })?;
-        let bytes =
-            std::fs::read(weights).map_err(|source| ModelError::Io { path: weights.to_path_buf(), source })?;
+        let bytes = std::fs::read(weights).map_err(|source| ModelError::Io { path: weights.to_path_buf(), source })?;
         Self::from_parts(&bytes, &manifest, flip, device, Arithmetic::for_device(device))
     }
 

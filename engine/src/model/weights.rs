@@ -77,9 +77,9 @@ mod tests {
     fn file(tensors: &[(&str, Vec<f32>)]) -> Vec<u8> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weights.safetensors");
-        let tensors = tensors.iter().map(|(name, values)| {
-            ((*name).to_owned(), Tensor::new(values.as_slice(), &Device::Cpu).unwrap())
-        });
+        let tensors = tensors
+            .iter()
+            .map(|(name, values)| ((*name).to_owned(), Tensor::new(values.as_slice(), &Device::Cpu).unwrap()));
         candle_core::safetensors::save(&tensors.collect(), &path).unwrap();
         std::fs::read(path).unwrap()
     }

@@ -20,11 +20,7 @@ impl Network {
     }
 
     /// (N, 3, H, W) -> (N, 1, 1, dim); `tap` sees (N, H, W, C).
-    pub(super) fn forward(
-        &self,
-        pixels: &Tensor,
-        tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, pixels: &Tensor, tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<Tensor> {
         let mut x = pixels.contiguous()?;
         for (name, convolutions, residual) in &self.0 {
             let Some((last, before)) = convolutions.split_last() else { continue };

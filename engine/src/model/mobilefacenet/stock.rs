@@ -20,11 +20,7 @@ impl Network {
     }
 
     /// (N, 3, H, W) -> (N, dim, 1, 1); `tap` sees (N, C, H, W).
-    pub(super) fn forward(
-        &self,
-        pixels: &Tensor,
-        tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, pixels: &Tensor, tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<Tensor> {
         let mut x = pixels.clone();
         for (name, convolutions, residual) in &self.0 {
             let mut y = x.clone();
