@@ -35,9 +35,15 @@ pub enum AlignError {
     },
 }
 
-/// An aligned crop: 112x112 pixels, RGB.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An aligned crop: 112x112 pixels, RGB. Its debug form does not show the pixels.
+#[derive(Clone, PartialEq, Eq)]
 pub struct AlignedCrop(RgbImage);
+
+impl std::fmt::Debug for AlignedCrop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AlignedCrop")
+    }
+}
 
 impl AlignedCrop {
     /// Takes an image that is aligned already.

@@ -35,7 +35,7 @@ fn positions_between_pixels_are_interpolated() {
 #[test]
 fn landmarks_without_a_position_are_refused() {
     let photo = RgbImage::new(200, 200);
-    let fails = |points| align(&photo, &Landmarks(points)).err().expect("no position");
+    let fails = |points| align(&photo, &Landmarks(points)).unwrap_err();
     assert_eq!(fails([[50.0, 50.0]; 5]), AlignError::Degenerate);
     for broken in [f32::NAN, f32::INFINITY] {
         let mut points = REFERENCE;
