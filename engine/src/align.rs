@@ -35,9 +35,15 @@ pub enum AlignError {
     },
 }
 
-/// An aligned crop: 112x112 pixels, RGB.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An aligned crop: 112x112 pixels, RGB. Its debug form does not show the pixels.
+#[derive(Clone, PartialEq, Eq)]
 pub struct AlignedCrop(RgbImage);
+
+impl std::fmt::Debug for AlignedCrop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AlignedCrop")
+    }
+}
 
 impl AlignedCrop {
     /// Takes an image that is aligned already.
@@ -97,9 +103,9 @@ impl Similarity {
         let (a, b) = (inner / square, cross / square);
         let tx = to_mean[0] - a * from_mean[0] + b * from_mean[1];
         let ty = to_mean[1] - b * from_mean[0] - a * from_mean[1];
-        let fit = Self { a, b, tx, ty };
         // Landmarks far beyond any photo would overflow later on.
-        if [a, b, tx, ty].iter().all(|value| value.abs() < 1e9) { Ok(fit) } else { Err(AlignError::Degenerate) }
+        let usable = (1e-6..1e6).contains(&a.hypot(b)) && tx.abs() < 1e9 && ty.abs() < 1e9;
+        if usable { Ok(Self { a, b, tx, ty }) } else { Err(AlignError::Degenerate) }
     }
 
     /// Image of a point.

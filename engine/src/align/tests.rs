@@ -51,7 +51,8 @@ fn crops_have_one_size() {
     assert_eq!(AlignedCrop::new(RgbImage::new(112, 96)).unwrap_err(), AlignError::WrongSize { width: 112, height: 96 });
 }
 
-/// The transforms that scikit-image's SimilarityTransform estimates for 48 sets of landmarks.
+/// Transforms for 48 sets of landmarks: as scikit-image's SimilarityTransform estimates them, and the inverse of the
+/// fit from the reference to the photo, which some published code uses instead.
 #[test]
 fn transforms_agree_with_umeyama() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden/similarity.npz");
@@ -69,7 +70,10 @@ fn transforms_agree_with_umeyama() {
             for (to, from) in from.iter_mut().zip(points) {
                 to.copy_from_slice(from);
             }
-            let fit = Similarity::fit(&from, &REFERENCE).unwrap();
+            let fit = match name {
+                "tfm_umeyama" => Similarity::fit(&from, &REFERENCE).unwrap(),
+                _ => Similarity::fit(&REFERENCE, &from).unwrap().inverse(),
+            };
             let found = [[fit.a, -fit.b, fit.tx], [fit.b, fit.a, fit.ty]];
             for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
                 worst = worst.max((found - expected).abs() / expected.abs().max(1.0));

@@ -42,7 +42,7 @@ pub fn candidates(grid: Grid<'_>, min_score: f32, out: &mut Vec<DetectedFace>) {
         for (point, offset) in landmarks.iter_mut().zip(cell[6..].chunks_exact(2)) {
             *point = [(column + offset[0]) * stride, (row + offset[1]) * stride];
         }
-        if bbox.width().is_finite() && bbox.height().is_finite() {
+        if width.is_finite() && height.is_finite() {
             out.push(DetectedFace { bbox, landmarks: Landmarks(landmarks), score });
         }
     }

@@ -1,13 +1,17 @@
 //! Scanning photos of any size with a network that finds faces of a limited range of sizes.
 //!
-//! A photo is scanned at up to three scales ([`Plan::levels`]): a fine one that keeps small faces, then each a quarter
-//! of the one before, until the whole picture is small. A level that is larger than a tile is scanned in overlapping
-//! tiles, so that memory does not grow with the photo. A tile answers for the faces whose centre lies in its core, the
-//! part up to the middle of each overlap, and drops those that its inner edge cuts; the coarser level, which sees them
-//! whole, finds these. The faces of all levels are merged by non-maximum suppression.
+//! Measured on 120 LFW photos, scaled: YuNet at a minimum score of 0.6 finds 99 % of faces that are 24 pixels high, 85 %
+//! at 20, 46 % at 16, and next to none below; upwards it finds all up to 600 pixels, with scores falling from 400, and
+//! none at 1000. So small faces need the photo in full size, and large ones need it smaller.
 //!
-//! Tiles start at multiples of 32 pixels, the largest cell of the network, so a face far enough from the edges gets
-//! the same values in a tile as in the whole picture.
+//! A photo is therefore scanned in full size and then at a quarter of the scale before ([`Plan::levels`]) until the
+//! whole picture is small. A level that is larger than a tile is scanned in overlapping tiles, so that memory does not
+//! grow with the photo. A tile answers for the faces whose centre lies in its core, the part up to the middle of each
+//! overlap, and drops those that its inner edge cuts; the coarser level, which sees them whole, finds these. The faces
+//! of all levels are merged by non-maximum suppression.
+//!
+//! Tiles start at multiples of 32 pixels, the largest cell of the network, so a face away from the edges of its tile
+//! gets very nearly the values that it gets in the whole picture.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,14 +29,12 @@ use crate::face::{BoundingBox, DetectedFace};
 /// The sizes of a scan, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
-    /// Photos with no side longer than this are scanned in full size.
-    pub native_px: u32,
-    /// Lowest scale of the finest level of larger photos.
-    pub fine_scale: f64,
     /// Levels are added until no side is longer than this.
     pub coarse_px: u32,
-    /// A level other than the finest contributes faces that are at least this large in the level before it.
-    pub handover_px: f32,
+    /// How large a face is in a tiled level for the next level to answer for it too; at most the overlap of the tiles.
+    pub handover_tiled_px: f32,
+    /// The same for a level in one piece.
+    pub handover_whole_px: f32,
     /// Longest side of a tile, a multiple of 32.
     pub tile_px: u32,
     /// Overlap of neighbouring tiles, a multiple of 32.
@@ -44,10 +46,9 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
-            native_px: 1280,
-            fine_scale: 0.5,
             coarse_px: 640,
-            handover_px: 96.0,
+            handover_tiled_px: 128.0,
+            handover_whole_px: 480.0,
             tile_px: 1280,
             overlap_px: 192,
             batch_px: 1280 * 1280,
@@ -61,15 +62,20 @@ const LEVEL_RATIO: f64 = 4.0;
 impl Plan {
     /// The scales at which a photo is scanned, finest first.
     pub fn levels(&self, width: u32, height: u32) -> Vec<f64> {
-        let longest = f64::from(width.max(height).max(1));
-        let native = f64::from(self.native_px);
-        let mut scale = if longest <= native { 1.0 } else { (native / longest).clamp(self.fine_scale, 1.0) };
-        let mut levels = vec![scale];
-        while longest * scale > f64::from(self.coarse_px) {
-            scale /= LEVEL_RATIO;
-            levels.push(scale);
+        let mut levels = vec![1.0];
+        let mut longest = f64::from(width.max(height));
+        while longest > f64::from(self.coarse_px) {
+            longest /= LEVEL_RATIO;
+            levels.push(levels[levels.len() - 1] / LEVEL_RATIO);
         }
         levels
+    }
+
+    /// The smallest face, in pixels of the photo, for which the level after one of this scale answers.
+    fn handover(&self, longest_px: u32, scale: f64) -> f32 {
+        let tiled = f64::from(longest_px) * scale > f64::from(self.tile_px);
+        let size = if tiled { self.handover_tiled_px } else { self.handover_whole_px };
+        size / scale as f32
     }
 
     /// Tiles along one axis.
@@ -171,7 +177,7 @@ fn scan_stack(
             width as f32 / scaled[0].width() as f32, // not exactly 1 / scale: sizes are whole
             height as f32 / scaled[0].height() as f32,
         ];
-        let smallest = if depth == 0 { 0.0 } else { plan.handover_px / levels[depth - 1] as f32 };
+        let smallest = if depth == 0 { 0.0 } else { plan.handover(width.max(height), levels[depth - 1]) };
         for (faces, level) in found.iter_mut().zip(scan_level(network, &scaled, options, plan)?) {
             let level = level.into_iter().map(|face| stretched(face, back));
             faces.extend(level.filter(|face| face.bbox.width().max(face.bbox.height()) >= smallest));
@@ -286,9 +292,7 @@ mod tests {
         assert_eq!(plan.levels(250, 250), [1.0]);
         assert_eq!(plan.levels(640, 480), [1.0]);
         assert_eq!(plan.levels(1280, 720), [1.0, 0.25]);
-        assert_eq!(plan.levels(8000, 6000), [0.5, 0.125, 0.031_25]);
-        // Just above the native size nothing jumps.
-        assert!((plan.levels(1300, 10)[0] - 1280.0 / 1300.0).abs() < 1e-9);
+        assert_eq!(plan.levels(8000, 6000), [1.0, 0.25, 0.0625]);
     }
 
     #[test]

@@ -229,8 +229,8 @@ fn small_and_large_faces_are_found_in_a_large_photo() {
         *value = 90 + *value / 8; // a quiet background
     }
     let small = face_of_height(&folder, "lfw_Laura_Bush_0007", 24.0);
-    // Also across the edges of tiles, which lie at multiples of 1088 in the scaled picture.
-    let places = [(700, 900), (2160, 1400), (2300, 2150), (3900, 2900)];
+    // Also across the edges of tiles, which lie at multiples of 1088.
+    let places = [(700, 900), (1150, 400), (2300, 2220), (3900, 2900)];
     for (x, y) in places {
         paste(&mut canvas, &small, x, y);
     }
@@ -240,8 +240,9 @@ fn small_and_large_faces_are_found_in_a_large_photo() {
     for (x, y) in places {
         let near = |face: &&DetectedFace| {
             let [cx, cy] = face.bbox.centre();
-            let inside = |at: f32, low: i64, size: u32| at > low as f32 && at < low as f32 + size as f32;
-            inside(cx, x, small.width()) && inside(cy, y, small.height()) && face.bbox.height() < 40.0
+            // In the middle of the pasted photo, whose corner shows half of somebody else.
+            let middle = |at: f32, low: i64, size: u32| (at - low as f32 - size as f32 / 2.0).abs() < size as f32 / 5.0;
+            middle(cx, x, small.width()) && middle(cy, y, small.height()) && face.bbox.height() < 40.0
         };
         assert_eq!(found.iter().filter(near).count(), 1, "small face at {x}, {y}: {found:?}");
     }
@@ -254,7 +255,7 @@ fn a_tiled_scan_equals_an_untiled_one() {
     let detector = detector();
     let whole = Plan { coarse_px: u32::MAX, ..Plan::default() };
     // Without coarser levels, so that tiling alone is compared.
-    let tiled = Plan { tile_px: 320, overlap_px: 128, ..whole };
+    let tiled = Plan { tile_px: 512, ..whole };
     let options = DetectOptions::default();
     let mut count = 0;
     for name in ["office1", "office2", "office3", "office4", "office5"] {
@@ -264,7 +265,7 @@ fn a_tiled_scan_equals_an_untiled_one() {
         assert_eq!(found.len(), expected.len(), "{name}");
         for face in &expected {
             let best = found.iter().map(|other| other.bbox.iou(&face.bbox)).fold(0.0, f32::max);
-            assert!(best > 0.95, "{name}: {face:?}");
+            assert!(best > 0.9, "{name}: {face:?}");
         }
         count += found.len();
     }

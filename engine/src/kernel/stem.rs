@@ -62,12 +62,12 @@ impl Stem {
                 }
                 output += LANES;
             }
-            for output in output..outputs {
+            for (output, target) in pixel.iter_mut().enumerate().skip(output) {
                 let mut sum = self.bias[output];
                 for (tap, value) in patch.iter().enumerate() {
                     sum += value * self.weight[tap * outputs + output];
                 }
-                pixel[output] = activate(sum, self.slopes[output]);
+                *target = activate(sum, self.slopes[output]);
             }
         }
     }

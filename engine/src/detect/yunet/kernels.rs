@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{HEADS, STAGES, STRIDES, pair, stem};
+use super::{HEADS, STAGES, STRIDES, Unit, pair, stem};
 use crate::kernel::conv::{Activation, KernelConv};
 use crate::kernel::resample::{AddDoubled, MaxPool2};
 
@@ -41,10 +41,8 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn load(vb: &VarBuilder) -> Result<Self> {
-        let stage = |(stage, units): &(&str, [(&str, usize, usize); 2])| {
-            let unit = |(unit, input, output): (&str, usize, usize)| {
-                Pair::load(&format!("backbone.{stage}.{unit}"), input, output, vb)
-            };
+        let stage = |(stage, units): &(&str, [Unit; 2])| {
+            let unit = |(unit, input, output): Unit| Pair::load(&format!("backbone.{stage}.{unit}"), input, output, vb);
             Ok([unit(units[0])?, unit(units[1])?])
         };
         let lateral = |stride: &usize| Pair::load(&format!("neck.lateral{stride}"), 64, 64, vb);

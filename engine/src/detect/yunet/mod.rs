@@ -19,8 +19,10 @@ pub const STRIDES: [usize; 3] = [8, 16, 32];
 pub const MULTIPLE: usize = 32;
 /// The heads at each stride with their channels, in the order of [`super::decode`].
 pub(crate) const HEADS: [(&str, usize); 4] = [("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)];
-/// The units of the backbone after the first convolution, by stage: name, input, output.
-pub(crate) const STAGES: [(&str, [(&str, usize, usize); 2]); 5] = [
+/// Name, input and output channels of a unit.
+pub(crate) type Unit = (&'static str, usize, usize);
+/// The two units of each stage of the backbone.
+pub(crate) const STAGES: [(&str, [Unit; 2]); 5] = [
     ("stage1", [("unit1", 16, 16), ("unit2", 16, 32)]),
     ("stage2", [("unit1", 32, 32), ("unit2", 32, 64)]),
     ("stage3", [("unit1", 64, 64), ("unit2", 64, 64)]),

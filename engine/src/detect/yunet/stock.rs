@@ -3,7 +3,7 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{HEADS, STAGES, STRIDES, pair, stem};
+use super::{HEADS, STAGES, STRIDES, Unit, pair, stem};
 use crate::kernel::conv::{Activation, StockConv};
 
 /// 1x1 and depthwise convolution.
@@ -34,8 +34,8 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn load(vb: &VarBuilder) -> Result<Self> {
         let relu = Activation::Relu;
-        let stage = |(stage, units): &(&str, [(&str, usize, usize); 2])| {
-            let unit = |(unit, input, output): (&str, usize, usize)| {
+        let stage = |(stage, units): &(&str, [Unit; 2])| {
+            let unit = |(unit, input, output): Unit| {
                 Pair::load(&format!("backbone.{stage}.{unit}"), [input, output], relu, vb)
             };
             Ok([unit(units[0])?, unit(units[1])?])
