@@ -28,6 +28,10 @@
 //! Leaves of sled hold up to 20 rows; with pieces of this size they stay below the 128 KiB from which sled writes a
 //! page to a file of its own, which it does not sync.
 //!
+//! # Beside the database
+//! The file `durable`: the sequence number of the last change known to be on disk and its bitwise complement, both
+//! `u64` little-endian. It may be missing or behind.
+//!
 //! # Records
 //! postcard of the structures below, fields in order, enums as the number of the variant.
 

@@ -2,7 +2,8 @@
 //!
 //! # Files
 //! `layout` and `codec` say what lies where, `write` turns operations into one sled transaction, `committer` makes
-//! transactions durable, `read` answers, `check` compares, `purge` removes what deleted galleries left.
+//! transactions durable, `read` answers, `check` compares, `purge` removes what deleted galleries left, `witness` notes
+//! how far the change log has come.
 //!
 //! # Durability
 //! sled's `flush` writes its log and waits for the pages with `sync_file_range`, which survives `kill -9` but says
@@ -18,7 +19,8 @@
 //! of a write; long scans give it back every few hundred rows. Everything read or refused waits until it is durable.
 //!
 //! # Failure
-//! Where a write fails halfway or a sync fails, every call fails until the store is opened anew.
+//! Where a write fails halfway or a sync fails, every call fails until the store is opened anew. sled panics on some
+//! kinds of damage; that is caught and is [`StoreError::Damaged`].
 
 mod check;
 mod codec;
@@ -28,6 +30,7 @@ mod purge;
 mod read;
 #[cfg(test)]
 mod tests;
+mod witness;
 mod write;
 
 use std::fs::File;
@@ -35,16 +38,23 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use vultus_migrations::MigrationError;
 
 use self::committer::{Committer, Work};
 use self::layout::{NEXT_GALLERY, Tree, decode_key, decode_number};
+use self::witness::Witness;
 use crate::store::StoreError;
 
 /// Memory sled may keep pages in.
 const CACHE_BYTES: u64 = 256 << 20;
+
+/// How often the lock is tried, and how long in between.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(30);
 
 /// Keeps everything in a folder. See the module's notes.
 pub struct SledStore {
@@ -58,6 +68,9 @@ struct Core {
     db: sled::Db,
     /// The file sled writes to, opened once more for `fdatasync`.
     file: File,
+    witness: Witness,
+    /// Sequence number of the last change applied, for the witness.
+    applied_seq: AtomicU64,
     /// All trees, each at the index of its number.
     trees: Vec<sled::Tree>,
     /// Held by whoever writes, while planning and applying.
@@ -80,10 +93,7 @@ impl SledStore {
     /// later version of the program wrote it, [`StoreError::Damaged`] when it does not read back.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(folder)?;
-        // sled panics on some kinds of damage instead of returning an error.
-        let core = catch_unwind(AssertUnwindSafe(|| Core::open(folder)))
-            .unwrap_or_else(|_| Err(StoreError::Damaged("the database panicked while it was opened".to_owned())))?;
-        let core = Arc::new(core);
+        let core = Arc::new(guarded(|| Core::open(folder))?);
         let committer = Committer::start(Arc::clone(&core))?;
         if !core.tree(Tree::Purges).is_empty() {
             committer.untidy();
@@ -100,7 +110,7 @@ impl SledStore {
 
 impl Core {
     fn open(folder: &Path) -> Result<Self, StoreError> {
-        let db = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).open().map_err(opening)?;
+        let db = open_database(folder)?;
         vultus_migrations::prepare(&db, folder).map_err(|error| match error {
             MigrationError::Newer { found, supported } => StoreError::Newer { found, supported },
             MigrationError::Damaged(what) => StoreError::Damaged(what),
@@ -109,16 +119,26 @@ impl Core {
         })?;
         let trees = Tree::ALL.iter().map(|tree| db.open_tree(tree.name()).map_err(database));
         let trees = trees.collect::<Result<Vec<_>, _>>()?;
+        let witness = Witness::open(&folder.join("durable"))?;
         sync_entries(folder)?;
         let mut core = Self {
             file: File::open(folder.join("db"))?,
             db,
+            witness,
+            applied_seq: AtomicU64::new(0),
             trees,
             writer: Mutex::new(Writer { last_seq: 0, next_gallery: 1 }),
             visible: RwLock::new(()),
         };
         let last = core.tree(Tree::Changes).last().map_err(database)?;
         let last_seq = last.map_or(Ok(0), |(key, _)| decode_key(Tree::Changes, &key))?;
+        if let Some(durable) = core.witness.seq().filter(|durable| *durable > last_seq) {
+            return Err(StoreError::Damaged(format!(
+                "the change log ends at {last_seq}, but entry {durable} was on disk. Restore a backup, or remove the \
+                 file 'durable' to go on without what is lost"
+            )));
+        }
+        *core.applied_seq.get_mut() = last_seq;
         let next = core.tree(Tree::Meta).get(NEXT_GALLERY).map_err(database)?;
         let next_gallery = next.map_or(Ok(1), |bytes| decode_number(&bytes))?;
         *core.writer.get_mut() = Writer { last_seq, next_gallery };
@@ -132,13 +152,21 @@ impl Core {
 
 impl Work for Core {
     fn sync(&self) -> io::Result<()> {
+        let seq = self.applied_seq.load(Ordering::Acquire);
         self.db.flush().map_err(as_io)?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.witness.note(seq)
     }
 
     fn tidy(&self) -> io::Result<bool> {
         self.purge_some().map_err(as_io)
     }
+}
+
+/// Runs what may make sled panic.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StoreError::Damaged("the database panicked; see the log".to_owned())))
 }
 
 /// Makes the names of the folder and its files durable; syncing a file does not do that.
@@ -148,6 +176,19 @@ fn sync_entries(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()?;
     let folder = folder.canonicalize()?;
     folder.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// Opens sled, with some patience for the lock: a store that was just closed in this process can keep it for a moment,
+/// in a thread of sled that is about to end or in a child process between its fork and its exec.
+fn open_database(folder: &Path) -> Result<sled::Db, StoreError> {
+    let mut attempts = LOCK_ATTEMPTS;
+    loop {
+        attempts -= 1;
+        match sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).open().map_err(opening) {
+            Err(StoreError::InUse) if attempts > 0 => std::thread::sleep(LOCK_PAUSE),
+            result => return result,
+        }
+    }
 }
 
 /// Reads sled's error on opening. It reports the lock of another process as an error of kind `Other` with this text.

@@ -10,7 +10,7 @@ use super::codec::{decode_answer, decode_change, decode_counts, decode_face, dec
 use super::layout::{
     GalleryKey, Tree, decode_key, face_of_key, gallery_of_key, join_pieces, owner_of_value, subject_of_key,
 };
-use super::{Core, SledStore, database};
+use super::{Core, SledStore, database, guarded};
 use crate::ids::{FaceId, GalleryId, SubjectId};
 use crate::store::{
     Change, CheckReport, Committed, Gallery, GalleryCounts, Operation, Store, StoreError, StoredAnswer, StoredFace,
@@ -92,7 +92,7 @@ impl SledStore {
     fn read<T>(&self, read: impl FnOnce(&Core) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let result = {
             let _whole = self.core.visible.read();
-            read(&self.core)
+            guarded(|| read(&self.core))
         };
         self.committer.settle()?;
         result
@@ -249,7 +249,7 @@ impl Store for SledStore {
     fn check(&self) -> Result<CheckReport, StoreError> {
         // Writers wait: a write between two trees would look like a fault.
         let writer = self.core.writer.lock();
-        let report = self.core.check(&writer);
+        let report = guarded(|| self.core.check(&writer));
         drop(writer);
         self.committer.settle()?;
         report

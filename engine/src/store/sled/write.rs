@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 
 use ::sled::IVec;
 use ::sled::transaction::{TransactionResult, Transactional};
@@ -20,7 +21,7 @@ use super::layout::{
     GalleryKey, NEXT_GALLERY, PIECE_BYTES, Tree, answer_time, face_of_key, join_pieces, owner_of_value, piece_key,
     pieces, time_prefix,
 };
-use super::{Core, SledStore, database};
+use super::{Core, SledStore, database, guarded};
 use crate::ids::{FaceId, GalleryId, SubjectId};
 use crate::store::rules::{Ledger, carry_out};
 use crate::store::{
@@ -77,11 +78,11 @@ impl SledStore {
                 galleries: HashMap::new(),
                 rows: BTreeMap::new(),
             };
-            let planned = plan(&mut draft);
+            let planned = guarded(|| plan(&mut draft));
             if planned.is_ok() && !draft.rows.is_empty() {
                 let purges = draft.rows.keys().any(|(tree, _)| *tree == Tree::Purges);
                 (writer.last_seq, writer.next_gallery) = (draft.last_seq, draft.next_gallery);
-                self.apply(draft.rows)?;
+                self.apply(draft.rows, draft.last_seq)?;
                 if purges {
                     self.committer.untidy();
                 }
@@ -93,7 +94,8 @@ impl SledStore {
         planned
     }
 
-    fn apply(&self, rows: Rows) -> Result<(), StoreError> {
+    /// Applies rows in one transaction, after which `last_seq` is the last change.
+    fn apply(&self, rows: Rows, last_seq: u64) -> Result<(), StoreError> {
         let rows: Vec<(usize, IVec, Option<IVec>)> =
             rows.into_iter().map(|((tree, key), value)| (tree as usize, key.into(), value.map(Into::into))).collect();
         let _hidden = self.core.visible.write();
@@ -110,6 +112,7 @@ impl SledStore {
         }));
         let reason = match result {
             Ok(Ok(())) => {
+                self.core.applied_seq.store(last_seq, Ordering::Release);
                 self.committer.applied();
                 return Ok(());
             }

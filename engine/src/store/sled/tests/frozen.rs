@@ -1,0 +1,170 @@
+//! The layout is that of the schema version in `vultus-migrations`, byte for byte.
+
+use jiff::Timestamp;
+use vultus_migrations::v0001_initial as frozen;
+
+use crate::store::record::{FaceSource, Gallery, GalleryKind};
+use crate::store::sled::codec::*;
+use crate::store::sled::layout::*;
+use crate::store::suite::*;
+use crate::store::{Change, ChangeKind, GalleryCounts};
+use crate::template::{Fusion, FusionRule};
+
+const TIME: frozen::Time = frozen::Time { second: -77, nanosecond: -250_000_000 };
+
+fn time() -> Timestamp {
+    Timestamp::new(TIME.second, TIME.nanosecond).unwrap()
+}
+
+fn bytes(record: &impl serde::Serialize) -> Vec<u8> {
+    postcard::to_stdvec(record).unwrap()
+}
+
+#[test]
+fn trees_and_limits() {
+    assert_eq!(Tree::ALL.map(Tree::name), frozen::TREES);
+    assert!(Tree::ALL.iter().enumerate().all(|(number, tree)| *tree as usize == number));
+    assert_eq!(PIECE_BYTES, frozen::PIECE_BYTES);
+    assert_eq!(NEXT_GALLERY, frozen::NEXT_GALLERY_KEY.as_bytes());
+    assert_eq!(vultus_migrations::SCHEMA_VERSION, 1, "a new version needs its own comparison");
+}
+
+#[test]
+fn keys() {
+    let key = GalleryKey(0x0102_0304_0506_0708);
+    let (prefix, face) = ([1, 2, 3, 4, 5, 6, 7, 8], [0xab; 16]);
+    let id = fid(u128::from_be_bytes(face));
+    assert_eq!(key.prefix(), prefix);
+    assert_eq!(key.subject(&sid("Ab")), [&prefix[..], b"Ab"].concat());
+    assert_eq!(key.faces_of(&sid("Ab")), [&prefix[..], b"Ab\0"].concat());
+    assert_eq!(key.face(&sid("Ab"), id), [&prefix[..], b"Ab\0", &face].concat());
+    assert_eq!(key.owner(id), [&prefix[..], &face].concat());
+    assert_eq!(face_of_key(&key.face(&sid("Ab"), id)).unwrap(), (sid("Ab"), id));
+    assert_eq!(answer_time(2, &[9; 32]), [&[0x80, 0, 0, 0, 0, 0, 0, 2], &[9; 32][..]].concat());
+    assert!(answer_time(-1, &[9; 32]) < answer_time(0, &[0; 32]));
+    assert_eq!(piece_key(Tree::Crops, b"k", 258), [6, b'k', 0, 0, 1, 2]);
+}
+
+#[test]
+fn values_in_pieces() {
+    for (length, further) in [(0, vec![]), (4095, vec![]), (4096, vec![0]), (4097, vec![1]), (8192, vec![4096, 0])] {
+        let value = vec![1; length];
+        let (first, rest) = pieces(&value);
+        assert_eq!(first.len(), length.min(4096));
+        let rest: Vec<(u32, usize)> = rest.map(|(number, piece)| (number, piece.len())).collect();
+        assert_eq!(rest, (1..).zip(further).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn galleries() {
+    for (kind, frozen_kind) in [
+        (GalleryKind::Consolidated, frozen::GalleryKind::Consolidated),
+        (GalleryKind::Events, frozen::GalleryKind::Events),
+    ] {
+        for (rule, frozen_rule) in [
+            (FusionRule::Norm, frozen::FusionRule::Norm),
+            (FusionRule::SoftmaxQuality, frozen::FusionRule::SoftmaxQuality),
+            (FusionRule::Mean, frozen::FusionRule::Mean),
+            (FusionRule::Best, frozen::FusionRule::Best),
+        ] {
+            let ours = Gallery {
+                kind,
+                fusion: Some(Fusion { rule, tau: 1.5 }),
+                created_at: time(),
+                revision: 5,
+                ..gallery("a")
+            };
+            let theirs = frozen::Gallery {
+                key: 300,
+                kind: frozen_kind,
+                model_id: ours.model_id.0.clone(),
+                dim: DIM,
+                fusion: Some(frozen::Fusion { rule: frozen_rule, tau: 1.5 }),
+                threshold: ours.threshold,
+                min_quality: None,
+                keep_crops: true,
+                label: ours.label.clone(),
+                created_at: TIME,
+                updated_at: frozen::Time { second: 1_700_000_000, nanosecond: 250_000_000 },
+                revision: 5,
+            };
+            assert_eq!(encode_gallery(GalleryKey(300), &ours).unwrap(), bytes(&theirs));
+            assert_eq!(decode_gallery(gid("a"), &bytes(&theirs)).unwrap(), (GalleryKey(300), ours));
+        }
+    }
+    let ours = GalleryCounts { subjects: 1, faces: 300, revision: 70_000 };
+    let theirs = frozen::Counts { subjects: 1, faces: 300, revision: 70_000 };
+    assert_eq!(encode_counts(ours).unwrap(), bytes(&theirs));
+    assert_eq!(decode_counts(&bytes(&theirs)).unwrap(), ours);
+}
+
+#[test]
+fn subjects_and_faces() {
+    let ours = crate::store::Subject { created_at: time(), updated_at: time(), revision: 6, ..subject("x") };
+    let theirs = frozen::Subject {
+        labels: ours.labels.clone(),
+        metadata: ours.metadata.clone(),
+        created_at: TIME,
+        updated_at: TIME,
+        revision: 6,
+    };
+    assert_eq!(encode_subject(&ours).unwrap(), bytes(&theirs));
+    assert!(decode_subject(sid("x"), &bytes(&theirs)).unwrap() == ours);
+
+    for number in 0..3 {
+        let mut ours = face("x", number).face;
+        ours.created_at = time();
+        let theirs = frozen::Face {
+            media: ours.media.as_str().to_owned(),
+            source: match ours.source {
+                FaceSource::Photo => frozen::FaceSource::Photo,
+                FaceSource::Crop => frozen::FaceSource::Crop,
+                FaceSource::Embedding => frozen::FaceSource::Embedding,
+            },
+            norm: ours.norm,
+            quality: ours.quality,
+            bbox: ours.bbox.map(|of| [of.x1, of.y1, of.x2, of.y2]),
+            landmarks: ours.landmarks.map(|of| of.0),
+            detection_score: ours.detection_score,
+            created_at: TIME,
+        };
+        assert_eq!(encode_face(&ours).unwrap(), bytes(&theirs));
+        assert_eq!(decode_face(sid("x"), fid(number), &bytes(&theirs)).unwrap(), ours);
+    }
+    assert_eq!(encode_vector(&[1.0, -2.5]), [0, 0, 0x80, 0x3f, 0, 0, 0x20, 0xc0]);
+    assert_eq!(decode_vector(&[0, 0, 0x80, 0x3f, 0, 0, 0x20, 0xc0], 2).unwrap(), [1.0, -2.5]);
+}
+
+#[test]
+fn changes_and_answers() {
+    let (x, id) = (|| sid("x"), fid(5));
+    let (text, raw) = (|| "x".to_owned(), 5_u128.to_be_bytes());
+    for (ours, theirs) in [
+        (ChangeKind::GalleryCreated, frozen::ChangeKind::GalleryCreated),
+        (ChangeKind::GalleryUpdated, frozen::ChangeKind::GalleryUpdated),
+        (ChangeKind::GalleryDeleted, frozen::ChangeKind::GalleryDeleted),
+        (ChangeKind::SubjectCreated(x()), frozen::ChangeKind::SubjectCreated(text())),
+        (ChangeKind::SubjectUpdated(x()), frozen::ChangeKind::SubjectUpdated(text())),
+        (ChangeKind::SubjectDeleted(x()), frozen::ChangeKind::SubjectDeleted(text())),
+        (ChangeKind::FaceAdded(x(), id), frozen::ChangeKind::FaceAdded(text(), raw)),
+        (ChangeKind::FaceDeleted(x(), id), frozen::ChangeKind::FaceDeleted(text(), raw)),
+    ] {
+        let ours = Change { seq: 9, at: time(), gallery: gid("a"), kind: ours };
+        let theirs = frozen::Change { at: TIME, gallery: "a".to_owned(), kind: theirs };
+        assert_eq!(encode_change(&ours).unwrap(), bytes(&theirs));
+        assert_eq!(decode_change(9, &bytes(&theirs)).unwrap(), ours);
+    }
+    let ours = answer(-3, vec![1, 2, 3]);
+    let theirs = frozen::Answer {
+        request_hash: ours.request_hash,
+        status: ours.status,
+        content_type: ours.content_type.clone(),
+        location: ours.location.clone(),
+        etag: None,
+        body: ours.body.clone(),
+        created_s: -3,
+    };
+    assert_eq!(encode_answer(&ours).unwrap(), bytes(&theirs));
+    assert_eq!(decode_answer(&bytes(&theirs)).unwrap(), ours);
+}

@@ -1,0 +1,86 @@
+//! Databases that earlier versions left are brought to the current one, and the frozen structures read them.
+
+use std::path::Path;
+
+use vultus_migrations::{Prepared, SCHEMA_VERSION, prepare, v0001_initial as v1};
+
+/// A copy of a fixture: opening changes it.
+fn copy_of(version: &str) -> tempfile::TempDir {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(version);
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> T {
+    let (record, rest) = postcard::take_from_bytes(bytes).unwrap();
+    assert!(rest.is_empty());
+    record
+}
+
+#[test]
+fn version_1() {
+    let folder = copy_of("v0001");
+    let db = sled::open(folder.path()).unwrap();
+    let rows = |tree: &str| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let tree = db.open_tree(tree).unwrap();
+        tree.iter().map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
+    };
+    let (stamp, next) = (rows("meta").pop().unwrap(), rows("meta").remove(0));
+    assert_eq!(stamp, (b"schema_version".to_vec(), 1_u32.to_le_bytes().to_vec()));
+    assert_eq!(next, (b"next_gallery".to_vec(), 4_u64.to_le_bytes().to_vec()));
+    assert!(v1::TREES.iter().all(|tree| db.tree_names().iter().any(|name| name == tree.as_bytes())));
+
+    let galleries = rows("galleries");
+    let ids: Vec<&[u8]> = galleries.iter().map(|(id, _)| id.as_slice()).collect();
+    assert_eq!(ids, [&b"events"[..], b"people"]);
+    let people: v1::Gallery = read(&galleries[1].1);
+    assert_eq!((people.key, people.dim, people.label.as_deref()), (1, 8, Some("Renamed")));
+    assert_eq!(people.fusion, Some(v1::Fusion { rule: v1::FusionRule::SoftmaxQuality, tau: 0.5 }));
+    assert_eq!(people.created_at, v1::Time { second: 1_700_000_000, nanosecond: 500_000_000 });
+    let events: v1::Gallery = read(&galleries[0].1);
+    assert_eq!((events.key, events.kind, events.fusion), (2, v1::GalleryKind::Events, None));
+
+    let counts: Vec<v1::Counts> = rows("counts").iter().map(|(_, value)| read(value)).collect();
+    assert_eq!((counts[0].subjects, counts[0].faces), (3, 5));
+
+    let subjects = rows("subjects");
+    assert_eq!(subjects[1].0, [&1_u64.to_be_bytes()[..], b"subject-1"].concat());
+    assert_eq!(subjects[2].1.len(), v1::PIECE_BYTES);
+    let overflow = db.open_tree("overflow").unwrap();
+    let mut whole = subjects[2].1.clone();
+    for piece in 1..=2_u32 {
+        let key = [&[3], &subjects[2].0[..], &piece.to_be_bytes()].concat();
+        whole.extend_from_slice(&overflow.get(key).unwrap().unwrap());
+    }
+    let long: v1::Subject = read(&whole);
+    assert_eq!(long.metadata, format!("{{\"note\":\"{}\"}}", "n".repeat(10_000)));
+    assert_eq!(long.labels, ["Label 2", "ü"]);
+
+    let (faces, vectors) = (rows("faces"), rows("vectors"));
+    let keys = |rows: &[(Vec<u8>, Vec<u8>)]| rows.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
+    assert_eq!(keys(&faces), keys(&vectors));
+    assert_eq!(faces[1].0, [&1_u64.to_be_bytes()[..], b"subject-1\0", &10_u128.to_be_bytes()].concat());
+    let face: v1::Face = read(&faces[4].1);
+    assert_eq!((face.media.as_str(), face.source, face.norm), ("photo 22.jpg", v1::FaceSource::Crop, 42.0));
+    let face: v1::Face = read(&faces[3].1);
+    assert_eq!((face.source, face.bbox), (v1::FaceSource::Photo, Some([1.0, 2.0, 101.5, 120.0])));
+    assert_eq!(vectors[4].1, [0.0_f32, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0].map(f32::to_le_bytes).concat());
+    assert_eq!(rows("crops").len(), 4);
+    assert_eq!(rows("face_subjects").len(), 5);
+
+    let changes = rows("changes");
+    assert_eq!(changes.len(), 15);
+    assert!(changes.iter().zip(1_u64..).all(|((key, _), seq)| *key == seq.to_be_bytes()));
+    let change: v1::Change = read(&changes[13].1);
+    assert_eq!(change.kind, v1::ChangeKind::FaceDeleted("subject-1".to_owned(), 11_u128.to_be_bytes()));
+    let change: v1::Change = read(&changes[14].1);
+    assert_eq!((change.gallery.as_str(), change.kind), ("gone", v1::ChangeKind::GalleryDeleted));
+
+    assert_eq!(rows("answers")[0].0, [5; 32]);
+    assert_eq!(rows("answers_by_time")[0].0[..8], (1_700_000_000_u64 | 1 << 63).to_be_bytes());
+
+    assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: Some(1), to: SCHEMA_VERSION });
+}
