@@ -1,1 +1,3 @@
 //! Adaptive-margin training for Vultus.
+
+pub mod head;

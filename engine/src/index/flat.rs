@@ -4,7 +4,7 @@
 //! kept in chunks of [`CHUNK_ROWS`]; all chunks but the last are full, so slot *s* is row *s* mod 512 of chunk *s* / 512.
 //! A row is never changed in place: a new vector for a key kills the old slot and takes a new one.
 //!
-//! A new state shares with its predecessor every chunk that did not change. [`FlatEdit`] makes one: the first row it
+//! A new state shares with its predecessor every chunk that did not change. `FlatEdit` makes one: the first row it
 //! appends copies the last chunk, and killing a row copies the live bits of its chunk (64 bytes) and no vectors.
 //!
 //! This index is also the twin every other index is measured against.

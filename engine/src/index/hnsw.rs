@@ -34,19 +34,25 @@ const RECALL_SAMPLE: usize = 200;
 /// as between two images of one person.
 const DISTURBANCE: f32 = 1.25;
 
+/// More candidates than this are not taken to reach the recall target: an exact search would be about as fast.
+const MAX_CALIBRATED: usize = 512;
+
 /// The list length that recall is measured for.
 const RECALL_AT: usize = 10;
 
 /// How graphs are built and walked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GraphConfig {
     /// Links a row keeps on each layer, twice as many on the lowest. 4 to 128.
     pub max_links: usize,
     /// Candidates looked at when a row is linked. 8 to 2,000.
     pub build_candidates: usize,
-    /// Candidates a search looks at, at least. 8 to 10,000. More are taken for longer lists, for subjects of several
-    /// rows and for tombstones.
+    /// Candidates a search looks at, at least. 8 to 10,000. More are taken to reach `recall_target`, for longer lists,
+    /// for subjects of several rows and for tombstones.
     pub search_candidates: usize,
+    /// After a build `search_candidates` is doubled until the measured recall is at least this, up to 512 and to an
+    /// eighth of the rows. 0 to 1.
+    pub recall_target: f32,
     /// Threads that build a graph; 0 for half of the processors. They are not the threads that searches use. With one
     /// thread the same rows always give the same graph.
     pub build_threads: usize,
@@ -54,7 +60,7 @@ pub struct GraphConfig {
 
 impl Default for GraphConfig {
     fn default() -> Self {
-        Self { max_links: 16, build_candidates: 200, search_candidates: 64, build_threads: 0 }
+        Self { max_links: 16, build_candidates: 200, search_candidates: 64, recall_target: 0.95, build_threads: 0 }
     }
 }
 
@@ -65,6 +71,7 @@ impl GraphConfig {
             max_links: self.max_links.clamp(4, 128),
             build_candidates: self.build_candidates.clamp(8, 2_000),
             search_candidates: self.search_candidates.clamp(8, 10_000),
+            recall_target: if self.recall_target.is_nan() { 0.0 } else { self.recall_target.clamp(0.0, 1.0) },
             build_threads: self.build_threads.min(256),
         }
     }
@@ -93,6 +100,8 @@ pub struct Graph {
     config: GraphConfig,
     dim: usize,
     covers: usize,
+    /// What `config.search_candidates` was raised to.
+    search_candidates: usize,
     /// Rows for each subject on average when the graph was built, at least 1.
     rows_per_subject: usize,
     recall_at_10: f32,
@@ -115,6 +124,7 @@ impl Graph {
             config,
             dim: rows.dim(),
             covers,
+            search_candidates: config.search_candidates,
             rows_per_subject: covers.checked_div(subjects).unwrap_or(1).max(1),
             recall_at_10: 0.0,
             build_ms: 0,
@@ -122,7 +132,7 @@ impl Graph {
         let finish = || {
             rest.into_par_iter().for_each(|row| graph.links.insert_slice(row));
             graph.links.set_searching_mode(true);
-            graph.recall_at_10 = graph.measure(rows);
+            graph.calibrate(rows);
         };
         // Not the shared threads: the scan of a search would wait behind all rows that are still to be linked.
         match rayon::ThreadPoolBuilder::new().num_threads(config.threads()).build() {
@@ -178,20 +188,39 @@ impl Graph {
         (norm > 0.01).then(|| mixed.iter().map(|x| x / norm).collect())
     }
 
-    fn measure(&self, rows: &FlatRows) -> f32 {
+    /// Measures the graph and raises the candidates of a search until it is good enough.
+    fn calibrate(&mut self, rows: &FlatRows) {
         let sample = RECALL_SAMPLE.min(self.covers);
-        let index = GraphIndex { graph: self, rows };
-        let (found, wanted) = (0..sample)
+        let probes: Vec<_> = (0..sample)
             .into_par_iter()
-            .filter_map(|i| {
-                let probe = self.probe(rows, i, sample)?;
+            .filter_map(|number| {
+                let probe = self.probe(rows, number, sample)?;
                 let exact = rows.scan(&probe, 0, RECALL_AT).into_hits();
-                let last = exact.last()?.score;
-                let mut top = TopSubjects::new(RECALL_AT);
-                index.offer_candidates(&probe, RECALL_AT, &mut top);
-                Some((top.into_hits().iter().filter(|hit| hit.score >= last).count(), exact.len()))
+                exact.last().map(|last| last.score).map(|last| (probe, exact.len(), last))
             })
-            .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+            .collect();
+        let most = MAX_CALIBRATED.min(self.covers / 8);
+        loop {
+            self.recall_at_10 = self.measure(rows, &probes);
+            let next = self.search_candidates * 2;
+            if self.recall_at_10 >= self.config.recall_target || next > most {
+                break;
+            }
+            self.search_candidates = next;
+        }
+    }
+
+    /// The share of the exact top 10 that is found for `probes`, each with the length of its exact list and the last
+    /// score in it.
+    fn measure(&self, rows: &FlatRows, probes: &[(Vec<f32>, usize, f32)]) -> f32 {
+        let index = GraphIndex { graph: self, rows };
+        let found = |(probe, _, last): &(Vec<f32>, usize, f32)| {
+            let mut top = TopSubjects::new(RECALL_AT);
+            index.offer_candidates(probe, RECALL_AT, &mut top);
+            top.into_hits().iter().filter(|hit| hit.score >= *last).count()
+        };
+        let found: usize = probes.par_iter().map(found).sum();
+        let wanted: usize = probes.iter().map(|(_, length, _)| length).sum();
         if wanted == 0 { 1.0 } else { found as f32 / wanted as f32 }
     }
 }
@@ -212,7 +241,7 @@ impl<'a> GraphIndex<'a> {
     /// the share of dead rows takes away.
     fn candidates(&self, limit: usize) -> usize {
         let wanted = limit.saturating_mul(2).saturating_mul(self.graph.rows_per_subject);
-        let wanted = wanted.max(self.graph.config.search_candidates);
+        let wanted = wanted.max(self.graph.search_candidates);
         let (slots, live) = (self.rows.slots(), self.rows.rows().max(1));
         // In u128: the product of two counts.
         let scaled = wanted as u128 * slots.max(live) as u128 / live as u128;

@@ -146,8 +146,14 @@ fn tombstones_are_never_returned_and_an_unfilled_list_is_done_exactly() {
 #[test]
 fn parameters_out_of_range_are_brought_into_it() {
     for graph in [
-        GraphConfig { max_links: 0, build_candidates: 0, search_candidates: 0, build_threads: 1 },
-        GraphConfig { max_links: 1000, build_candidates: 1_000_000, search_candidates: 1_000_000, build_threads: 9999 },
+        GraphConfig { max_links: 0, build_candidates: 0, search_candidates: 0, recall_target: -1.0, build_threads: 1 },
+        GraphConfig {
+            max_links: 1000,
+            build_candidates: 1_000_000,
+            search_candidates: 1_000_000,
+            recall_target: f32::NAN,
+            build_threads: 9999,
+        },
     ] {
         let index = GalleryIndex::new(8, IndexConfig { graph, ..config() });
         let mut rng = Rng::new(16);
