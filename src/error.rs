@@ -88,6 +88,8 @@ impl From<DecodeError> for Problem {
                 Code::ImageTooLarge
             }
             DecodeError::Unsupported { .. } => Code::UnsupportedImage,
+            DecodeError::NotAnImage => Code::NotAnImage,
+            DecodeError::Truncated { .. } => Code::TruncatedImage,
             DecodeError::Corrupt { .. } => Code::CorruptImage,
         };
         Self::with(code, error.to_string())

@@ -1,1 +1,16 @@
-//! Integration tests: the server driven through its router and its binary.
+//! Integration tests: the server driven through its router and through its binary.
+//!
+//! One binary for all of them, since each test file of its own would link the networks anew. Tests that need photos
+//! look for them beside the repository (see [`harness::photos`]) and say so when they are not there.
+
+mod binary;
+mod bodies;
+mod enrolment;
+mod galleries;
+mod harness;
+mod idempotency;
+mod openapi;
+mod photos;
+mod refusals;
+mod search;
+mod subjects;

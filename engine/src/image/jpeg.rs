@@ -58,7 +58,7 @@ impl Header {
     }
 
     /// Whether the file can be decoded and is whole.
-    pub fn check(&self) -> Result<(), DecodeError> {
+    pub fn check(&self, bytes: &[u8]) -> Result<(), DecodeError> {
         if !matches!(self.frame, 0xc0..=0xc2) {
             Err(DecodeError::unsupported("a lossless, hierarchical or arithmetic-coded JPEG"))
         } else if self.precision != 8 {
@@ -68,7 +68,13 @@ impl Header {
         } else if !matches!(self.components, 1 | 3) {
             Err(DecodeError::unsupported(format!("a JPEG with {} components", self.components)))
         } else if !self.complete {
-            Err(DecodeError::corrupt("the JPEG file ends before the picture does"))
+            // A file that has its end was not cut: something in between is wrong.
+            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            Err(if bytes[..end].ends_with(&[0xff, END_OF_IMAGE]) {
+                DecodeError::corrupt("a segment of the JPEG file is broken")
+            } else {
+                DecodeError::truncated("the JPEG file ends before the picture does")
+            })
         } else {
             Ok(())
         }

@@ -77,7 +77,16 @@ pub enum DecodeError {
         /// What it is.
         what: String,
     },
-    /// Damaged or cut off.
+    /// No image at all.
+    #[error("the bytes are neither JPEG nor PNG nor WebP nor another image")]
+    NotAnImage,
+    /// Cut off before its end.
+    #[error("the image is cut short: {detail}")]
+    Truncated {
+        /// What is missing.
+        detail: String,
+    },
+    /// Damaged.
     #[error("the image is damaged: {detail}")]
     Corrupt {
         /// What was found.
@@ -88,6 +97,10 @@ pub enum DecodeError {
 impl DecodeError {
     pub(crate) fn corrupt(detail: impl Into<String>) -> Self {
         Self::Corrupt { detail: detail.into() }
+    }
+
+    pub(crate) fn truncated(detail: impl Into<String>) -> Self {
+        Self::Truncated { detail: detail.into() }
     }
 
     pub(crate) fn unsupported(what: impl Into<String>) -> Self {
@@ -117,7 +130,7 @@ fn decode_bounded(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Decod
         Ok(ImageFormat::Jpeg) => {
             let header = jpeg::Header::read(bytes)?;
             check_size(header.width, header.height, limits)?;
-            header.check()?;
+            header.check(bytes)?;
             read(JpegDecoder::new(Cursor::new(bytes)), memory, limits)
         }
         Ok(ImageFormat::Png) => {
@@ -128,9 +141,16 @@ fn decode_bounded(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Decod
             }
             read(PngDecoder::with_limits(Cursor::new(bytes), memory.clone()), memory, limits)
         }
-        Ok(ImageFormat::WebP) => read(WebPDecoder::new(Cursor::new(bytes)), memory, limits),
+        Ok(ImageFormat::WebP) => {
+            // The container states its length, apart from its first eight bytes.
+            let stated = bytes.get(4..8).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
+            if stated.is_none_or(|stated| bytes.len() < stated as usize + 8) {
+                return Err(DecodeError::truncated("the WebP file is shorter than it says"));
+            }
+            read(WebPDecoder::new(Cursor::new(bytes)), memory, limits)
+        }
         Ok(format) => Err(DecodeError::unsupported(format!("{format:?}"))),
-        Err(_) => Err(DecodeError::unsupported("neither JPEG nor PNG nor WebP")),
+        Err(_) => Err(DecodeError::NotAnImage),
     }
 }
 
@@ -186,8 +206,15 @@ fn convert(error: ImageError) -> DecodeError {
             };
             DecodeError::unsupported(format!("{format}{error}"))
         }
+        error if ends_early(&error) => DecodeError::truncated(error.to_string()),
         error => DecodeError::corrupt(error.to_string()),
     }
+}
+
+/// Whether a decoder wanted more bytes than there are.
+fn ends_early(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof) || error.source().is_some_and(ends_early)
 }
 
 /// Why a picture cannot be written.

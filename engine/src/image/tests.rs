@@ -201,10 +201,10 @@ fn a_file_that_is_cut_off_is_corrupt() {
         decode(bytes, &LIMITS).unwrap();
         for percent in [10, 30, 50, 70, 90, 97] {
             let cut = &bytes[..bytes.len() * percent / 100];
-            assert!(matches!(error(cut), DecodeError::Corrupt { .. }), "file {index} at {percent} %");
+            assert!(matches!(error(cut), DecodeError::Truncated { .. }), "file {index} at {percent} %");
         }
     }
-    assert!(matches!(error(&files[0][..files[0].len() - 2]), DecodeError::Corrupt { .. }), "no end marker");
+    assert!(matches!(error(&files[0][..files[0].len() - 2]), DecodeError::Truncated { .. }), "no end marker");
 }
 
 fn samples() -> Vec<Vec<u8>> {

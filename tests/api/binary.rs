@@ -1,0 +1,202 @@
+//! The `vultus` program itself: its commands, its exit status, and what survives when it is killed.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{crop_png, ready};
+
+const VULTUS: &str = env!("CARGO_BIN_EXE_vultus");
+
+struct Served {
+    child: Child,
+    address: String,
+}
+
+impl Served {
+    fn start(data_dir: &Path) -> Self {
+        let mut child = Command::new(VULTUS)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let address = first.trim().strip_prefix("listening on http://").expect("the first line is for scripts");
+        Self { address: address.to_owned(), child }
+    }
+
+    /// A request over a connection of its own; `None` when the server is gone.
+    fn post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).ok()?;
+        stream.write_all(body.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, serde_json::from_str(answer.split("\r\n\r\n").nth(1)?).ok()?))
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    #[cfg(unix)]
+    fn terminate(mut self) -> std::process::ExitStatus {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+fn run(arguments: &[&str]) -> std::process::Output {
+    Command::new(VULTUS).args(arguments).output().unwrap()
+}
+
+fn check(data_dir: &Path) -> Value {
+    let output = Command::new(VULTUS).args(["check", "--json", "--data-dir"]).arg(data_dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn every_acknowledged_face_survives_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        let server = Served::start(folder.path());
+        if round == 0 {
+            assert_eq!(server.post("/v1/galleries", &json!({ "id": "g" })).unwrap().0, 201);
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let (sender, server) = (sender.clone(), &server);
+                scope.spawn(move || {
+                    for n in 0.. {
+                        let subject = format!("r{round}-w{worker}-{n}");
+                        let hot = 48 * worker + n;
+                        let body = json!({ "embeddings": [ready(hot, 0.0, 70.0)] });
+                        match server.post(&format!("/v1/galleries/g/subjects/{subject}/faces"), &body) {
+                            Some((201, _)) => sender.send(subject).unwrap(),
+                            _ => return,
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            // Enough to be in the middle of it, then no warning.
+            acknowledged.extend(receiver.iter().take(40 + 17 * round));
+            Command::new("kill").args(["-9", &server.child.id().to_string()]).status().unwrap();
+            acknowledged.extend(receiver.iter());
+        });
+        server.kill();
+    }
+    let report = check(folder.path());
+    assert_eq!(report["problems"], json!([]));
+    assert_eq!(report["sequence"], json!([1, report["changes"]]));
+
+    let server = Served::start(folder.path());
+    for subject in &acknowledged {
+        let path = format!("/v1/galleries/g/subjects/{subject}/verify");
+        let (status, answer) = server.post(&path, &json!({ "embeddings": [ready(0, 0.0, 70.0)] })).unwrap();
+        assert_eq!((status, answer["faces"].as_array().map(Vec::len)), (200, Some(1)), "{subject}");
+    }
+    server.kill();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_terminated_server_ends_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Served::start(folder.path());
+    assert_eq!(server.post("/v1/galleries", &json!({ "id": "g" })).unwrap().0, 201);
+    assert!(server.terminate().success());
+    assert_eq!(check(folder.path())["galleries"], 1);
+}
+
+#[test]
+fn a_data_directory_has_one_user() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Served::start(folder.path());
+    let second = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", folder.path().to_str().unwrap()]);
+    assert_eq!(second.status.code(), Some(1));
+    let message = String::from_utf8(second.stderr).unwrap();
+    assert!(message.contains("in use"), "{message}");
+    server.kill();
+}
+
+#[test]
+fn wrong_usage_and_damage_have_their_own_status() {
+    assert_eq!(run(&["serve", "--unknown"]).status.code(), Some(2));
+    let exposed = run(&["serve", "--listen", "0.0.0.0:0"]);
+    assert_eq!(exposed.status.code(), Some(2));
+    assert!(String::from_utf8(exposed.stderr).unwrap().contains("--insecure"));
+    assert_eq!(run(&["check", "--data-dir", "/nowhere/at/all"]).status.code(), Some(1));
+    let missing = run(&["detect", "/nowhere.jpg"]);
+    assert_eq!((missing.status.code(), missing.stdout.len()), (Some(1), 0));
+}
+
+#[test]
+fn crops_are_embedded_from_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("crop.png");
+    std::fs::write(&path, crop_png(5)).unwrap();
+    let embed = |more: &[&str]| {
+        let output = Command::new(VULTUS).args(["embed", "--aligned"]).args(more).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let plain = embed(&[]);
+    assert_eq!(plain["model_id"], crate::harness::MODEL_ID);
+    assert_eq!(plain["faces"][0]["embedding"].as_array().unwrap().len(), 192);
+    let flipped = embed(&["--flip"]);
+    assert_eq!(flipped["model_id"], format!("{}+flip", crate::harness::MODEL_ID));
+    assert!(flipped["faces"][0]["norm"].as_f64() > plain["faces"][0]["norm"].as_f64());
+}
+
+#[test]
+fn a_folder_is_enrolled_once_and_searched() {
+    let Some(folder) = crate::harness::photos("photos") else { return };
+    let people = crate::harness::people(&folder);
+    let work = tempfile::tempdir().unwrap();
+    let photos = work.path().join("photos");
+    for (person, files) in &people[..4] {
+        std::fs::create_dir_all(photos.join(person)).unwrap();
+        std::fs::copy(&files[0], photos.join(person).join("1.jpg")).unwrap();
+    }
+    std::fs::write(photos.join(&people[0].0).join("2.jpg"), b"no photo").unwrap();
+    let data = work.path().join("data");
+    let (data, photos) = (data.to_str().unwrap(), photos.to_str().unwrap());
+    let enrol = || {
+        let output = run(&["enrol", "--gallery", "g", "--data-dir", data, "--json", photos]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str::<Value>(text.lines().last().unwrap()).unwrap()
+    };
+    let first = enrol();
+    assert_eq!((&first["subjects"], &first["faces"]), (&json!(4), &json!(4)));
+    assert_eq!(first["rejected"], json!({ "not_an_image": 1 }));
+    let second = enrol();
+    assert_eq!((&second["faces"], &second["already_enrolled"]), (&json!(0), &json!(4)));
+
+    let probe = people[2].1[1].to_str().unwrap();
+    let output = run(&["search", "--gallery", "g", "--data-dir", data, "--json", "--limit", "2", probe]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&line["path"], &line["candidates"][0]["subject"]), (&json!(probe), &json!(people[2].0)));
+    let probes: Vec<&str> = people[1].1[1..4].iter().map(|path| path.to_str().unwrap()).collect();
+    let mut arguments = vec!["search", "--gallery", "g", "--data-dir", data, "--json", "--fuse", "--fusion", "norm"];
+    arguments.extend(&probes);
+    let line: Value = serde_json::from_slice(&run(&arguments).stdout).unwrap();
+    assert_eq!((&line["path"], &line["candidates"][0]["subject"]), (&json!(probes), &json!(people[1].0)));
+}

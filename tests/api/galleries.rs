@@ -1,0 +1,100 @@
+//! Galleries: their life, their settings, conditions on their revision.
+
+use serde_json::json;
+
+use crate::harness::{MODEL_ID, TestApp};
+
+#[tokio::test]
+async fn a_gallery_lives() {
+    let app = TestApp::start().await;
+    let created = app.post("/v1/galleries", json!({ "id": "staff", "label": "Staff", "min_quality": 0.1 })).await;
+    let gallery = created.ok(201);
+    assert_eq!(created.header("location"), Some("/v1/galleries/staff"));
+    assert_eq!(gallery["model_id"], MODEL_ID);
+    assert_eq!((&gallery["kind"], &gallery["subjects"]), (&json!("consolidated"), &json!(0)));
+    app.post("/v1/galleries", json!({ "id": "staff" })).await.problem(409, "gallery_exists");
+
+    let read = app.get("/v1/galleries/staff").await;
+    assert_eq!(read.ok(200), gallery);
+    assert_eq!(read.header("etag"), created.header("etag"));
+
+    assert_eq!(app.delete("/v1/galleries/staff").await.status, 204);
+    app.get("/v1/galleries/staff").await.problem(404, "gallery_not_found");
+    app.delete("/v1/galleries/staff").await.problem(404, "gallery_not_found");
+    // The id is free again.
+    app.gallery("staff").await;
+}
+
+#[tokio::test]
+async fn settings_are_replaced_or_merged() {
+    let app = TestApp::start().await;
+    let put = |body| app.json("PUT", "/v1/galleries/g", body);
+    let patch = |body| app.json("PATCH", "/v1/galleries/g", body);
+    let fusion = json!({ "rule": "norm", "tau": 1.0 });
+    let gallery = put(json!({ "kind": "events", "fusion": fusion, "threshold": { "score": 0.5 } })).await.ok(201);
+    assert_eq!((&gallery["kind"], &gallery["fusion"]), (&json!("events"), &fusion));
+
+    let gallery = patch(json!({ "label": "x", "threshold": null })).await.ok(200);
+    assert_eq!((&gallery["label"], &gallery["threshold"]), (&json!("x"), &json!(null)));
+    assert_eq!(gallery["fusion"], fusion);
+
+    let gallery = put(json!({ "min_quality": 0.25 })).await.ok(200);
+    assert_eq!(gallery["kind"], "events");
+    assert_eq!((&gallery["label"], &gallery["fusion"]), (&json!(null), &json!(null)));
+    assert_eq!(gallery["min_quality"], 0.25);
+
+    put(json!({ "kind": "consolidated" })).await.problem(422, "invalid_request");
+    for bad in [
+        json!({ "min_quality": 1.5 }),
+        json!({ "threshold": { "score": 2 } }),
+        json!({ "threshold": { "fpir": 0.1 } }),
+        json!({ "fusion": { "rule": "caface" } }),
+        json!({ "fusion": { "rule": "softmax_quality", "tau": 0 } }),
+        json!({ "unknown": 1 }),
+        json!({ "unknown": null }),
+        json!({ "label": "x".repeat(1001) }),
+        json!({ "keep_crops": "yes" }),
+    ] {
+        patch(bad).await.problem(422, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn a_change_can_be_bound_to_a_revision() {
+    let app = TestApp::start().await;
+    let first = app.post("/v1/galleries", json!({ "id": "g" })).await;
+    let etag = first.header("etag").unwrap().to_owned();
+    let patch = async |etag: &str, label: &str| {
+        app.json_with("PATCH", "/v1/galleries/g", json!({ "label": label }), &[("if-match", etag)]).await
+    };
+    let second = patch(&etag, "one").await;
+    second.ok(200);
+    assert_ne!(second.header("etag"), Some(etag.as_str()));
+    patch(&etag, "two").await.problem(412, "revision_mismatch");
+    patch("*", "three").await.ok(200);
+    patch("17", "four").await.problem(400, "invalid_parameter");
+    assert_eq!(app.get("/v1/galleries/g").await.ok(200)["label"], "three");
+}
+
+#[tokio::test]
+async fn galleries_are_listed_in_pages() {
+    let app = TestApp::start().await;
+    for id in ["b", "a", "d", "c", "e"] {
+        app.gallery(id).await;
+    }
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = app.get(&format!("/v1/galleries?limit=2{cursor}")).await.ok(200);
+        seen.extend(page["items"].as_array().unwrap().iter().map(|g| g["id"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["a", "b", "c", "d", "e"]);
+    for bad in ["limit=0", "limit=1001", "limit=x", "cursor=%21", "page=2"] {
+        app.get(&format!("/v1/galleries?{bad}")).await.problem(400, "invalid_parameter");
+    }
+    app.get("/v1/galleries/not%20an%20id").await.problem(400, "invalid_parameter");
+}
