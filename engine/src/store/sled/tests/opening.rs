@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::*;
-use crate::store::sled::SledStore;
+use crate::store::sled::{SledStore, open_database};
 use crate::store::suite::*;
 use crate::store::{Store, StoreError};
 
@@ -68,7 +68,7 @@ fn a_newer_schema_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     drop(SledStore::open(folder.path()).unwrap());
     let stamp = |bytes: &[u8]| {
-        let db = sled::open(folder.path()).unwrap();
+        let db = open_database(folder.path()).unwrap();
         db.open_tree(vultus_migrations::META_TREE).unwrap().insert(vultus_migrations::STAMP_KEY, bytes).unwrap();
     };
     let supported = vultus_migrations::SCHEMA_VERSION;
