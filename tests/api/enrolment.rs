@@ -69,9 +69,8 @@ async fn the_quality_gate_of_gallery_and_request_both_hold() {
     let app = TestApp::start().await;
     app.post("/v1/galleries", json!({ "id": "g", "min_quality": 0.3 })).await.ok(201);
     // Quality is the CDF of the standardised norm: 0.5 at the model's mean of 68.8.
-    let enrol = |norm: f32, more: f32| {
-        app.post(FACES, json!({ "embeddings": [ready(0, 0.0, norm)], "min_quality": more }))
-    };
+    let enrol =
+        |norm: f32, more: f32| app.post(FACES, json!({ "embeddings": [ready(0, 0.0, norm)], "min_quality": more }));
     let refused = enrol(60.0, 0.0).await.problem(422, "quality_too_low");
     assert!((refused["value"].as_f64().unwrap() - 0.142).abs() < 0.01, "{refused}");
     assert!((refused["required"].as_f64().unwrap() - 0.3).abs() < 1e-6);
@@ -82,7 +81,10 @@ async fn the_quality_gate_of_gallery_and_request_both_hold() {
     let body = json!({ "embeddings": [ready(0, 0.0, 50.0), ready(1, 0.0, 75.0)] });
     let answer = app.post(FACES, body).await.ok(201);
     assert_eq!(answer["faces"][0]["image"], 1);
-    assert_eq!((&answer["rejected"][0]["code"], &answer["rejected"][0]["image"]), (&json!("quality_too_low"), &json!(0)));
+    assert_eq!(
+        (&answer["rejected"][0]["code"], &answer["rejected"][0]["image"]),
+        (&json!("quality_too_low"), &json!(0))
+    );
 }
 
 #[tokio::test]

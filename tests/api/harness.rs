@@ -15,39 +15,39 @@ use vultus::server::{build, open_store};
 use vultus_engine::store::Store;
 
 /// A server in this process.
-pub struct TestApp {
+pub(crate) struct TestApp {
     router: Router,
     settings: Settings,
     folder: TempDir,
 }
 
 /// What came back.
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|_| panic!("no JSON: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
     /// Asserts the status and gives the JSON.
     #[track_caller]
-    pub fn ok(&self, status: u16) -> Value {
+    pub(crate) fn ok(&self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.body));
         self.json()
     }
 
     /// Asserts a problem of the given status and code, in form and content.
     #[track_caller]
-    pub fn problem(&self, status: u16, code: &str) -> Value {
+    pub(crate) fn problem(&self, status: u16, code: &str) -> Value {
         let problem = self.ok(status);
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
         assert_eq!(problem["code"], code, "{problem}");
@@ -58,12 +58,12 @@ impl Answer {
 }
 
 impl TestApp {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
     /// A server with settings of one's own.
-    pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let folder = TempDir::new().unwrap();
         let mut settings = Settings::default();
         settings.server.data_dir = folder.path().join("data");
@@ -73,7 +73,7 @@ impl TestApp {
     }
 
     /// Stops the server and starts it again on the same data.
-    pub async fn restart(self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
         let Self { router, settings, folder } = self;
         // The store is closed when the last reference to it goes, on a thread that may block.
         tokio::task::spawn_blocking(move || drop(router)).await.unwrap();
@@ -81,30 +81,26 @@ impl TestApp {
         Self { router, settings, folder }
     }
 
-    pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(Request::delete(path).body(Body::empty()).unwrap()).await
     }
 
-    pub async fn json(&self, method: &str, path: &str, body: Value) -> Answer {
+    pub(crate) async fn json(&self, method: &str, path: &str, body: Value) -> Answer {
         self.json_with(method, path, body, &[]).await
     }
 
-    pub async fn json_with(&self, method: &str, path: &str, body: Value, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn json_with(&self, method: &str, path: &str, body: Value, headers: &[(&str, &str)]) -> Answer {
         let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -112,21 +108,21 @@ impl TestApp {
         self.send(request.body(Body::from(body.to_string())).unwrap()).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.json("POST", path, body).await
     }
 
-    pub async fn post_bytes(&self, path: &str, media_type: &str, bytes: Vec<u8>) -> Answer {
+    pub(crate) async fn post_bytes(&self, path: &str, media_type: &str, bytes: Vec<u8>) -> Answer {
         self.send(Request::post(path).header("content-type", media_type).body(Body::from(bytes)).unwrap()).await
     }
 
     /// Adds a gallery with default settings.
-    pub async fn gallery(&self, id: &str) {
+    pub(crate) async fn gallery(&self, id: &str) {
         self.post("/v1/galleries", json!({ "id": id })).await.ok(201);
     }
 
     /// Sequence number of the last change.
-    pub async fn last_seq(&self) -> u64 {
+    pub(crate) async fn last_seq(&self) -> u64 {
         self.get("/v1/changes?limit=1").await.ok(200)["last_seq"].as_u64().unwrap()
     }
 }
@@ -142,26 +138,26 @@ async fn open(settings: &Settings) -> Router {
 }
 
 /// A picture that is no face but embeds like a crop, different for each seed, as PNG.
-pub fn crop_png(seed: u32) -> Vec<u8> {
+pub(crate) fn crop_png(seed: u32) -> Vec<u8> {
     png(&image::RgbImage::from_fn(112, 112, |x, y| {
         let wave = |k: u32| (((x * (3 + seed % 7) + y * (5 + seed % 11) + 40 * k + 17 * seed) / 3) % 256) as u8;
         image::Rgb([wave(0), wave(seed), wave(2 * seed + 1)])
     }))
 }
 
-pub fn png(picture: &image::RgbImage) -> Vec<u8> {
+pub(crate) fn png(picture: &image::RgbImage) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     bytes.into_inner()
 }
 
-pub fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     use ::base64::Engine;
     ::base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// A unit vector with 1 at `hot` and a little of `tilt` at the next place.
-pub fn embedding(hot: usize, tilt: f32) -> Vec<f32> {
+pub(crate) fn embedding(hot: usize, tilt: f32) -> Vec<f32> {
     let mut vector = vec![0f32; 192];
     let length = (1.0 + tilt * tilt).sqrt();
     vector[hot % 192] = 1.0 / length;
@@ -169,15 +165,15 @@ pub fn embedding(hot: usize, tilt: f32) -> Vec<f32> {
     vector
 }
 
-pub const MODEL_ID: &str = "mobilefacenet-17d5763f9ac4054b";
+pub(crate) const MODEL_ID: &str = "mobilefacenet-17d5763f9ac4054b";
 
 /// A ready embedding as JSON.
-pub fn ready(hot: usize, tilt: f32, norm: f32) -> Value {
+pub(crate) fn ready(hot: usize, tilt: f32, norm: f32) -> Value {
     json!({ "embedding": embedding(hot, tilt), "norm": norm, "model_id": MODEL_ID })
 }
 
 /// A folder of photos, one folder a person; `None`, with a message, where it is not there.
-pub fn photos(name: &str) -> Option<PathBuf> {
+pub(crate) fn photos(name: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
     if folder.is_dir() {
         return Some(folder);
@@ -187,7 +183,7 @@ pub fn photos(name: &str) -> Option<PathBuf> {
 }
 
 /// The photos of a folder, by person.
-pub fn people(folder: &std::path::Path) -> Vec<(String, Vec<PathBuf>)> {
+pub(crate) fn people(folder: &std::path::Path) -> Vec<(String, Vec<PathBuf>)> {
     let sorted = |path: &std::path::Path| {
         let mut entries: Vec<PathBuf> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
         entries.sort();

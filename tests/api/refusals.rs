@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{TestApp, base64, photos, people, png};
+use crate::harness::{TestApp, base64, people, photos, png};
 
 const FACES: &str = "/v1/galleries/g/subjects/ada/faces";
 

@@ -154,8 +154,12 @@ async fn each_face_can_be_a_probe_of_its_own() {
     enrol(&app, "g", "bob", vec![ready(60, 0.0, 70.0)]).await;
     let body = json!({ "embeddings": [ready(60, 0.0, 70.0), ready(0, 0.0, 70.0)], "faces": "each", "limit": 1 });
     let answer = app.post("/v1/galleries/g/search", body).await.ok(200);
-    let found: Vec<&str> =
-        answer["searches"].as_array().unwrap().iter().map(|s| s["candidates"][0]["subject"].as_str().unwrap()).collect();
+    let found: Vec<&str> = answer["searches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["candidates"][0]["subject"].as_str().unwrap())
+        .collect();
     assert_eq!(found, ["bob", "ada"]);
 }
 

@@ -37,8 +37,9 @@ async fn a_subject_lives() {
 async fn a_removed_subject_takes_its_faces_along() {
     let app = TestApp::start().await;
     app.gallery("g").await;
-    let enrol = |subject: &str, hot| {
-        app.post(&format!("/v1/galleries/g/subjects/{subject}/faces"), json!({ "embeddings": [ready(hot, 0.0, 70.0)] }))
+    let enrol = async |subject: &str, hot| {
+        let path = format!("/v1/galleries/g/subjects/{subject}/faces");
+        app.post(&path, json!({ "embeddings": [ready(hot, 0.0, 70.0)] })).await
     };
     enrol("a", 0).await.ok(201);
     enrol("b", 9).await.ok(201);
