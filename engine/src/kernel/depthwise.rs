@@ -1,9 +1,12 @@
 //! Depthwise convolution over channels-last activations, with bias and activation in the same pass.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
+use pulp::Simd;
 use rayon::prelude::*;
 
-use super::{LANES, activate, contiguous, multiply_add};
+use super::{Task, activate_all, contiguous, dispatch, registers, write};
 
 /// A square depthwise convolution (N, H, W, C) -> (N, H', W', C), H' = (H + before + after - kernel) / stride + 1.
 #[derive(Debug, Clone)]
@@ -24,7 +27,7 @@ pub struct Depthwise {
 
 /// The positions of a kernel axis that fall inside of the input when it starts at `start - before`.
 #[inline(always)]
-pub(super) fn taps(start: usize, before: usize, kernel: usize, size: usize) -> std::ops::Range<usize> {
+pub(super) fn taps(start: usize, before: usize, kernel: usize, size: usize) -> Range<usize> {
     let first = before.saturating_sub(start).min(kernel);
     let end = (size + before).saturating_sub(start).min(kernel);
     first..end.max(first)
@@ -39,47 +42,90 @@ impl Depthwise {
         }
         Ok((padded - self.kernel) / self.stride + 1)
     }
+}
 
-    /// One output row: `image` is (H, W, C), `out` is (W', C).
+/// The taps of one output pixel that fall inside of the input.
+struct Taps<'a> {
+    conv: &'a Depthwise,
+    image: &'a [f32],
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// Where the first tap, inside or not, would lie in the image, in pixels; and the pixels of a row.
+    corner: isize,
+    width: usize,
+}
+
+impl Taps<'_> {
+    /// Sums `G` registers of channels from `channel` on.
     #[inline(always)]
-    fn row(&self, image: &[f32], [height, width]: [usize; 2], row: usize, out: &mut [f32]) {
-        let channels = self.bias.len();
-        let before = self.padding[0];
-        let top = row * self.stride;
-        let rows = taps(top, before, self.kernel, height);
-        for (column, pixel) in out.chunks_exact_mut(channels).enumerate() {
-            let left = column * self.stride;
-            let columns = taps(left, before, self.kernel, width);
-            // Where the taps lie in the input does not depend on the channel.
-            let offset = |ky: usize, kx: usize| ((top + ky - before) * width + left + kx - before) * channels;
+    fn sum<S: Simd, const G: usize>(&self, simd: S, channel: usize, pixel: &mut [f32]) {
+        let Depthwise { kernel, bias, weight, .. } = self.conv;
+        let channels = bias.len();
+        let mut sums = registers::<S, G>(&bias[channel..]);
+        for ky in self.rows.clone() {
+            let line = self.corner + (ky * self.width) as isize;
+            for kx in self.columns.clone() {
+                let at = (line + kx as isize) as usize * channels + channel;
+                let values = registers::<S, G>(&self.image[at..]);
+                let weights = registers::<S, G>(&weight[(ky * kernel + kx) * channels + channel..]);
+                for register in 0..G {
+                    sums[register] = simd.mul_add_f32s(values[register], weights[register], sums[register]);
+                }
+            }
+        }
+        write::<S, G>(sums, &mut pixel[channel..]);
+    }
+
+    /// Sums one channel.
+    #[inline(always)]
+    fn sum_one(&self, channel: usize) -> f32 {
+        let channels = self.conv.bias.len();
+        let mut sum = self.conv.bias[channel];
+        for ky in self.rows.clone() {
+            for kx in self.columns.clone() {
+                let at = (self.corner + (ky * self.width + kx) as isize) as usize;
+                let weight = self.conv.weight[(ky * self.conv.kernel + kx) * channels + channel];
+                sum += self.image[at * channels + channel] * weight;
+            }
+        }
+        sum
+    }
+}
+
+/// One output row: `image` is (H, W, C), `size` its height and width, `out` is (W', C).
+struct Row<'a> {
+    conv: &'a Depthwise,
+    image: &'a [f32],
+    size: [usize; 2],
+    row: usize,
+    out: &'a mut [f32],
+}
+
+impl Task for Row<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Depthwise { kernel, stride, padding: [before, _], bias, slopes, .. } = self.conv;
+        let [height, width] = self.size;
+        let top = self.row * stride;
+        let rows = taps(top, *before, *kernel, height);
+        for (column, pixel) in self.out.chunks_exact_mut(bias.len()).enumerate() {
+            let left = column * stride;
+            let columns = taps(left, *before, *kernel, width);
+            let corner = (top * width + left) as isize - (before * width + before) as isize;
+            let taps = Taps { conv: self.conv, image: self.image, rows: rows.clone(), columns, corner, width };
             let mut channel = 0;
-            while channel + LANES <= channels {
-                let mut sums = [0f32; LANES];
-                sums.copy_from_slice(&self.bias[channel..channel + LANES]);
-                for ky in rows.clone() {
-                    for kx in columns.clone() {
-                        let values = &image[offset(ky, kx) + channel..];
-                        let weights = &self.weight[(ky * self.kernel + kx) * channels + channel..];
-                        multiply_add(&mut sums, values, weights);
-                    }
-                }
-                let slopes = &self.slopes[channel..channel + LANES];
-                let target = &mut pixel[channel..channel + LANES];
-                for lane in 0..LANES {
-                    target[lane] = activate(sums[lane], slopes[lane]);
-                }
-                channel += LANES;
+            while channel + 4 * S::F32_LANES <= bias.len() {
+                taps.sum::<S, 4>(simd, channel, pixel);
+                channel += 4 * S::F32_LANES;
             }
-            for channel in channel..channels {
-                let mut sum = self.bias[channel];
-                for ky in rows.clone() {
-                    for kx in columns.clone() {
-                        let weight = self.weight[(ky * self.kernel + kx) * channels + channel];
-                        sum += image[offset(ky, kx) + channel] * weight;
-                    }
-                }
-                pixel[channel] = activate(sum, self.slopes[channel]);
+            while channel + S::F32_LANES <= bias.len() {
+                taps.sum::<S, 1>(simd, channel, pixel);
+                channel += S::F32_LANES;
             }
+            for (channel, value) in pixel.iter_mut().enumerate().skip(channel) {
+                *value = taps.sum_one(channel);
+            }
+            activate_all(pixel, slopes);
         }
     }
 }
@@ -97,13 +143,9 @@ impl CustomOp1 for Depthwise {
         }
         let (rows, columns) = (self.output_size(height)?, self.output_size(width)?);
         let mut output = vec![0f32; images * rows * columns * channels];
-        let arch = pulp::Arch::new();
         output.par_chunks_mut((columns * channels).max(1)).enumerate().for_each(|(index, out)| {
             let image = &input[index / rows * height * width * channels..][..height * width * channels];
-            arch.dispatch(
-                #[inline(always)]
-                || self.row(image, [height, width], index % rows, out),
-            );
+            dispatch(Row { conv: self, image, size: [height, width], row: index % rows, out });
         });
         Ok((CpuStorage::F32(output), Shape::from((images, rows, columns, channels))))
     }

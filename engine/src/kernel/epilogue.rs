@@ -1,9 +1,10 @@
 //! What follows a matrix product, in place and in one pass: bias, activation, residual.
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result};
+use pulp::Simd;
 use rayon::prelude::*;
 
-use super::{activate, contiguous};
+use super::{Task, activate, contiguous, dispatch};
 
 /// Pixels handled by one task.
 const PIXELS: usize = 128;
@@ -39,19 +40,7 @@ impl InplaceOp1 for Epilogue {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let channels = self.bias.len();
         let target = self.target(storage, layout)?;
-        let arch = pulp::Arch::new();
-        target.par_chunks_mut(channels * PIXELS).for_each(|pixels| {
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    for pixel in pixels.chunks_exact_mut(channels) {
-                        for ((value, bias), slope) in pixel.iter_mut().zip(&self.bias).zip(&self.slopes) {
-                            *value = activate(*value + bias, *slope);
-                        }
-                    }
-                },
-            );
-        });
+        target.par_chunks_mut(channels * PIXELS).for_each(|pixels| dispatch(Activate { pixels, epilogue: self }));
         Ok(())
     }
 }
@@ -68,20 +57,48 @@ impl InplaceOp2 for Epilogue {
         if target.len() != other.len() {
             candle_core::bail!("bias-residual: {:?} and {:?}", layout.shape(), theirs.shape())
         }
-        let arch = pulp::Arch::new();
         let chunk = channels * PIXELS;
-        target.par_chunks_mut(chunk).zip(other.par_chunks(chunk)).for_each(|(pixels, others)| {
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    for (pixel, other) in pixels.chunks_exact_mut(channels).zip(others.chunks_exact(channels)) {
-                        for ((value, bias), other) in pixel.iter_mut().zip(&self.bias).zip(other) {
-                            *value = *value + bias + other;
-                        }
-                    }
-                },
-            );
-        });
+        target
+            .par_chunks_mut(chunk)
+            .zip(other.par_chunks(chunk))
+            .for_each(|(pixels, others)| dispatch(Add { pixels, others, bias: &self.bias }));
         Ok(())
+    }
+}
+
+/// x = act(x + bias).
+struct Activate<'a> {
+    pixels: &'a mut [f32],
+    epilogue: &'a Epilogue,
+}
+
+impl Task for Activate<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Epilogue { bias, slopes } = self.epilogue;
+        for pixel in self.pixels.chunks_exact_mut(bias.len()) {
+            for ((value, bias), slope) in pixel.iter_mut().zip(bias).zip(slopes) {
+                *value = activate(*value + bias, *slope);
+            }
+        }
+    }
+}
+
+/// x = x + bias + other.
+struct Add<'a> {
+    pixels: &'a mut [f32],
+    others: &'a [f32],
+    bias: &'a [f32],
+}
+
+impl Task for Add<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let channels = self.bias.len();
+        for (pixel, other) in self.pixels.chunks_exact_mut(channels).zip(self.others.chunks_exact(channels)) {
+            for ((value, bias), other) in pixel.iter_mut().zip(self.bias).zip(other) {
+                *value = *value + bias + other;
+            }
+        }
     }
 }

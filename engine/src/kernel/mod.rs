@@ -5,9 +5,9 @@
 //! that a 1x1 convolution is a plain matrix product (candle's own), and the other layers are candle custom operations
 //! whose inner loops run over contiguous channels.
 //!
-//! The code is portable and safe: the loops are written so that the compiler vectorises them, and [`pulp`] compiles
-//! each a second time for the widest instruction set of the machine. Products and sums are separate instructions
-//! everywhere, so all instruction sets give the same values. [`conv`] holds the twin in stock candle operations, which
+//! The code is portable and safe: loops over channels are written with [`pulp`]'s registers or so that the compiler
+//! vectorises them, and each is compiled for the widest instruction set that the machine may have. Machines with and
+//! without a fused multiply-add differ in the last bits. [`conv`] holds the twin in stock candle operations, which
 //! tests compare with and which other devices use.
 
 pub mod conv;
@@ -17,9 +17,32 @@ pub mod resample;
 pub mod stem;
 
 use candle_core::{CpuStorage, Layout, Result};
+use pulp::{Simd, WithSimd};
 
-/// Channels handled at once: one 512-bit register, two of 256 bits or four of 128.
-pub(crate) const LANES: usize = 16;
+/// A piece of work whose loops are worth compiling for wide registers. `run` must be `#[inline(always)]`, and what it
+/// calls too: a call that is not inlined runs as compiled for the oldest machine.
+///
+/// A closure would be shorter, but the shim through which it is called is not always inlined.
+pub(crate) trait Task {
+    /// Does the work.
+    fn run<S: Simd>(self, simd: S);
+}
+
+struct Widest<T>(T);
+
+impl<T: Task> WithSimd for Widest<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.0.run(simd);
+    }
+}
+
+/// Runs a task on the widest instruction set of the machine.
+pub(crate) fn dispatch(task: impl Task) {
+    pulp::Arch::new().dispatch(Widest(task));
+}
 
 /// The elements of a contiguous f32 tensor.
 pub(crate) fn contiguous<'a>(name: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -37,11 +60,26 @@ pub(crate) fn activate(value: f32, slope: f32) -> f32 {
     if value > 0.0 { value } else { slope * value }
 }
 
-/// `sums[i] += values[i] * weights[i]` over one group of lanes.
+/// Activates a pixel in place.
 #[inline(always)]
-pub(crate) fn multiply_add(sums: &mut [f32; LANES], values: &[f32], weights: &[f32]) {
-    let (values, weights) = (&values[..LANES], &weights[..LANES]);
-    for lane in 0..LANES {
-        sums[lane] += values[lane] * weights[lane];
+pub(crate) fn activate_all(pixel: &mut [f32], slopes: &[f32]) {
+    for (value, slope) in pixel.iter_mut().zip(slopes) {
+        *value = activate(*value, *slope);
     }
+}
+
+/// The first `G` registers of a slice.
+#[inline(always)]
+pub(crate) fn registers<S: Simd, const G: usize>(values: &[f32]) -> [S::f32s; G] {
+    let registers = S::as_simd_f32s(&values[..G * S::F32_LANES]).0;
+    std::array::from_fn(
+        #[inline(always)]
+        |index| registers[index],
+    )
+}
+
+/// Writes to the first `G` registers of a slice.
+#[inline(always)]
+pub(crate) fn write<S: Simd, const G: usize>(values: [S::f32s; G], to: &mut [f32]) {
+    S::as_mut_simd_f32s(&mut to[..G * S::F32_LANES]).0.copy_from_slice(&values);
 }

@@ -1,9 +1,10 @@
 //! Halving and doubling channels-last feature maps.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape};
+use pulp::Simd;
 use rayon::prelude::*;
 
-use super::contiguous;
+use super::{Task, contiguous, dispatch};
 
 /// Largest of each 2x2 square: (N, H, W, C) -> (N, H/2, W/2, C). An odd last row or column is ignored.
 #[derive(Debug, Clone, Copy)]
@@ -19,26 +20,11 @@ impl CustomOp1 for MaxPool2 {
         let (images, height, width, channels) = layout.shape().dims4()?;
         let (rows, columns) = (height / 2, width / 2);
         let mut output = vec![0f32; images * rows * columns * channels];
-        let arch = pulp::Arch::new();
         output.par_chunks_mut((columns * channels).max(1)).enumerate().for_each(|(index, out)| {
             let first = (index / rows * height + index % rows * 2) * width * channels;
             let upper = &input[first..][..width * channels];
             let lower = &input[first + width * channels..][..width * channels];
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    for (column, pixel) in out.chunks_exact_mut(channels).enumerate() {
-                        let at = column * 2 * channels;
-                        let (a, b) = upper[at..at + 2 * channels].split_at(channels);
-                        let (c, d) = lower[at..at + 2 * channels].split_at(channels);
-                        for channel in 0..channels {
-                            let above = if a[channel] > b[channel] { a[channel] } else { b[channel] };
-                            let below = if c[channel] > d[channel] { c[channel] } else { d[channel] };
-                            pixel[channel] = if above > below { above } else { below };
-                        }
-                    }
-                },
-            );
+            dispatch(PoolRow { upper, lower, channels, out });
         });
         Ok((CpuStorage::F32(output), Shape::from((images, rows, columns, channels))))
     }
@@ -68,23 +54,57 @@ impl CustomOp2 for AddDoubled {
         }
         let line = width * channels;
         let mut output = fine.to_vec();
-        let arch = pulp::Arch::new();
         output.par_chunks_mut(line.max(1)).enumerate().for_each(|(index, out)| {
             let row = index / height * (height / 2) + index % height / 2;
             let coarse = &coarse[row * line / 2..][..line / 2];
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    for (pair, add) in out.chunks_exact_mut(2 * channels).zip(coarse.chunks_exact(channels)) {
-                        let (left, right) = pair.split_at_mut(channels);
-                        for ((left, right), add) in left.iter_mut().zip(right).zip(add) {
-                            *left += add;
-                            *right += add;
-                        }
-                    }
-                },
-            );
+            dispatch(DoubledRow { coarse, channels, out });
         });
         Ok((CpuStorage::F32(output), fine_layout.shape().clone()))
+    }
+}
+
+/// One output row of [`MaxPool2`].
+struct PoolRow<'a> {
+    upper: &'a [f32],
+    lower: &'a [f32],
+    channels: usize,
+    out: &'a mut [f32],
+}
+
+impl Task for PoolRow<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let channels = self.channels;
+        for (column, pixel) in self.out.chunks_exact_mut(channels).enumerate() {
+            let at = column * 2 * channels;
+            let (a, b) = self.upper[at..at + 2 * channels].split_at(channels);
+            let (c, d) = self.lower[at..at + 2 * channels].split_at(channels);
+            for channel in 0..channels {
+                let above = if a[channel] > b[channel] { a[channel] } else { b[channel] };
+                let below = if c[channel] > d[channel] { c[channel] } else { d[channel] };
+                pixel[channel] = if above > below { above } else { below };
+            }
+        }
+    }
+}
+
+/// One output row of [`AddDoubled`].
+struct DoubledRow<'a> {
+    coarse: &'a [f32],
+    channels: usize,
+    out: &'a mut [f32],
+}
+
+impl Task for DoubledRow<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let channels = self.channels;
+        for (pair, add) in self.out.chunks_exact_mut(2 * channels).zip(self.coarse.chunks_exact(channels)) {
+            let (left, right) = pair.split_at_mut(channels);
+            for ((left, right), add) in left.iter_mut().zip(right).zip(add) {
+                *left += add;
+                *right += add;
+            }
+        }
     }
 }

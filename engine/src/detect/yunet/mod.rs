@@ -1,6 +1,6 @@
 //! YuNet 2023mar (Wu, Peng and Yu, 2023), a face detector with 53 thousand parameters.
 //!
-//! Input is BGR, 0 to 255, height and width multiples of 32. Its unit, [`pair`], is a 1x1 convolution followed by a
+//! Input is BGR, 0 to 255, height and width multiples of 32. Its unit, `pair`, is a 1x1 convolution followed by a
 //! 3x3 depthwise one, with an activation after the second only. The two must not be merged: the zero padding acts on
 //! the output of the first, bias included.
 
@@ -85,7 +85,7 @@ enum Network {
 }
 
 impl YuNet {
-    /// Builds the network from tensors that have been checked against [`tensors`].
+    /// Builds the network from tensors that have been checked against `tensors`.
     pub fn new(vb: &VarBuilder, device: &Device, arithmetic: Arithmetic) -> Result<Self> {
         let network = match arithmetic {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),

@@ -4,7 +4,7 @@
 //! Padding is TensorFlow's `SAME`: a 3x3 convolution with stride 2 pads nothing above and left and one below and
 //! right; with padding on all sides it runs but gives wrong values.
 //!
-//! [`steps`] is the layer table; both implementations, the list of tensors and the tests follow it.
+//! `steps` is the layer table; both implementations, the list of tensors and the tests follow it.
 
 mod kernels;
 mod stock;
@@ -105,7 +105,7 @@ enum Network {
 }
 
 impl MobileFaceNet {
-    /// Builds the network from tensors that have been checked against [`tensors`].
+    /// Builds the network from tensors that have been checked against `tensors`.
     pub fn new(dim: usize, vb: &VarBuilder, device: &Device, arithmetic: Arithmetic) -> Result<Self> {
         let network = match arithmetic {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
