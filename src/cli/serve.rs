@@ -115,9 +115,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     });
     let app = opening.await??;
     let server = Server::bind(app.clone()).await?;
-    greet(&app, server.address)?;
+    // Before the address is told: whoever knows it may also ask us to stop.
     let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
+    stop_on_signal(stop.clone())?;
+    greet(&app, server.address)?;
     server.run(stop).await?;
     // Dropping the last reference joins the worker threads and flushes the store, which blocks.
     tokio::task::spawn_blocking(move || drop(app)).await?;
@@ -125,38 +126,48 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first line on stdout is what scripts wait for.
+/// Tells where the server is. The first line on stdout is what scripts wait for; they may close the pipe after it.
 fn greet(app: &App, address: SocketAddr) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
     let url = format!("http://{address}");
-    writeln!(out, "listening on {url}")?;
-    writeln!(out, "docs: {url}/docs")?;
+    let mut text = format!("listening on {url}\ndocs: {url}/docs\n");
     if app.database.galleries()?.is_empty() {
         let key = if app.key.is_some() { " -H \"authorization: Bearer $VULTUS_AUTH__KEY\"" } else { "" };
-        writeln!(out, "\nEnrol a photo and search with another:")?;
-        writeln!(out, "  curl{key} {url}/v1/galleries --json '{{\"id\":\"people\"}}'")?;
-        writeln!(out, "  curl{key} {url}/v1/galleries/people/subjects/ada/faces -F image=@ada.jpg")?;
-        writeln!(out, "  curl{key} {url}/v1/galleries/people/search -F image=@probe.jpg")?;
+        text += &format!(
+            "\nEnrol a photo and search with another:\n  \
+             curl{key} {url}/v1/galleries --json '{{\"id\":\"people\"}}'\n  \
+             curl{key} {url}/v1/galleries/people/subjects/ada/faces -F image=@ada.jpg\n  \
+             curl{key} {url}/v1/galleries/people/search -F image=@probe.jpg\n"
+        );
     }
-    out.flush()?;
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        tracing::debug!(%error, "nobody reads stdout");
+    }
     tracing::info!(%address, model = %app.database.model().id, "serving");
     Ok(())
 }
 
-async fn stop_on_signal(stop: CancellationToken) {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => tokio::select! {
-                _ = interrupt => {}
-                _ = terminate.recv() => {}
-            },
-            Err(_) => drop(interrupt.await),
+/// Cancels `stop` when the process is asked to end. Signals are caught from the return of this function on.
+#[cfg(unix)]
+fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    }
-    #[cfg(not(unix))]
-    drop(interrupt.await);
-    stop.cancel();
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Cancels `stop` when the process is asked to end.
+#[cfg(not(unix))]
+fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
+    tokio::spawn(async move {
+        let _ = tokio::signal::ctrl_c().await;
+        stop.cancel();
+    });
+    Ok(())
 }

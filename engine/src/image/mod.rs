@@ -139,7 +139,13 @@ fn decode_bounded(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Decod
             if let (Some(width), Some(height)) = (side(16), side(20)) {
                 check_size(width, height, limits)?;
             }
-            read(PngDecoder::with_limits(Cursor::new(bytes), memory.clone()), memory, limits)
+            let picture = read(PngDecoder::with_limits(Cursor::new(bytes), memory.clone()), memory, limits);
+            // A PNG file ends with a chunk of its own; one without it was cut, whatever the decoder stumbled over.
+            let whole = bytes.windows(4).rev().any(|window| window == b"IEND");
+            picture.map_err(|error| match error {
+                DecodeError::Corrupt { detail } if !whole => DecodeError::Truncated { detail },
+                error => error,
+            })
         }
         Ok(ImageFormat::WebP) => {
             // The container states its length, apart from its first eight bytes.
