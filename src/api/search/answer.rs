@@ -1,0 +1,218 @@
+//! What a search answers.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+use vultus_engine::gallery::{Candidate, Decision, SearchResult};
+use vultus_engine::ids::GalleryId;
+use vultus_engine::index::IndexKind;
+
+use crate::api::wire::{DecisionName, FusionSpec, ProbeFace, ThresholdInForce};
+use crate::app::App;
+use crate::problem::Problem;
+use crate::service::search::{Probe, Searched};
+use crate::service::timing::TimingsMs;
+
+/// How a gallery was searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(title = "IndexKind")]
+pub enum KindName {
+    /// Every row was compared.
+    Exact,
+    /// A graph was walked and its candidates scored exactly.
+    Ann,
+}
+
+/// A gallery that was searched.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(title = "SearchedGallery")]
+pub struct GallerySearched {
+    /// Its id.
+    pub gallery: String,
+    /// Sequence number of the last change of the gallery before the search.
+    pub revision: u64,
+    /// How it was searched.
+    pub index: KindName,
+    /// Of a graph: the share of the exact top 10 it found on a sample of this gallery; null for exact search.
+    pub recall: Option<f32>,
+    /// The threshold in force.
+    pub threshold: ThresholdInForce,
+}
+
+/// An enrolled face of a candidate.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(title = "CandidateFace")]
+pub struct CandidateFaceView {
+    /// Its id.
+    pub id: Uuid,
+    /// The photo or video it came from.
+    pub media: String,
+    /// Length of its raw feature.
+    pub norm: f32,
+    /// CDF of its standardised norm.
+    pub quality: f32,
+    /// Its share of the subject's template; the shares sum to 1.
+    pub weight: f32,
+    /// Its own cosine with the probe.
+    pub score: f32,
+}
+
+/// A subject of the candidate list.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(title = "Candidate")]
+pub struct CandidateView {
+    /// Where the subject is enrolled.
+    pub gallery: String,
+    /// Who.
+    pub subject: String,
+    /// Position in the list, from 1.
+    pub rank: u32,
+    /// Cosine of probe and reference, −1 to 1.
+    pub score: f32,
+    /// The false positive identification rate the score stands for; null while the gallery is not calibrated.
+    pub fpir: Option<f64>,
+    /// Match or not, at the gallery's threshold in force.
+    pub decision: DecisionName,
+    /// In a gallery of events: the face that was found; null otherwise.
+    pub face: Option<Uuid>,
+    /// With `explain`: every face of the subject; empty otherwise.
+    pub faces: Vec<CandidateFaceView>,
+}
+
+/// A probe.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(title = "Probe")]
+pub struct ProbeView {
+    /// How its faces were fused.
+    pub fusion: FusionSpec,
+    /// ‖Σx‖ / Σnorm of its faces: low means outliers or two people mixed.
+    pub coherence: f32,
+    /// Its faces.
+    pub faces: Vec<ProbeFace>,
+}
+
+/// What one probe found.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(title = "SearchAnswer")]
+pub struct AnswerView {
+    /// Names this search.
+    pub search_id: Uuid,
+    /// The model of probe and references.
+    pub model_id: String,
+    /// The decision on the best candidate; `none` without candidates.
+    pub decision: DecisionName,
+    /// The threshold in force; null when the galleries searched have different ones (see `galleries`).
+    pub threshold: Option<ThresholdInForce>,
+    /// Best first, each subject of a gallery once. Candidates below the threshold are listed too, with decision `none`.
+    pub candidates: Vec<CandidateView>,
+    /// The probe.
+    pub probe: ProbeView,
+    /// The galleries searched.
+    pub galleries: Vec<GallerySearched>,
+    /// Images that gave no face, each with its problem.
+    pub rejected: Vec<Problem>,
+    /// Milliseconds by stage.
+    pub timings_ms: TimingsMs,
+}
+
+/// What each face found, with `faces=each`.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(title = "SearchAnswers")]
+pub struct AnswersView {
+    /// One for each face, images in the order of the request, faces of an image best first.
+    pub searches: Vec<AnswerView>,
+    /// Images that gave no face, each with its problem.
+    pub rejected: Vec<Problem>,
+    /// Milliseconds by stage.
+    pub timings_ms: TimingsMs,
+}
+
+/// The answer to a search.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[schema(title = "SearchResponse")]
+#[allow(clippy::large_enum_variant, reason = "made once a request and sent at once")]
+pub enum SearchResponse {
+    /// With `faces=fuse`.
+    #[schema(title = "Fused")]
+    Fused(AnswerView),
+    /// With `faces=each`.
+    #[schema(title = "Each")]
+    Each(AnswersView),
+}
+
+/// The answer to one probe, best candidates of all galleries first.
+pub(super) fn view(app: &App, searched: Searched, limit: usize, timings_ms: TimingsMs) -> AnswerView {
+    let Searched { probe, results } = searched;
+    let mut candidates: Vec<(GalleryId, Candidate)> = Vec::new();
+    let mut galleries = Vec::with_capacity(results.len());
+    for (gallery, result) in results {
+        galleries.push(gallery_view(&gallery, &result));
+        candidates.extend(result.candidates.into_iter().map(|candidate| (gallery.clone(), candidate)));
+    }
+    // Stable, so that equal scores stay in the order of the galleries and of each index.
+    candidates.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
+    candidates.truncate(limit);
+    let decision = candidates.first().map_or(Decision::None, |(_, best)| best.decision);
+    let shared = galleries.first().map(|first| first.threshold);
+    AnswerView {
+        search_id: Uuid::now_v7(),
+        model_id: app.database.model().id.to_string(),
+        decision: decision.into(),
+        threshold: shared.filter(|shared| galleries.iter().all(|g| g.threshold == *shared)),
+        candidates: candidates.into_iter().zip(1..).map(|((g, c), rank)| candidate_view(&g, c, rank)).collect(),
+        probe: probe_view(&probe),
+        galleries,
+        rejected: Vec::new(),
+        timings_ms,
+    }
+}
+
+fn gallery_view(gallery: &GalleryId, result: &SearchResult) -> GallerySearched {
+    GallerySearched {
+        gallery: gallery.to_string(),
+        revision: result.revision,
+        index: match result.kind {
+            IndexKind::Exact => KindName::Exact,
+            IndexKind::Ann => KindName::Ann,
+        },
+        recall: result.recall,
+        threshold: result.threshold.into(),
+    }
+}
+
+fn candidate_view(gallery: &GalleryId, candidate: Candidate, rank: u32) -> CandidateView {
+    CandidateView {
+        gallery: gallery.to_string(),
+        subject: candidate.subject.to_string(),
+        rank,
+        score: candidate.score,
+        fpir: None,
+        decision: candidate.decision.into(),
+        face: candidate.face.map(|face| face.0),
+        faces: candidate.faces.iter().map(CandidateFaceView::from).collect(),
+    }
+}
+
+impl From<&vultus_engine::gallery::CandidateFace> for CandidateFaceView {
+    fn from(face: &vultus_engine::gallery::CandidateFace) -> Self {
+        Self {
+            id: face.id.0,
+            media: face.media.to_string(),
+            norm: face.norm,
+            quality: face.quality,
+            weight: face.part.weight,
+            score: face.part.score,
+        }
+    }
+}
+
+pub(crate) fn probe_view(probe: &Probe) -> ProbeView {
+    let faces = probe.samples.iter().zip(&probe.template.weights);
+    ProbeView {
+        fusion: probe.template.fusion.into(),
+        coherence: probe.template.coherence,
+        faces: faces.map(|(sample, weight)| ProbeFace::new(sample, *weight)).collect(),
+    }
+}

@@ -1,0 +1,177 @@
+//! What a search request can say.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use vultus_engine::gallery::SearchQuery;
+use vultus_engine::ids::GalleryId;
+use vultus_engine::index::SearchMode;
+
+use crate::api::wire::{FusionSpec, RuleName, ThresholdRequest, checked_score, fusion_params};
+use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams};
+use crate::problem::{Code, Problem};
+use crate::service::search::Grouping;
+use crate::service::select::Select;
+
+/// Candidates where the request does not say.
+const DEFAULT_LIMIT: u32 = 10;
+/// Most candidates of a search.
+const MAX_LIMIT: u32 = 1000;
+
+/// How a gallery is searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(title = "SearchMode")]
+pub enum ModeName {
+    /// The index chooses.
+    Auto,
+    /// Every row is compared.
+    Exact,
+    /// A graph is walked; exact until it is built.
+    Ann,
+}
+
+/// How faces become probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(title = "Faces")]
+pub enum FacesName {
+    /// One face of each image, all fused into one probe.
+    Fuse,
+    /// Every face of every image is a probe of its own.
+    Each,
+}
+
+/// Options of a search as query parameters or form parts.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SearchParams {
+    /// Most candidates wanted; 10 where left out.
+    #[param(minimum = 1, maximum = 1000, nullable = false)]
+    pub limit: Option<u32>,
+    /// Score (−1 to 1) from which a candidate is a match; the gallery's, else the server's where left out.
+    #[param(minimum = -1.0, maximum = 1.0, nullable = false)]
+    pub threshold: Option<f32>,
+    /// Fusion rule of the probe; the model's where left out.
+    #[param(nullable = false)]
+    pub fusion: Option<RuleName>,
+    /// τ of `softmax_quality`.
+    #[param(minimum = 0.05, maximum = 100.0, nullable = false)]
+    pub tau: Option<f32>,
+    /// `auto` where left out.
+    #[param(nullable = false)]
+    pub mode: Option<ModeName>,
+    /// `fuse` where left out.
+    #[param(nullable = false)]
+    pub faces: Option<FacesName>,
+    /// Which face of each photo goes into a fused probe; `main` where left out.
+    #[param(nullable = false)]
+    pub select: Option<Select>,
+    /// List every face of each candidate with its weight and score.
+    #[param(nullable = false)]
+    pub explain: Option<bool>,
+    /// The photo or video the images come from: 1 to 256 bytes. Left out, each is a media of its own.
+    #[param(min_length = 1, max_length = 256, nullable = false)]
+    pub media: Option<String>,
+    /// The images are 112×112 crops that were aligned already.
+    #[param(nullable = false)]
+    pub aligned: Option<bool>,
+    /// For `/v1/search`: the galleries, separated by commas.
+    #[param(max_length = 2100, nullable = false)]
+    pub galleries: Option<String>,
+}
+
+/// A probe and how to search with it.
+#[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(title = "SearchRequest", example = json!({
+    "images": [{"data": "/9j/4AAQSkZJRg=="}], "limit": 5, "threshold": {"score": 0.4}, "explain": true
+}))]
+pub struct SearchBody {
+    /// Photos or aligned crops.
+    #[schema(max_items = 64)]
+    pub images: Vec<ImageItem>,
+    /// Ready embeddings.
+    #[schema(max_items = 64)]
+    pub embeddings: Vec<EmbeddingItem>,
+    /// Most candidates wanted; 10 where left out.
+    #[schema(minimum = 1, maximum = 1000, nullable = false)]
+    pub limit: Option<u32>,
+    /// From which score a candidate is a match; the gallery's, else the server's where left out.
+    #[schema(nullable = false)]
+    pub threshold: Option<ThresholdRequest>,
+    /// Fusion rule of the probe; the model's where left out.
+    #[schema(nullable = false)]
+    pub fusion: Option<FusionSpec>,
+    /// `auto` where left out.
+    #[schema(nullable = false)]
+    pub mode: Option<ModeName>,
+    /// `fuse` where left out.
+    #[schema(nullable = false)]
+    pub faces: Option<FacesName>,
+    /// Which face of each photo goes into a fused probe; `main` where left out.
+    #[schema(nullable = false)]
+    pub select: Option<Select>,
+    /// List every face of each candidate with its weight and score.
+    #[schema(nullable = false)]
+    pub explain: Option<bool>,
+    /// For `/v1/search`: the galleries.
+    #[schema(value_type = Option<Vec<String>>, max_items = 16, nullable = false)]
+    pub galleries: Option<Vec<GalleryId>>,
+}
+
+impl Body for SearchBody {
+    type Params = SearchParams;
+
+    fn take(&mut self) -> (Vec<ImageItem>, Vec<EmbeddingItem>) {
+        (std::mem::take(&mut self.images), std::mem::take(&mut self.embeddings))
+    }
+
+    fn fill(&mut self, params: SearchParams) -> Result<(), Problem> {
+        let fusion = fusion_params(params.fusion, params.tau)?;
+        self.limit = self.limit.or(params.limit);
+        self.threshold = self.threshold.or(params.threshold.map(|score| ThresholdRequest { score }));
+        self.fusion = self.fusion.or(fusion);
+        self.mode = self.mode.or(params.mode);
+        self.faces = self.faces.or(params.faces);
+        self.select = self.select.or(params.select);
+        self.explain = self.explain.or(params.explain);
+        if let (None, Some(list)) = (&self.galleries, params.galleries) {
+            let ids = list.split(',').map(GalleryId::try_from).collect::<Result<_, _>>();
+            self.galleries = Some(ids.map_err(|error| Problem::with(Code::InvalidParameter, error.to_string()))?);
+        }
+        Ok(())
+    }
+
+    fn image_params(params: &SearchParams) -> ImageParams {
+        ImageParams { media: params.media.clone(), aligned: params.aligned.unwrap_or(false) }
+    }
+}
+
+impl SearchBody {
+    /// How the galleries are searched, checked.
+    pub fn query(&self) -> Result<SearchQuery, Problem> {
+        let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(Problem::with(Code::InvalidRequest, format!("limit is a number from 1 to {MAX_LIMIT}")));
+        }
+        Ok(SearchQuery {
+            limit: limit as usize,
+            mode: match self.mode.unwrap_or(ModeName::Auto) {
+                ModeName::Auto => SearchMode::Auto,
+                ModeName::Exact => SearchMode::Exact,
+                ModeName::Ann => SearchMode::Ann,
+            },
+            threshold: self.threshold.map(|threshold| checked_score(threshold.score)).transpose()?,
+            explain: self.explain.unwrap_or(false),
+        })
+    }
+
+    /// How faces become probes.
+    pub fn grouping(&self) -> Grouping {
+        match self.faces.unwrap_or(FacesName::Fuse) {
+            FacesName::Fuse => Grouping::Fuse(self.select.unwrap_or_default()),
+            FacesName::Each => Grouping::Each,
+        }
+    }
+}
