@@ -166,7 +166,7 @@ fn a_huge_header_is_refused_before_anything_is_allocated() {
 #[test]
 fn other_formats_are_named() {
     assert_eq!(error(b"GIF89a\x01\0\x01\0"), DecodeError::unsupported("Gif"));
-    assert_eq!(error(b"hello"), DecodeError::unsupported("neither JPEG nor PNG nor WebP"));
+    assert_eq!(error(b"hello"), DecodeError::NotAnImage);
     let jpeg = jpeg_bytes(&picture(16, 16));
     let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
     for (offset, value) in [(9, 4), (4, 12), (1, 0xc3), (1, 0xc9)] {
@@ -177,7 +177,7 @@ fn other_formats_are_named() {
 }
 
 #[test]
-fn a_file_that_is_cut_off_is_corrupt() {
+fn a_file_that_is_cut_off_is_truncated() {
     // Noise, so that pixel data fill most of each file.
     let mut state = 1u32;
     let mut noise = RgbImage::new(64, 64);
