@@ -98,7 +98,7 @@ pub struct ProblemFace {
 
 /// A problem (RFC 9457). Members that say nothing are left out.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[schema(title = "Problem", example = json!({
+#[schema(as = Problem, example = json!({
     "type": "urn:vultus:problem:no_face", "title": "There is no face in the image.", "status": 422,
     "code": "no_face", "detail": "no face was found in the image"
 }))]

@@ -16,6 +16,9 @@ const DEFAULT_LIMIT: u32 = 100;
 /// Most entries of an answer.
 const MAX_LIMIT: u32 = 10_000;
 
+/// Largest sequence number that JSON readers keep exact.
+const MAX_SEQ: u64 = (1 << 53) - 1;
+
 /// Which part of the change log.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -32,7 +35,7 @@ pub struct ChangesParams {
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(title = "ChangeKind")]
+#[schema(as = ChangeKind)]
 pub enum KindName {
     /// A gallery was added.
     GalleryCreated,
@@ -54,7 +57,7 @@ pub enum KindName {
 
 /// One entry of the change log.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Change")]
+#[schema(as = Change)]
 pub struct ChangeView {
     /// Position in the log; no number is left out.
     pub seq: u64,
@@ -66,14 +69,16 @@ pub struct ChangeView {
     /// The gallery it happened in.
     pub gallery: String,
     /// The subject it happened to; null when it was the gallery.
+    #[schema(required = true)]
     pub subject: Option<String>,
     /// The face it happened to; null when it was the gallery or a subject.
+    #[schema(required = true)]
     pub face: Option<Uuid>,
 }
 
 /// A part of the change log.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Changes")]
+#[schema(as = Changes)]
 pub struct ChangesView {
     /// In order.
     pub items: Vec<ChangeView>,
@@ -113,9 +118,13 @@ pub async fn list(State(app): State<App>, Query(params): Query<ChangesParams>) -
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Problem::with(Code::InvalidParameter, format!("limit is a number from 1 to {MAX_LIMIT}")));
     }
+    let after = params.after.unwrap_or(0);
+    if after > MAX_SEQ {
+        return Err(Problem::with(Code::InvalidParameter, format!("after is a number from 0 to {MAX_SEQ}")));
+    }
     app.blocking(move |app| {
         let store = app.database.store();
-        let items = store.changes(params.after.unwrap_or(0), limit as usize)?;
+        let items = store.changes(after, limit as usize)?;
         let last_seq = store.last_seq()?;
         Ok(axum::Json(ChangesView { items: items.into_iter().map(ChangeView::from).collect(), last_seq }))
     })

@@ -11,6 +11,7 @@ use vultus_engine::detect::DetectOptions;
 use super::faces::ImageForm;
 use super::wire::FaceFound;
 use crate::app::App;
+use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, Submission};
 use crate::problem::{Code, Problem};
 use crate::service::examine::{detect_all, detect_options};
@@ -29,9 +30,10 @@ pub struct DetectParams {
 /// Photos to look for faces in.
 #[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "DetectRequest", example = json!({"images": [{"data": "/9j/4AAQSkZJRg=="}]}))]
+#[schema(as = DetectRequest, example = json!({"images": [{"data": "/9j/4AAQSkZJRg=="}]}))]
 pub struct DetectBody {
     /// Photos.
+    #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub images: Vec<ImageItem>,
     /// Lowest detector score (0.1 to 1) of a face; the server's where left out.
@@ -57,7 +59,7 @@ impl Body for DetectBody {
 
 /// The faces of one image.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "DetectedImage")]
+#[schema(as = DetectedImage)]
 pub struct ImageFaces {
     /// Which image of the request, from 0.
     pub image: usize,
@@ -79,7 +81,7 @@ pub struct ImageFaces {
 
 /// The faces of the images of a request.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Detection")]
+#[schema(as = Detection)]
 pub struct DetectionView {
     /// In the order of the request.
     pub images: Vec<ImageFaces>,

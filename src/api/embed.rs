@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::faces::ImageForm;
-use super::wire::FaceFound;
+use super::wire::Location;
 use crate::app::App;
+use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
 use crate::problem::Problem;
 use crate::service::examine::{Sample, Wanted, embed_all};
@@ -32,9 +33,10 @@ pub struct EmbedParams {
 /// Photos or aligned crops to embed.
 #[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "EmbedRequest", example = json!({"images": [{"data": "/9j/4AAQSkZJRg=="}]}))]
+#[schema(as = EmbedRequest, example = json!({"images": [{"data": "/9j/4AAQSkZJRg=="}]}))]
 pub struct EmbedBody {
     /// Photos or aligned crops.
+    #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub images: Vec<ImageItem>,
     /// Embed only one face of each photo; all where left out.
@@ -61,11 +63,11 @@ impl Body for EmbedBody {
 
 /// One face with its embedding.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "EmbeddedFace")]
+#[schema(as = EmbeddedFace)]
 pub struct EmbeddedFace {
-    /// Where it was; absent for aligned crops.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub found: Option<FaceFound>,
+    /// Where it was.
+    #[serde(flatten)]
+    pub location: Location,
     /// Length of the raw feature.
     pub norm: f32,
     /// CDF of the standardised norm, 0 to 1.
@@ -76,7 +78,7 @@ pub struct EmbeddedFace {
 
 /// The faces of one image.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "EmbeddedImage")]
+#[schema(as = EmbeddedImage)]
 pub struct ImageEmbeddings {
     /// Which image of the request, from 0.
     pub image: usize,
@@ -90,7 +92,7 @@ pub struct ImageEmbeddings {
 
 /// The faces of the images of a request.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Embeddings")]
+#[schema(as = Embeddings)]
 pub struct EmbeddingsView {
     /// The model of the embeddings.
     pub model_id: String,
@@ -104,7 +106,7 @@ impl EmbeddedFace {
     /// A face as `/v1/embed` and `vultus embed` give it.
     pub fn new(sample: Sample) -> Self {
         Self {
-            found: sample.detection.as_ref().map(FaceFound::from),
+            location: sample.detection.as_ref().into(),
             norm: sample.feature.norm,
             quality: sample.quality,
             embedding: sample.feature.embedding,

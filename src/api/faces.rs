@@ -10,10 +10,10 @@ use vultus_engine::store::Face;
 
 use super::paging::{Page, PageParams};
 use super::params::{FacePath, SubjectPath};
-use super::wire::{FaceFound, SourceName};
+use super::wire::{Location, SourceName};
 use crate::app::App;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
-use crate::extract::{Path, Query};
+use crate::extract::{Path, Query, object};
 use crate::problem::{Code, Problem};
 use crate::service::enrol::{EnrolOptions, enrol as enrol_faces};
 use crate::service::select::Select;
@@ -44,12 +44,14 @@ pub struct EnrolParams {
 /// Images or ready embeddings of one subject.
 #[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "EnrolRequest", example = json!({"images": [{"data": "/9j/4AAQSkZJRg=="}], "select": "only"}))]
+#[schema(as = EnrolRequest, example = json!({"images": [{"data": "/9j/4AAQSkZJRg=="}], "select": "only"}))]
 pub struct EnrolBody {
     /// Photos or aligned crops.
+    #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub images: Vec<ImageItem>,
     /// Ready embeddings.
+    #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub embeddings: Vec<EmbeddingItem>,
     /// Which face of each photo; `only` where left out.
@@ -85,19 +87,21 @@ impl Body for EnrolBody {
     }
 }
 
-/// Images in a form. Text parts carry the options.
+/// Images in a form; the options of the query can be text parts.
 #[derive(ToSchema)]
-#[schema(title = "ImageForm")]
 #[allow(dead_code, reason = "documents the form that Submission reads")]
 pub struct ImageForm {
-    /// A photo (JPEG, PNG or WebP); may be repeated.
-    #[schema(value_type = Vec<String>, format = Binary)]
-    pub image: Vec<u8>,
+    /// Photos (JPEG, PNG or WebP).
+    #[schema(value_type = Vec<String>, format = Binary, required = false)]
+    image: Vec<u8>,
+    /// Aligned 112×112 crops.
+    #[schema(value_type = Vec<String>, format = Binary, required = false)]
+    crop: Vec<u8>,
 }
 
 /// An enrolled face.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Face")]
+#[schema(as = Face)]
 pub struct FaceView {
     /// Its id.
     pub id: uuid::Uuid,
@@ -111,9 +115,9 @@ pub struct FaceView {
     pub norm: f32,
     /// CDF of the standardised norm, 0 to 1.
     pub quality: f32,
-    /// Where it was; absent for crops and embeddings.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub found: Option<FaceFound>,
+    /// Where it was.
+    #[serde(flatten)]
+    pub location: Location,
     /// When it was enrolled.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: jiff::Timestamp,
@@ -121,11 +125,6 @@ pub struct FaceView {
 
 impl From<&Face> for FaceView {
     fn from(face: &Face) -> Self {
-        let found = face.bbox.zip(face.landmarks).map(|(bbox, landmarks)| FaceFound {
-            bbox: [bbox.x1, bbox.y1, bbox.x2, bbox.y2],
-            landmarks: landmarks.0,
-            score: face.detection_score.unwrap_or_default(),
-        });
         Self {
             id: face.id.0,
             subject: face.subject.to_string(),
@@ -133,7 +132,11 @@ impl From<&Face> for FaceView {
             source: face.source.into(),
             norm: face.norm,
             quality: face.quality,
-            found,
+            location: Location {
+                bbox: face.bbox.map(|b| [b.x1, b.y1, b.x2, b.y2]),
+                landmarks: face.landmarks.map(|landmarks| landmarks.0),
+                score: face.detection_score,
+            },
             created_at: face.created_at,
         }
     }
@@ -141,7 +144,7 @@ impl From<&Face> for FaceView {
 
 /// A face of an enrolment, with the image it came from.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "EnrolledFace")]
+#[schema(as = EnrolledFace)]
 pub struct EnrolledFace {
     /// Which image of the request, from 0; embeddings count on after the images.
     pub image: usize,
@@ -152,7 +155,7 @@ pub struct EnrolledFace {
 
 /// What an enrolment did.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Enrolment")]
+#[schema(as = Enrolment)]
 pub struct EnrolmentView {
     /// The gallery.
     pub gallery: String,
@@ -167,6 +170,7 @@ pub struct EnrolmentView {
     /// Images that gave no face, each with its problem.
     pub rejected: Vec<Problem>,
     /// The gallery's revision with these faces; null in a dry run.
+    #[schema(required = true)]
     pub revision: Option<u64>,
     /// Milliseconds by stage.
     pub timings_ms: TimingsMs,

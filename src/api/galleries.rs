@@ -11,16 +11,17 @@ use vultus_engine::store::{Gallery, GalleryCounts, GalleryKind};
 
 use super::paging::{Page, PageParams};
 use super::params::{GalleryPath, IfMatchHeader};
-use super::wire::{FusionSpec, ThresholdRequest};
+use super::wire::{FusionPatch, FusionSpec, ThresholdPatch, ThresholdRequest};
 use crate::app::App;
 use crate::extract::condition::{IfMatch, etag};
+use crate::extract::object;
 use crate::extract::{Json, Path, Query};
 use crate::problem::{Code, Problem};
 
 /// What a row of a gallery's index is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(title = "GalleryKind")]
+#[schema(as = GalleryKind)]
 pub enum KindName {
     /// One template a subject, fused from all of the subject's faces.
     #[default]
@@ -30,28 +31,47 @@ pub enum KindName {
 }
 
 /// Settings of a gallery that can be changed.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "GallerySettings")]
 pub struct SettingsBody {
     /// How templates are fused; null follows the model.
+    #[serde(deserialize_with = "object::optional")]
     pub fusion: Option<FusionSpec>,
     /// From which score a candidate is a match; null follows the server.
+    #[serde(deserialize_with = "object::optional")]
     pub threshold: Option<ThresholdRequest>,
     /// Faces below this quality (0 to 1) are refused at enrolment; null accepts all.
-    #[schema(minimum = 0.0, maximum = 1.0)]
     pub min_quality: Option<f32>,
     /// Keep aligned crops, which a later change of model needs.
     pub keep_crops: bool,
     /// Free text for people, at most 1,000 characters.
-    #[schema(max_length = 1000)]
     pub label: Option<String>,
+}
+
+/// A JSON merge patch (RFC 7396) of a gallery's settings: what is left out stays, null resets.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = GalleryPatch)]
+#[allow(dead_code, reason = "documents what a patch can hold; it is merged as JSON")]
+pub struct PatchGallery {
+    /// How templates are fused.
+    fusion: Option<FusionPatch>,
+    /// From which score a candidate is a match.
+    threshold: Option<ThresholdPatch>,
+    /// Faces below this quality (0 to 1) are refused at enrolment.
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    min_quality: Option<f32>,
+    /// Keep aligned crops.
+    keep_crops: Option<bool>,
+    /// Free text for people, at most 1,000 characters.
+    #[schema(max_length = 1000)]
+    label: Option<String>,
 }
 
 /// A new gallery.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(title = "NewGallery", example = json!({"id": "staff", "min_quality": 0.05}))]
+#[schema(as = NewGallery, example = json!({"id": "staff", "min_quality": 0.05}))]
 pub struct CreateGallery {
     /// Chosen by you: 1 to 128 characters out of A-Z a-z 0-9 _ . : -
     #[schema(value_type = String, pattern = "^[A-Za-z0-9_.:-]{1,128}$")]
@@ -60,10 +80,10 @@ pub struct CreateGallery {
     #[serde(default)]
     pub kind: KindName,
     /// How templates are fused; null follows the model.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::optional")]
     pub fusion: Option<FusionSpec>,
     /// From which score a candidate is a match; null follows the server.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::optional")]
     pub threshold: Option<ThresholdRequest>,
     /// Faces below this quality (0 to 1) are refused at enrolment; null accepts all.
     #[serde(default)]
@@ -81,14 +101,16 @@ pub struct CreateGallery {
 /// A new gallery under the id of the path, or new settings of the one there.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "PutGallery")]
+#[schema(as = PutGallery)]
 pub struct PutGallery {
     /// What is searched. Cannot be changed later; left out, as it is.
     #[schema(nullable = false)]
     pub kind: Option<KindName>,
     /// How templates are fused; null follows the model.
+    #[serde(deserialize_with = "object::optional")]
     pub fusion: Option<FusionSpec>,
     /// From which score a candidate is a match; null follows the server.
+    #[serde(deserialize_with = "object::optional")]
     pub threshold: Option<ThresholdRequest>,
     /// Faces below this quality (0 to 1) are refused at enrolment; null accepts all.
     #[schema(minimum = 0.0, maximum = 1.0)]
@@ -102,7 +124,7 @@ pub struct PutGallery {
 
 /// A gallery.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[schema(title = "Gallery")]
+#[schema(as = Gallery)]
 pub struct GalleryView {
     /// Its id.
     pub id: String,
@@ -112,14 +134,18 @@ pub struct GalleryView {
     #[schema(example = "mobilefacenet-17d5763f9ac4054b")]
     pub model_id: String,
     /// How templates are fused; null follows the model.
+    #[schema(required = true)]
     pub fusion: Option<FusionSpec>,
     /// From which score a candidate is a match; null follows the server.
+    #[schema(required = true)]
     pub threshold: Option<ThresholdRequest>,
     /// Quality a face must have; null accepts all.
+    #[schema(required = true)]
     pub min_quality: Option<f32>,
     /// Whether aligned crops are kept.
     pub keep_crops: bool,
     /// Free text.
+    #[schema(required = true)]
     pub label: Option<String>,
     /// Subjects in it.
     pub subjects: u64,
@@ -304,7 +330,7 @@ pub async fn put(
 /// Changes settings of a gallery: a JSON merge patch (RFC 7396). What the body leaves out stays; null resets.
 #[utoipa::path(patch, path = "/v1/galleries/{gallery}", operation_id = "update_gallery", tag = "galleries",
     params(GalleryPath, IfMatchHeader),
-    request_body = SettingsBody,
+    request_body(content((PatchGallery = "application/merge-patch+json"), (PatchGallery = "application/json"))),
     responses((status = 200, description = "The gallery.", body = GalleryView,
         headers(("ETag" = String, description = "Its revision.")))),
     extensions(("x-problems" = json!(["gallery_not_found", "revision_mismatch"]))))]

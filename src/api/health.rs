@@ -10,7 +10,7 @@ use crate::problem::Problem;
 
 /// The process answers.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Health")]
+#[schema(as = Health)]
 pub struct HealthView {
     /// `ok`.
     #[schema(example = "ok")]
@@ -22,7 +22,7 @@ pub struct HealthView {
 
 /// The server takes requests.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Readiness")]
+#[schema(as = Readiness)]
 pub struct ReadinessView {
     /// `ready`.
     #[schema(example = "ready")]

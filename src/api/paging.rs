@@ -31,6 +31,7 @@ pub struct Page<T> {
     /// The items, in a stable order.
     pub items: Vec<T>,
     /// Give this as `cursor` for the next page; null on the last one.
+    #[schema(required = true)]
     pub next: Option<String>,
 }
 

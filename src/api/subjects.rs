@@ -27,7 +27,7 @@ const MAX_LABEL_CHARS: usize = 256;
 /// Labels and metadata of a subject.
 #[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "SubjectSettings", example = json!({"labels": ["Ada"], "metadata": {"badge": 17}}))]
+#[schema(as = SubjectSettings, example = json!({"labels": ["Ada"], "metadata": {"badge": 17}}))]
 pub struct SubjectBody {
     /// Names and tags for people.
     #[schema(max_items = 64)]
@@ -37,10 +37,24 @@ pub struct SubjectBody {
     pub metadata: Map<String, Value>,
 }
 
+/// A JSON merge patch (RFC 7396) of a subject: what is left out stays, null empties.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = SubjectPatch)]
+#[allow(dead_code, reason = "documents what a patch can hold; it is merged as JSON")]
+pub struct PatchSubject {
+    /// Names and tags for people.
+    #[schema(max_items = 64)]
+    labels: Option<Vec<String>>,
+    /// Merged member by member.
+    #[schema(value_type = Option<Object>, additional_properties = true)]
+    metadata: Option<Map<String, Value>>,
+}
+
 /// A new subject.
 #[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "NewSubject", example = json!({"id": "ada", "labels": ["Ada"]}))]
+#[schema(as = NewSubject, example = json!({"id": "ada", "labels": ["Ada"]}))]
 pub struct CreateSubject {
     /// Chosen by you: 1 to 128 characters out of A-Z a-z 0-9 _ . : - Left out, a UUIDv7.
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9_.:-]{1,128}$", nullable = false)]
@@ -55,7 +69,7 @@ pub struct CreateSubject {
 
 /// A subject.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Subject")]
+#[schema(as = Subject)]
 pub struct SubjectView {
     /// Its id.
     pub id: String,
@@ -211,7 +225,7 @@ pub async fn put(
 
 /// Changes labels or metadata: a JSON merge patch (RFC 7396). What the body leaves out stays; null empties.
 #[utoipa::path(patch, path = "/v1/galleries/{gallery}/subjects/{subject}", operation_id = "update_subject",
-    tag = "subjects", params(SubjectPath, IfMatchHeader), request_body = SubjectBody,
+    tag = "subjects", params(SubjectPath, IfMatchHeader), request_body(content((PatchSubject = "application/merge-patch+json"), (PatchSubject = "application/json"))),
     responses((status = 200, description = "The subject.", body = SubjectView,
         headers(("ETag" = String, description = "Its revision.")))),
     extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "revision_mismatch"]))))]

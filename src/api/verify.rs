@@ -16,8 +16,8 @@ use super::wire::{
     DecisionName, FusionSpec, ProbeFace, RuleName, ThresholdInForce, ThresholdRequest, checked_score, fusion_params,
 };
 use crate::app::App;
-use crate::extract::Path;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
+use crate::extract::{Path, object};
 use crate::problem::{Code, Problem};
 use crate::service::examine::{Wanted, embed_all};
 use crate::service::search::{Grouping, probes};
@@ -49,18 +49,22 @@ pub struct VerifyParams {
 /// A probe to compare with a subject.
 #[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "VerifyRequest", example = json!({"images": [{"data": "/9j/4AAQSkZJRg=="}]}))]
+#[schema(as = VerifyRequest, example = json!({"images": [{"data": "/9j/4AAQSkZJRg=="}]}))]
 pub struct VerifyBody {
     /// Photos or aligned crops.
+    #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub images: Vec<ImageItem>,
     /// Ready embeddings.
+    #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub embeddings: Vec<EmbeddingItem>,
     /// From which score it is a match; the gallery's, else the server's where left out.
+    #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
     pub threshold: Option<ThresholdRequest>,
     /// Fusion rule of the probe; the model's where left out.
+    #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
     pub fusion: Option<FusionSpec>,
     /// Which face of each photo; `main` where left out.
@@ -89,7 +93,7 @@ impl Body for VerifyBody {
 
 /// A probe compared with all faces of a subject.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "SubjectVerification")]
+#[schema(as = SubjectVerification)]
 pub struct SubjectVerification {
     /// The gallery.
     pub gallery: String,
@@ -119,16 +123,17 @@ pub struct SubjectVerification {
 
 /// What a score is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
-#[schema(title = "SameAt")]
+#[schema(as = SameAt)]
 pub struct SameAt {
     /// The lowest false match rate at which the two would be called the same person, as measured on the model's
     /// development set; the smallest rate measured stands for all below it. Null for a model without measurements.
+    #[schema(required = true)]
     pub fmr: Option<f64>,
 }
 
 /// Two images compared.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Verification")]
+#[schema(as = Verification)]
 pub struct Verification {
     /// The model of both sides.
     pub model_id: String,

@@ -14,11 +14,21 @@ use crate::service::select::corners;
 /// What a caller may give as a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(title = "ThresholdRequest")]
+#[schema(as = ThresholdRequest)]
 pub struct ThresholdRequest {
     /// Cosine from which a candidate is a match, −1 to 1.
     #[schema(minimum = -1.0, maximum = 1.0, example = 0.4)]
     pub score: f32,
+}
+
+/// A JSON merge patch of a threshold.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "documents what a patch can hold; it is merged as JSON")]
+pub struct ThresholdPatch {
+    /// Cosine from which a candidate is a match, −1 to 1.
+    #[schema(minimum = -1.0, maximum = 1.0)]
+    score: Option<f32>,
 }
 
 impl ThresholdRequest {
@@ -39,11 +49,12 @@ pub(crate) fn checked_score(score: f32) -> Result<f32, Problem> {
 
 /// The threshold in force, and who set it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
-#[schema(title = "Threshold")]
+#[schema(as = Threshold)]
 pub struct ThresholdInForce {
     /// Cosine from which a candidate is a match.
     pub score: f32,
     /// The false positive identification rate the score stands for on this gallery; null while it is not calibrated.
+    #[schema(required = true)]
     pub fpir: Option<f64>,
     /// Who set it: the request, the gallery or the server.
     pub source: Source,
@@ -75,7 +86,7 @@ impl From<Threshold> for ThresholdInForce {
 /// Match or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(title = "Decision")]
+#[schema(as = Decision)]
 pub enum DecisionName {
     /// The score reaches the threshold.
     Match,
@@ -95,7 +106,7 @@ impl From<Decision> for DecisionName {
 /// How the faces of a template are weighted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(title = "FusionRule")]
+#[schema(as = FusionRule)]
 pub enum RuleName {
     /// w = norm.
     Norm,
@@ -110,7 +121,7 @@ pub enum RuleName {
 /// A fusion rule with its parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(title = "Fusion", example = json!({"rule": "softmax_quality", "tau": 1.0}))]
+#[schema(as = Fusion, example = json!({"rule": "softmax_quality", "tau": 1.0}))]
 pub struct FusionSpec {
     /// The rule.
     pub rule: RuleName,
@@ -118,6 +129,18 @@ pub struct FusionSpec {
     #[serde(default = "rule::default_tau")]
     #[schema(minimum = 0.05, maximum = 100.0, default = 1.0)]
     pub tau: f32,
+}
+
+/// A JSON merge patch of a fusion rule.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "documents what a patch can hold; it is merged as JSON")]
+pub struct FusionPatch {
+    /// The rule.
+    rule: Option<RuleName>,
+    /// τ of `softmax_quality`.
+    #[schema(minimum = 0.05, maximum = 100.0)]
+    tau: Option<f32>,
 }
 
 impl FusionSpec {
@@ -162,7 +185,7 @@ pub(crate) fn fusion_params(rule: Option<RuleName>, tau: Option<f32>) -> Result<
 /// How a face came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(title = "FaceSource")]
+#[schema(as = FaceSource)]
 pub enum SourceName {
     /// Detected in a photo.
     Photo,
@@ -184,7 +207,7 @@ impl From<FaceSource> for SourceName {
 
 /// A face found in a photo.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[schema(title = "DetectedFace")]
+#[schema(as = DetectedFace)]
 pub struct FaceFound {
     /// Left, top, right, bottom in pixels of the upright photo; it may reach beyond it.
     #[serde(rename = "box")]
@@ -204,15 +227,44 @@ impl From<&DetectedFace> for FaceFound {
     }
 }
 
+/// Where a face was found; nothing for crops and ready embeddings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = FaceLocation)]
+pub struct Location {
+    /// Left, top, right, bottom in pixels of the upright photo. Absent for crops and embeddings, as are the next two.
+    #[serde(rename = "box", skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 4, max_items = 4, nullable = false)]
+    pub bbox: Option<[f32; 4]>,
+    /// Two eyes, nose tip, two mouth corners as [x, y].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<f32>>>, min_items = 5, max_items = 5, nullable = false)]
+    pub landmarks: Option<[[f32; 2]; 5]>,
+    /// The detector's score, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub score: Option<f32>,
+}
+
+impl From<Option<&DetectedFace>> for Location {
+    fn from(face: Option<&DetectedFace>) -> Self {
+        let found = face.map(FaceFound::from);
+        Self {
+            bbox: found.as_ref().map(|face| face.bbox),
+            landmarks: found.as_ref().map(|face| face.landmarks),
+            score: found.map(|face| face.score),
+        }
+    }
+}
+
 /// A face of the probe.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[schema(title = "ProbeFace")]
+#[schema(as = ProbeFace)]
 pub struct ProbeFace {
     /// Which image of the request, from 0; embeddings count on after the images.
     pub image: usize,
-    /// Where the face was; absent for crops and embeddings.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub found: Option<FaceFound>,
+    /// Where it was.
+    #[serde(flatten)]
+    pub location: Location,
     /// Length of the raw feature.
     pub norm: f32,
     /// CDF of the standardised norm, 0 to 1.
@@ -226,7 +278,7 @@ impl ProbeFace {
     pub fn new(sample: &Sample, weight: f32) -> Self {
         Self {
             image: sample.image,
-            found: sample.detection.as_ref().map(FaceFound::from),
+            location: sample.detection.as_ref().into(),
             norm: sample.feature.norm,
             quality: sample.quality,
             weight,

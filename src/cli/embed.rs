@@ -12,7 +12,7 @@ use vultus_engine::quality::quality;
 use super::local::{Local, threads};
 use super::{SomeFailed, parallel};
 use crate::api::embed::EmbeddedFace;
-use crate::api::wire::FaceFound;
+use crate::api::wire::Location;
 use crate::config::Settings;
 
 /// Embeds the faces of images. Prints
@@ -81,20 +81,20 @@ impl Embed {
 
 fn embed_one(local: &Local, path: &Path, aligned: bool) -> anyhow::Result<Vec<EmbeddedFace>> {
     let photo = Arc::new(local.read(path)?);
-    let (found, crops): (Vec<_>, Vec<_>) = if aligned {
-        (vec![None], vec![AlignedCrop::new(photo.as_ref().clone())?])
+    let (locations, crops): (Vec<_>, Vec<_>) = if aligned {
+        (vec![Location::default()], vec![AlignedCrop::new(photo.as_ref().clone())?])
     } else {
         let faces = local.detect(&photo)?;
         let crops = local.align(&photo, &faces)?;
-        (faces.iter().map(|face| Some(FaceFound::from(face))).collect(), crops)
+        (faces.iter().map(|face| Some(face).into()).collect(), crops)
     };
     let stats = local.pipeline.norm_stats();
     let features = local.embed(crops)?;
-    Ok(found
+    Ok(locations
         .into_iter()
         .zip(features)
-        .map(|(found, feature)| EmbeddedFace {
-            found,
+        .map(|(location, feature)| EmbeddedFace {
+            location,
             norm: feature.norm,
             quality: quality(feature.norm, stats),
             embedding: feature.embedding,

@@ -19,7 +19,11 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         if text == "*" {
             return Ok(Self(None));
         }
-        let revision = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
+        let revision = text
+            .strip_prefix('"')
+            .and_then(|t| t.strip_suffix('"'))
+            .filter(|t| t.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|t| t.parse().ok());
         revision.map(|revision| Self(Some(revision))).ok_or_else(|| {
             Problem::with(Code::InvalidParameter, "If-Match holds an ETag as the server gave it, such as \"17\"")
         })

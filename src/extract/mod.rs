@@ -3,6 +3,7 @@
 //! axum's own extractors reject with plain text; these wrap each of them once. Handlers use nothing else.
 
 pub mod condition;
+pub(crate) mod object;
 pub mod submission;
 
 use axum::RequestPartsExt;
@@ -88,9 +89,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|media| media == "application/json" || media.ends_with("+json"))
 }
 
-/// JSON text to a value: syntax errors and wrong shapes are told apart, as 400 and 422.
+/// The text of a JSON object to a value: syntax errors and wrong shapes are told apart, as 400 and 422.
 pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
+    serde_json::from_slice::<object::Object<T>>(body).map(|object| object.0).map_err(|error| {
         let code = if error.is_data() { Code::InvalidRequest } else { Code::MalformedBody };
         Problem::with(code, error.to_string())
     })

@@ -25,7 +25,7 @@ use crate::problem::{Code, Problem};
 /// An image in JSON.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(title = "Image")]
+#[schema(as = Image)]
 pub struct ImageItem {
     /// The file (JPEG, PNG or WebP) in base64.
     #[schema(content_encoding = "base64", example = "/9j/4AAQSkZJRg==")]
@@ -42,7 +42,7 @@ pub struct ImageItem {
 /// A ready embedding in JSON.
 #[derive(Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(title = "Embedding")]
+#[schema(as = Embedding)]
 pub struct EmbeddingItem {
     /// The unit vector, as `/v1/embed` gave it.
     #[schema(min_items = 1, max_items = 4096)]

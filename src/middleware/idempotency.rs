@@ -56,7 +56,7 @@ pub async fn replay(State(app): State<App>, request: Request, next: Next) -> Res
         return next.run(request).await;
     }
     let given = value.to_str().unwrap_or_default();
-    if !(1..=MAX_KEY_BYTES).contains(&given.len()) {
+    if !(1..=MAX_KEY_BYTES).contains(&given.len()) || !given.bytes().all(|byte| byte.is_ascii_graphic()) {
         let detail = "Idempotency-Key has 1 to 255 visible ASCII characters";
         return Problem::with(Code::InvalidParameter, detail).into_response();
     }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 /// Milliseconds by stage. For several images, the slowest of each stage; waiting in the queue is part of its stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[schema(title = "Timings")]
+#[schema(as = Timings)]
 pub struct TimingsMs {
     /// Reading the image files.
     pub decode: f64,

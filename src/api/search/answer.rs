@@ -16,7 +16,7 @@ use crate::service::timing::TimingsMs;
 /// How a gallery was searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(title = "IndexKind")]
+#[schema(as = IndexKind)]
 pub enum KindName {
     /// Every row was compared.
     Exact,
@@ -26,7 +26,7 @@ pub enum KindName {
 
 /// A gallery that was searched.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "SearchedGallery")]
+#[schema(as = SearchedGallery)]
 pub struct GallerySearched {
     /// Its id.
     pub gallery: String,
@@ -35,6 +35,7 @@ pub struct GallerySearched {
     /// How it was searched.
     pub index: KindName,
     /// Of a graph: the share of the exact top 10 it found on a sample of this gallery; null for exact search.
+    #[schema(required = true)]
     pub recall: Option<f32>,
     /// The threshold in force.
     pub threshold: ThresholdInForce,
@@ -42,7 +43,7 @@ pub struct GallerySearched {
 
 /// An enrolled face of a candidate.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "CandidateFace")]
+#[schema(as = CandidateFace)]
 pub struct CandidateFaceView {
     /// Its id.
     pub id: Uuid,
@@ -60,7 +61,7 @@ pub struct CandidateFaceView {
 
 /// A subject of the candidate list.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Candidate")]
+#[schema(as = Candidate)]
 pub struct CandidateView {
     /// Where the subject is enrolled.
     pub gallery: String,
@@ -71,10 +72,12 @@ pub struct CandidateView {
     /// Cosine of probe and reference, −1 to 1.
     pub score: f32,
     /// The false positive identification rate the score stands for; null while the gallery is not calibrated.
+    #[schema(required = true)]
     pub fpir: Option<f64>,
     /// Match or not, at the gallery's threshold in force.
     pub decision: DecisionName,
     /// In a gallery of events: the face that was found; null otherwise.
+    #[schema(required = true)]
     pub face: Option<Uuid>,
     /// With `explain`: every face of the subject; empty otherwise.
     pub faces: Vec<CandidateFaceView>,
@@ -82,7 +85,7 @@ pub struct CandidateView {
 
 /// A probe.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "Probe")]
+#[schema(as = Probe)]
 pub struct ProbeView {
     /// How its faces were fused.
     pub fusion: FusionSpec,
@@ -94,7 +97,7 @@ pub struct ProbeView {
 
 /// What one probe found.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "SearchAnswer")]
+#[schema(as = SearchAnswer)]
 pub struct AnswerView {
     /// Names this search.
     pub search_id: Uuid,
@@ -103,6 +106,7 @@ pub struct AnswerView {
     /// The decision on the best candidate; `none` without candidates.
     pub decision: DecisionName,
     /// The threshold in force; null when the galleries searched have different ones (see `galleries`).
+    #[schema(required = true)]
     pub threshold: Option<ThresholdInForce>,
     /// Best first, each subject of a gallery once. Candidates below the threshold are listed too, with decision `none`.
     pub candidates: Vec<CandidateView>,
@@ -118,7 +122,7 @@ pub struct AnswerView {
 
 /// What each face found, with `faces=each`.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(title = "SearchAnswers")]
+#[schema(as = SearchAnswers)]
 pub struct AnswersView {
     /// One for each face, images in the order of the request, faces of an image best first.
     pub searches: Vec<AnswerView>,
@@ -131,7 +135,7 @@ pub struct AnswersView {
 /// The answer to a search.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[schema(title = "SearchResponse")]
+#[schema(as = SearchResponse)]
 #[allow(clippy::large_enum_variant, reason = "made once a request and sent at once")]
 pub enum SearchResponse {
     /// With `faces=fuse`.

@@ -7,6 +7,7 @@ use vultus_engine::ids::GalleryId;
 use vultus_engine::index::SearchMode;
 
 use crate::api::wire::{FusionSpec, RuleName, ThresholdRequest, checked_score, fusion_params};
+use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams};
 use crate::problem::{Code, Problem};
 use crate::service::search::Grouping;
@@ -20,7 +21,7 @@ const MAX_LIMIT: u32 = 1000;
 /// How a gallery is searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(title = "SearchMode")]
+#[schema(as = SearchMode)]
 pub enum ModeName {
     /// The index chooses.
     Auto,
@@ -33,7 +34,7 @@ pub enum ModeName {
 /// How faces become probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[schema(title = "Faces")]
+#[schema(as = FaceGrouping)]
 pub enum FacesName {
     /// One face of each image, all fused into one probe.
     Fuse,
@@ -84,23 +85,27 @@ pub struct SearchParams {
 /// A probe and how to search with it.
 #[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(title = "SearchRequest", example = json!({
+#[schema(as = SearchRequest, example = json!({
     "images": [{"data": "/9j/4AAQSkZJRg=="}], "limit": 5, "threshold": {"score": 0.4}, "explain": true
 }))]
 pub struct SearchBody {
     /// Photos or aligned crops.
+    #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub images: Vec<ImageItem>,
     /// Ready embeddings.
+    #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub embeddings: Vec<EmbeddingItem>,
     /// Most candidates wanted; 10 where left out.
     #[schema(minimum = 1, maximum = 1000, nullable = false)]
     pub limit: Option<u32>,
     /// From which score a candidate is a match; the gallery's, else the server's where left out.
+    #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
     pub threshold: Option<ThresholdRequest>,
     /// Fusion rule of the probe; the model's where left out.
+    #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
     pub fusion: Option<FusionSpec>,
     /// `auto` where left out.

@@ -4,6 +4,8 @@
 //! [`document`] turns both into responses, adds the problems that every operation shares, and takes the extensions
 //! out again. So no code is listed twice, and none that a handler can give is missing.
 
+mod tidy;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
@@ -38,8 +40,10 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
 )]
 pub struct Document;
 
+/// Problems of requests that are to no operation.
+const OUTSIDE: &[Code] = &[Code::RouteNotFound, Code::MethodNotAllowed];
 /// Problems of every operation under `/v1`.
-const ALWAYS: &[Code] = &[Code::Unauthorized, Code::RequestTimeout, Code::Internal, Code::StorageUnavailable];
+const ALWAYS: &[Code] = &[Code::Unauthorized, Code::Internal, Code::StorageUnavailable];
 /// Problems of operations with path, query or header parameters.
 const PARAMETERS: &[Code] = &[Code::InvalidParameter];
 /// Problems of operations with a body.
@@ -77,6 +81,18 @@ pub fn document() -> Value {
         }
     });
     document["security"] = json!([{}, { "key": [] }]);
+    document["components"]["examples"] = Code::ALL
+        .iter()
+        .filter(|code| !OUTSIDE.contains(code))
+        .map(|code| (code.text().to_owned(), json!({ "summary": code.title(), "value": Problem::new(*code) })))
+        .collect::<Map<_, _>>()
+        .into();
+    tidy::pages(&mut document);
+    tidy::forms(&mut document);
+    tidy::binary_bodies(&mut document);
+    if let Some(schemas) = document["components"].get_mut("schemas") {
+        tidy::empty_defaults(schemas);
+    }
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, item) in paths {
             for (method, operation) in item.as_object_mut().into_iter().flatten() {
@@ -106,6 +122,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let images = operation.remove("x-images");
     let mut codes: BTreeSet<&'static str> = own.into_iter().flatten().map(Code::text).collect();
     let mut add = |more: &[Code]| codes.extend(more.iter().map(|code| code.text()));
+    add(&[Code::RequestTimeout]);
     if path.starts_with("/v1/") {
         add(ALWAYS);
     }
@@ -144,12 +161,17 @@ fn problem_response(status: u16, codes: &[Code]) -> Value {
     let lines: Vec<String> = codes.iter().map(|code| format!("`{}`: {}", code.text(), code.title())).collect();
     let examples: Map<String, Value> = codes
         .iter()
-        .map(|code| (code.text().to_owned(), json!({ "summary": code.title(), "value": Problem::new(*code) })))
+        .map(|code| (code.text().to_owned(), json!({ "$ref": format!("#/components/examples/{}", code.text()) })))
         .collect();
     let mut response = json!({
         "description": lines.join("\n\n"),
         "content": { PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" }, "examples": examples } }
     });
+    if status == 401 {
+        response["headers"] = json!({
+            "WWW-Authenticate": { "description": "`Bearer`.", "required": true, "schema": { "type": "string" } }
+        });
+    }
     if status == 429 {
         response["headers"] = json!({
             "Retry-After": { "description": "Seconds to wait.", "required": true, "schema": { "type": "integer", "minimum": 0 } }
@@ -192,14 +214,26 @@ mod tests {
         assert!(ids.len() > 20);
     }
 
+    /// Two types of one name would silently describe each other's members.
+    #[test]
+    fn every_schema_that_is_referred_to_is_the_one_meant() {
+        let document = document();
+        let schema = |name: &str| document["components"]["schemas"][name].clone();
+        let members = |name: &str| schema(name)["enum"].as_array().map(|list| list.len());
+        assert_eq!((members("GalleryKind"), members("IndexKind"), members("ChangeKind")), (Some(2), Some(2), Some(8)));
+        for name in ["Gallery", "GalleryPage", "SearchRequest", "SearchAnswer", "EnrolFacesForm", "Problem"] {
+            assert_eq!(schema(name)["type"], "object", "{name}");
+        }
+        assert_eq!(schema("FacePage")["properties"]["items"]["items"]["$ref"], "#/components/schemas/Face");
+    }
+
     #[test]
     fn every_code_that_a_handler_can_give_is_documented_somewhere() {
-        let text = text();
+        let text = document()["paths"].to_string();
         let undocumented: Vec<_> = Code::ALL
             .iter()
-            // These answer requests that are to no operation.
-            .filter(|code| !matches!(code, Code::RouteNotFound | Code::MethodNotAllowed))
-            .filter(|code| !text.contains(&format!("urn:vultus:problem:{}", code.text())))
+            .filter(|code| !OUTSIDE.contains(code))
+            .filter(|code| !text.contains(&format!("#/components/examples/{}\"", code.text())))
             .collect();
         assert!(undocumented.is_empty(), "{undocumented:?}");
     }
