@@ -261,7 +261,9 @@ fn ready(app: &App, image: usize, item: EmbeddingItem, media: MediaId) -> Result
         return Err(Problem::with(Code::InvalidRequest, "norm is a positive number"));
     }
     let length = item.embedding.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-    if !((length - 1.0).abs() <= UNIT_TOLERANCE) {
+    // Written so that a length that is no number is refused too.
+    let unit = (length - 1.0).abs() <= UNIT_TOLERANCE;
+    if !unit {
         return Err(Problem::with(Code::InvalidRequest, "the embedding is not a unit vector"));
     }
     // What JSON rounded away is put back, so that stored vectors are unit to f32.

@@ -37,6 +37,18 @@ async fn every_rejection_is_a_problem() {
 }
 
 #[tokio::test]
+async fn an_array_is_no_object() {
+    let app = TestApp::start().await;
+    app.gallery("g").await;
+    app.json("PUT", "/v1/galleries/g", json!([])).await.problem(422, "invalid_request");
+    app.post("/v1/galleries", json!(["x", "events"])).await.problem(422, "invalid_request");
+    app.post("/v1/galleries", json!({ "id": "x", "threshold": [0.4] })).await.problem(422, "invalid_request");
+    app.json("PATCH", "/v1/galleries/g", json!({ "fusion": ["norm", 2.0] })).await.problem(422, "invalid_request");
+    app.post("/v1/detect", json!({ "images": [["/9j/"]] })).await.problem(422, "invalid_request");
+    app.get("/v1/changes?after=9007199254740992").await.problem(400, "invalid_parameter");
+}
+
+#[tokio::test]
 async fn a_request_has_a_bounded_number_of_images() {
     let app = TestApp::with(|settings| settings.limits.max_images_per_request = 2).await;
     app.gallery("g").await;

@@ -192,12 +192,12 @@ impl Batch for EmbedBatch {
             // One crop without a usable feature must not fail its neighbours' requests.
             Err(_) => {
                 let mut rest = crops.as_slice();
-                let mut alone = |size| {
+                let alone = |size| {
                     let (own, others) = rest.split_at(size);
                     rest = others;
                     self.extract(own)
                 };
-                sizes.into_iter().map(|size| alone(size)).collect()
+                sizes.into_iter().map(alone).collect()
             }
         }
     }

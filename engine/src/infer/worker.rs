@@ -207,7 +207,9 @@ mod tests {
         }
     }
 
-    fn doubler(budget: usize) -> (Worker<usize, usize>, Arc<Mutex<()>>, Arc<Mutex<Vec<usize>>>) {
+    type Rig = (Worker<usize, usize>, Arc<Mutex<()>>, Arc<Mutex<Vec<usize>>>);
+
+    fn doubler(budget: usize) -> Rig {
         let (gate, sizes) = (Arc::default(), Arc::default());
         let worker = Worker::start(Doubler { gate: Arc::clone(&gate), sizes: Arc::clone(&sizes) }, budget).unwrap();
         (worker, gate, sizes)

@@ -84,7 +84,7 @@ impl From<FusionRule> for Fusion {
 }
 
 impl Fusion {
-    /// Whether the parameters are ones that [`weights`](Self::weights) accepts.
+    /// Whether the parameters are ones that templates can be fused with.
     pub fn is_valid(&self) -> bool {
         TAU_RANGE.contains(&self.tau)
     }
