@@ -1,14 +1,12 @@
 //! `vultus detect`: the faces of images, one JSON line an image.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::local::{Local, threads};
-use super::{SomeFailed, parallel};
+use super::local::{Local, each_image};
 use crate::api::wire::FaceFound;
 use crate::config::Settings;
 
@@ -25,7 +23,7 @@ pub(super) struct Detect {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    path: &'a std::path::Path,
+    path: &'a Path,
     faces: Vec<FaceFound>,
 }
 
@@ -34,23 +32,9 @@ impl Detect {
         let mut settings = Settings::default();
         settings.model.min_detection_score = self.min_score;
         let local = Local::start(settings)?;
-        let work = |path: &PathBuf| local.detect(&Arc::new(local.read(path)?));
-        let mut failed = 0;
-        let mut out = std::io::stdout().lock();
-        parallel::ordered(&self.images, threads(), work, |path, faces| {
-            match faces {
-                Ok(faces) => {
-                    let line = Line { path, faces: faces.iter().map(FaceFound::from).collect() };
-                    serde_json::to_writer(&mut out, &line).map_err(std::io::Error::from)?;
-                    out.write_all(b"\n")?;
-                }
-                Err(error) => {
-                    failed += 1;
-                    eprintln!("{}: {error:#}", path.display());
-                }
-            }
-            Ok(())
-        })?;
-        if failed == 0 { Ok(()) } else { Err(SomeFailed { failed, total: self.images.len() }.into()) }
+        each_image(&self.images, |path| {
+            let faces = local.detect(&Arc::new(local.read(path)?))?;
+            Ok(Line { path, faces: faces.iter().map(FaceFound::from).collect() })
+        })
     }
 }

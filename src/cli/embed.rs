@@ -1,6 +1,5 @@
 //! `vultus embed`: embeddings and norms of the faces of images, one JSON line an image.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,8 +8,7 @@ use serde::Serialize;
 use vultus_engine::align::AlignedCrop;
 use vultus_engine::quality::quality;
 
-use super::local::{Local, threads};
-use super::{SomeFailed, parallel};
+use super::local::{Local, each_image};
 use crate::api::embed::EmbeddedFace;
 use crate::api::wire::Location;
 use crate::config::Settings;
@@ -58,24 +56,10 @@ impl Embed {
         settings.model.flip = self.flip;
         let local = Local::start(settings)?;
         let model_id = local.pipeline.model_id().to_string();
-        let mut failed = 0;
-        let mut out = std::io::stdout().lock();
-        let work = |path: &PathBuf| embed_one(&local, path, self.aligned);
-        parallel::ordered(&self.images, threads(), work, |path, faces| {
-            match faces {
-                Ok(faces) => {
-                    let line = Line { path, model_id: &model_id, faces };
-                    serde_json::to_writer(&mut out, &line).map_err(std::io::Error::from)?;
-                    out.write_all(b"\n")?;
-                }
-                Err(error) => {
-                    failed += 1;
-                    eprintln!("{}: {error:#}", path.display());
-                }
-            }
-            Ok(())
-        })?;
-        if failed == 0 { Ok(()) } else { Err(SomeFailed { failed, total: self.images.len() }.into()) }
+        each_image(&self.images, |path| {
+            let faces = embed_one(&local, path, self.aligned)?;
+            Ok(Line { path, model_id: &model_id, faces })
+        })
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
+use super::local::progress;
 use super::parallel;
 use super::target::Target;
 use crate::api::faces::{EnrolmentView, FaceView};
@@ -82,7 +82,7 @@ impl Enrol {
         ensure_gallery(&connected.client, &self.gallery)?;
 
         let started = Instant::now();
-        let bar = progress(photos as u64);
+        let bar = progress(photos, "photos");
         let mut total = Outcome::default();
         let mut subjects_enrolled = 0;
         let work = |subject: &SubjectFolder| enrol_subject(&connected.client, &self.gallery, subject, self.select);
@@ -101,7 +101,7 @@ impl Enrol {
         bar.finish_and_clear();
         let seconds = started.elapsed().as_secs_f64();
         connected.close()?;
-        self::report(&self.gallery, subjects_enrolled, &total, seconds, self.json);
+        report(&self.gallery, subjects_enrolled, &total, seconds, self.json);
         Ok(())
     }
 }
@@ -126,12 +126,6 @@ fn report(gallery: &str, subjects: usize, total: &Outcome, seconds: f64, as_json
     for (code, count) in &total.rejected {
         println!("  {count} rejected: {code}");
     }
-}
-
-fn progress(photos: u64) -> ProgressBar {
-    // Hidden by itself where stderr is not a terminal.
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} photos  {per_sec:.1}  {eta} left");
-    ProgressBar::new(photos).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// Subject folders by name, the photos of each by name.

@@ -1,22 +1,62 @@
 //! The networks without a server, for `detect`, `embed` and `verify`.
 
-use std::path::Path;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use image::RgbImage;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use vultus_engine::align::{AlignedCrop, align};
 use vultus_engine::detect::DetectOptions;
 use vultus_engine::face::{DetectedFace, Feature};
 use vultus_engine::image::{DecodeLimits, decode};
 use vultus_engine::infer::Pipeline;
 
+use super::{SomeFailed, parallel};
 use crate::config::Settings;
 use crate::problem::Problem;
 
-/// Threads that read images and wait for the networks.
-pub(super) fn threads() -> usize {
-    2 * std::thread::available_parallelism().map_or(2, usize::from)
+/// Prints a JSON line for each image, in their order. What fails is told on stderr, and the rest goes on.
+pub(super) fn each_image<'a, L: Serialize + Send>(
+    images: &'a [PathBuf],
+    work: impl Fn(&'a Path) -> anyhow::Result<L> + Sync,
+) -> anyhow::Result<()> {
+    let threads = 2 * std::thread::available_parallelism().map_or(2, usize::from);
+    let paths: Vec<&'a Path> = images.iter().map(PathBuf::as_path).collect();
+    let mut out = std::io::stdout().lock();
+    // Lines on a terminal show the progress by themselves.
+    let bar = if std::io::stdout().is_terminal() { ProgressBar::hidden() } else { progress(paths.len(), "images") };
+    let mut failed = 0;
+    parallel::ordered(
+        &paths,
+        threads,
+        |path| work(path),
+        |path, line| {
+            bar.inc(1);
+            match line {
+                Ok(line) => {
+                    serde_json::to_writer(&mut out, &line).map_err(std::io::Error::from)?;
+                    out.write_all(b"\n")?;
+                }
+                Err(error) => {
+                    failed += 1;
+                    bar.suspend(|| eprintln!("{}: {error:#}", path.display()));
+                }
+            }
+            Ok(())
+        },
+    )?;
+    bar.finish_and_clear();
+    if failed == 0 { Ok(()) } else { Err(SomeFailed { failed, total: images.len() }.into()) }
+}
+
+/// A progress bar on stderr, hidden where that is no terminal.
+pub(super) fn progress(length: usize, unit: &str) -> ProgressBar {
+    let template = format!("{{bar:30}} {{pos}}/{{len}} {unit}  {{per_sec:.1}}  {{eta}} left");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length as u64).with_style(style)
 }
 
 /// Detector and backbone on this thread's terms.
