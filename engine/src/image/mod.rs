@@ -131,6 +131,7 @@ fn decode_bounded(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Decod
             let header = jpeg::Header::read(bytes)?;
             check_size(header.width, header.height, limits)?;
             header.check(bytes)?;
+            jpeg::check_scans(bytes)?;
             read(JpegDecoder::new(Cursor::new(bytes)), memory, limits)
         }
         Ok(ImageFormat::Png) => {

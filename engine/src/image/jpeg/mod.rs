@@ -1,8 +1,14 @@
 //! The structure of a JPEG file, without its pixels.
 //!
-//! The JPEG decoder fills what a cut-off file lacks with grey and reports success, so whether a file is whole is found
-//! here: its segments are walked until the end-of-image marker. An embedded thumbnail, which has such a marker of its
-//! own, lies inside of a segment and is stepped over.
+//! The JPEG decoder fills what a cut-off or damaged file lacks with grey and reports success, so whether a file is whole
+//! is found here, in two steps. First its segments are walked until the end-of-image marker; an embedded thumbnail,
+//! which has such a marker of its own, lies inside of a segment and is stepped over. Then [`check_scans`] walks the coded
+//! data between the segments.
+
+mod bits;
+mod entropy;
+mod frame;
+mod huffman;
 
 use super::DecodeError;
 
@@ -81,6 +87,13 @@ impl Header {
     }
 }
 
+/// Whether the coded picture data of a file are whole: fails where they end early, are no valid codes, or are not
+/// exactly as much as the frame says. To be called after [`Header::check`], and for pictures of which the size was
+/// checked: it takes up to 8 bytes of memory for each 64 samples of a component.
+pub fn check_scans(bytes: &[u8]) -> Result<(), DecodeError> {
+    entropy::check(bytes)
+}
+
 /// The next marker's second byte and what follows it. Steps over pixel data, in which FF is followed by 00.
 fn next_marker(mut bytes: &[u8]) -> Option<(u8, &[u8])> {
     loop {
@@ -101,3 +114,6 @@ fn split_segment(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = usize::from(u16::from_be_bytes(*length)).checked_sub(2)?;
     rest.split_at_checked(length)
 }
+
+#[cfg(test)]
+mod tests;
