@@ -42,10 +42,14 @@ pub fn open_store(data_dir: &Path) -> anyhow::Result<SledStore> {
 /// Loads the configured model onto its device.
 pub fn load_model(settings: &ModelSettings) -> anyhow::Result<Model> {
     let device = select_device(&settings.device)?;
-    if settings.name == EMBEDDED_MODEL {
-        return Ok(Model::embedded(settings.flip, &device)?);
-    }
     let path = Path::new(&settings.name);
+    let by_id = settings.name.strip_prefix(EMBEDDED_MODEL).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    if by_id && !path.exists() {
+        let model = Model::embedded(settings.flip, &device)?;
+        let known = model.id().to_string().starts_with(&settings.name);
+        anyhow::ensure!(known, "there is no model {}; the embedded one is {}", settings.name, model.id());
+        return Ok(model);
+    }
     Model::from_file(path, settings.flip, &device).with_context(|| format!("cannot load the model {}", settings.name))
 }
 

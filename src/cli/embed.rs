@@ -17,7 +17,7 @@ use crate::config::Settings;
 /// `{"path","model_id","faces":[{"box","landmarks","score","norm","quality","embedding":[…]}]}` for each.
 #[derive(Debug, Args)]
 pub(super) struct Embed {
-    /// `mobilefacenet` for the embedded model, or a safetensors file with its manifest beside it
+    /// `mobilefacenet` or its model id for the embedded model, or a safetensors file with its manifest beside it
     #[arg(long, default_value = "mobilefacenet")]
     model: String,
     /// The images are 112×112 crops that were aligned already

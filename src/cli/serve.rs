@@ -23,7 +23,7 @@ pub(super) struct Serve {
     /// Address and port; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
-    /// `mobilefacenet` for the embedded model, or a safetensors file with its manifest beside it
+    /// `mobilefacenet` or its model id for the embedded model, or a safetensors file with its manifest beside it
     #[arg(long, value_name = "ID|FILE")]
     model: Option<String>,
     /// `auto`, `cpu`, `cuda` or `cuda:N` [default: auto]

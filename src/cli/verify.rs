@@ -16,7 +16,7 @@ use crate::service::select::Select;
 /// rate at which the two would be called the same person.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// `mobilefacenet` for the embedded model, or a safetensors file with its manifest beside it
+    /// `mobilefacenet` or its model id for the embedded model, or a safetensors file with its manifest beside it
     #[arg(long, default_value = "mobilefacenet")]
     model: String,
     /// Add the raw features of a face and its mirror image

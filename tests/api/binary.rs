@@ -160,6 +160,7 @@ fn crops_are_embedded_from_the_command_line() {
     let plain = embed(&[]);
     assert_eq!(plain["model_id"], crate::harness::MODEL_ID);
     assert_eq!(plain["faces"][0]["embedding"].as_array().unwrap().len(), 192);
+    assert_eq!(embed(&["--model", crate::harness::MODEL_ID])["faces"], plain["faces"]);
     let flipped = embed(&["--flip"]);
     assert_eq!(flipped["model_id"], format!("{}+flip", crate::harness::MODEL_ID));
     assert!(flipped["faces"][0]["norm"].as_f64() > plain["faces"][0]["norm"].as_f64());

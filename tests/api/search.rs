@@ -104,6 +104,22 @@ async fn events_are_searched_face_by_face() {
 }
 
 #[tokio::test]
+async fn events_that_cancel_out_are_still_found_and_explained() {
+    let app = TestApp::start().await;
+    app.post("/v1/galleries", json!({ "id": "cam", "kind": "events" })).await.ok(201);
+    let mut opposite = ready(0, 0.0, 70.0);
+    opposite["embedding"][0] = json!(-1.0);
+    enrol(&app, "cam", "x", vec![ready(0, 0.0, 70.0), opposite]).await;
+    let probe = json!({ "embeddings": [ready(0, 0.0, 70.0)], "explain": true });
+    let answer = app.post("/v1/galleries/cam/search", probe).await.ok(200);
+    assert!(near(&answer["candidates"][0]["score"], 1.0));
+    assert_eq!(answer["candidates"][0]["faces"][0]["weight"], 0.0);
+    let probe = json!({ "embeddings": [ready(0, 0.0, 70.0)] });
+    let answer = app.post("/v1/galleries/cam/subjects/x/verify", probe).await.ok(200);
+    assert!(near(&answer["score"], 1.0) && near(&answer["coherence"], 0.0));
+}
+
+#[tokio::test]
 async fn a_changed_rule_changes_the_references() {
     let app = TestApp::start().await;
     app.gallery("g").await;

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::GalleryError;
 use super::open::OpenGallery;
 use crate::ids::{FaceId, GalleryId, ModelId, SubjectId};
-use crate::index::{IndexConfig, IndexStats};
+use crate::index::IndexConfig;
 use crate::quality::NormStats;
 use crate::store::{
     Gallery, GalleryCounts, GalleryKind, Operation, Store, StoreError, StoredAnswer, StoredFace, Subject,
@@ -202,15 +202,6 @@ impl Database {
     /// A gallery's sizes.
     pub fn counts(&self, id: &GalleryId) -> Result<GalleryCounts, GalleryError> {
         Ok(self.store.counts(id)?)
-    }
-
-    /// What a gallery's index holds; `None` for a gallery of another model, which is not indexed.
-    pub fn index_stats(&self, id: &GalleryId) -> Result<Option<IndexStats>, GalleryError> {
-        match self.gallery_in_use(id) {
-            Ok(open) => Ok(Some(open.index().stats())),
-            Err(GalleryError::ModelMismatch { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Replaces a gallery's settings.

@@ -9,7 +9,7 @@ use super::open::{OpenGallery, template, template_faces};
 use crate::ids::{FaceId, GalleryId, MediaId, SubjectId};
 use crate::index::{IndexKind, SearchMode};
 use crate::store::{GalleryKind, StoreError, StoredFace};
-use crate::template::{FaceScore, scores};
+use crate::template::{FaceScore, TemplateError, scores};
 
 /// How a gallery is searched.
 #[derive(Debug, Clone, Copy)]
@@ -132,23 +132,20 @@ impl Database {
         let open = self.gallery_in_use(gallery)?;
         let settings = open.settings();
         let stored = self.faces(gallery, subject)?;
-        let fused = template(&stored, self.model().fusion_of(&settings), self.model())?;
         let faces = self.explain(&open, &stored, probe)?;
-        let template_score = crate::template::score(&fused.vector, probe);
-        // An event stands for itself, so the best face speaks for the subject there, as it does in a search.
-        let score = match settings.kind {
-            GalleryKind::Consolidated => template_score,
-            GalleryKind::Events => faces.iter().map(|face| face.part.score).fold(-1.0, f32::max),
+        let fused = template(&stored, self.model().fusion_of(&settings), self.model());
+        let (score, coherence) = match (settings.kind, fused) {
+            (GalleryKind::Consolidated, fused) => {
+                let fused = fused?;
+                (crate::template::score(&fused.vector, probe), fused.coherence)
+            }
+            // An event stands for itself, so the best face speaks for the subject there, as it does in a search.
+            (GalleryKind::Events, Ok(fused)) => (best(&faces), fused.coherence),
+            (GalleryKind::Events, Err(TemplateError::Degenerate)) => (best(&faces), 0.0),
+            (GalleryKind::Events, Err(error)) => return Err(error.into()),
         };
         let threshold = Threshold::resolve(threshold, settings.threshold, self.config.threshold);
-        Ok(SubjectMatch { score, decision: threshold.decide(score), threshold, coherence: fused.coherence, faces })
-    }
-
-    /// The template of a subject as the gallery fuses it, to use as a probe.
-    pub fn subject_template(&self, gallery: &GalleryId, subject: &SubjectId) -> Result<Vec<f32>, GalleryError> {
-        let open = self.gallery_in_use(gallery)?;
-        let stored = self.faces(gallery, subject)?;
-        Ok(template(&stored, self.model().fusion_of(&open.settings()), self.model())?.vector)
+        Ok(SubjectMatch { score, decision: threshold.decide(score), threshold, coherence, faces })
     }
 
     fn explain(
@@ -163,8 +160,15 @@ impl Database {
         if stored.is_empty() {
             return Ok(Vec::new());
         }
-        let template = template(stored, self.model().fusion_of(&open.settings()), self.model())?;
-        let parts = scores(&template, &template_faces(stored), probe);
+        let parts = match template(stored, self.model().fusion_of(&open.settings()), self.model()) {
+            Ok(template) => scores(&template, &template_faces(stored), probe),
+            // Faces that cancel out have no template, and so no share in one; each still has its score.
+            Err(TemplateError::Degenerate) => stored
+                .iter()
+                .map(|face| FaceScore { weight: 0.0, score: crate::template::score(&face.embedding, probe) })
+                .collect(),
+            Err(error) => return Err(error.into()),
+        };
         Ok(stored
             .iter()
             .zip(parts)
@@ -177,4 +181,9 @@ impl Database {
             })
             .collect())
     }
+}
+
+/// The best score among faces.
+fn best(faces: &[CandidateFace]) -> f32 {
+    faces.iter().map(|face| face.part.score).fold(-1.0, f32::max)
 }
