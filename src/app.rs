@@ -69,6 +69,10 @@ impl App {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Problem::with(Code::NotReady, "the server is stopping"));
         }
+        // After a failed write the store answers nothing until it is opened again.
+        if self.database.store().last_seq().is_err() {
+            return Err(Problem::with(Code::NotReady, "the store has failed; see the log, then restart"));
+        }
         if !self.pipeline.health().running {
             return Err(Problem::with(Code::NotReady, "an inference worker has stopped"));
         }

@@ -31,6 +31,13 @@ const UNMEASURED_THRESHOLD: f32 = 0.4;
 /// Name of the embedded model.
 const EMBEDDED_MODEL: &str = "mobilefacenet";
 
+/// Fails unless the folder is a data directory already, so that a mistyped one is not made.
+pub fn require_data_dir(data_dir: &Path) -> anyhow::Result<()> {
+    let there = data_dir.join(STORE_FOLDER).is_dir();
+    anyhow::ensure!(there, "{} is not a data directory of Vultus", data_dir.display());
+    Ok(())
+}
+
 /// Opens the data directory's store.
 pub fn open_store(data_dir: &Path) -> anyhow::Result<SledStore> {
     std::fs::create_dir_all(data_dir)

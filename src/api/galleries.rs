@@ -13,7 +13,7 @@ use super::paging::{Page, PageParams};
 use super::params::{GalleryPath, IfMatchHeader};
 use super::wire::{FusionPatch, FusionSpec, ThresholdPatch, ThresholdRequest};
 use crate::app::App;
-use crate::extract::condition::{IfMatch, etag};
+use crate::extract::condition::{IfMatch, etag, until_settled};
 use crate::extract::object;
 use crate::extract::{Json, Path, Query};
 use crate::problem::{Code, Problem};
@@ -305,24 +305,30 @@ pub async fn get(
 pub async fn put(
     State(app): State<App>,
     Path(GalleryPath { gallery: id }): Path<GalleryPath>,
-    IfMatch(expected): IfMatch,
+    condition: IfMatch,
     Json(body): Json<PutGallery>,
 ) -> Result<impl IntoResponse, Problem> {
     let (kind, settings) = body.into();
     let settings = settings.checked()?;
-    app.blocking(move |app| match app.database.store().gallery(&id)? {
-        Some(there) if kind.is_some_and(|kind| GalleryKind::from(kind) != there.kind) => {
-            Err(Problem::with(Code::InvalidRequest, "the kind of a gallery cannot be changed"))
-        }
-        Some(_) => {
-            let gallery = app.database.update_gallery(&id, settings, expected)?;
-            answer(app, StatusCode::OK, &gallery).map(IntoResponse::into_response)
-        }
-        None if expected.is_some() => Err(Problem::with(Code::RevisionMismatch, format!("there is no gallery {id}"))),
-        None => {
-            let gallery = app.database.create_gallery(id, kind.unwrap_or_default().into(), settings)?;
-            answer(app, StatusCode::CREATED, &gallery).map(IntoResponse::into_response)
-        }
+    let races = [Code::GalleryExists, Code::GalleryNotFound];
+    app.blocking(move |app| {
+        until_settled(condition, &races, || match app.database.store().gallery(&id)? {
+            Some(there) if kind.is_some_and(|kind| GalleryKind::from(kind) != there.kind) => {
+                Err(Problem::with(Code::InvalidRequest, "the kind of a gallery cannot be changed"))
+            }
+            Some(_) => {
+                let gallery = app.database.update_gallery(&id, settings.clone(), condition.revision())?;
+                answer(app, StatusCode::OK, &gallery).map(IntoResponse::into_response)
+            }
+            None if condition != IfMatch::Absent => {
+                Err(Problem::with(Code::RevisionMismatch, format!("there is no gallery {id}")))
+            }
+            None => {
+                let kind = kind.unwrap_or_default().into();
+                let gallery = app.database.create_gallery(id.clone(), kind, settings.clone())?;
+                answer(app, StatusCode::CREATED, &gallery).map(IntoResponse::into_response)
+            }
+        })
     })
     .await
 }
@@ -337,16 +343,18 @@ pub async fn put(
 pub async fn patch(
     State(app): State<App>,
     Path(GalleryPath { gallery: id }): Path<GalleryPath>,
-    IfMatch(expected): IfMatch,
+    condition: IfMatch,
     Json(patch): Json<serde_json::Map<String, serde_json::Value>>,
 ) -> Result<impl IntoResponse, Problem> {
     app.blocking(move |app| {
-        let there = app.database.gallery(&id)?;
-        let settings: SettingsBody = super::merge(SettingsBody::of(&there), patch)?;
-        // Without If-Match the patch still applies to what was just read, so that no other change is lost.
-        let expected = expected.unwrap_or(there.revision);
-        let gallery = app.database.update_gallery(&id, settings.checked()?, Some(expected))?;
-        answer(app, StatusCode::OK, &gallery)
+        until_settled(condition, &[Code::RevisionMismatch], || {
+            let there = app.database.gallery(&id)?;
+            let settings: SettingsBody = super::merge(SettingsBody::of(&there), patch.clone())?;
+            // Bound to what was just read even without If-Match, so that no other change is lost.
+            let expected = condition.revision().unwrap_or(there.revision);
+            let gallery = app.database.update_gallery(&id, settings.checked()?, Some(expected))?;
+            answer(app, StatusCode::OK, &gallery)
+        })
     })
     .await
 }
@@ -359,10 +367,10 @@ pub async fn patch(
 pub async fn delete(
     State(app): State<App>,
     Path(GalleryPath { gallery: id }): Path<GalleryPath>,
-    IfMatch(expected): IfMatch,
+    condition: IfMatch,
 ) -> Result<StatusCode, Problem> {
     app.blocking(move |app| {
-        app.database.delete_gallery(&id, expected)?;
+        app.database.delete_gallery(&id, condition.revision())?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await

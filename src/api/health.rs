@@ -45,7 +45,7 @@ pub async fn live() -> impl IntoResponse {
     responses((status = 200, description = "Requests can be sent.", body = ReadinessView)), security(()),
     extensions(("x-problems" = json!(["not_ready"]))))]
 pub async fn ready(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
-    app.readiness()?;
+    app.blocking(|app| app.readiness()).await?;
     Ok(axum::Json(ReadinessView {
         status: "ready".to_owned(),
         model_id: app.database.model().id.to_string(),

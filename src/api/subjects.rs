@@ -13,7 +13,7 @@ use vultus_engine::store::Subject;
 use super::paging::{Page, PageParams};
 use super::params::{GalleryPath, IfMatchHeader, SubjectPath};
 use crate::app::App;
-use crate::extract::condition::{IfMatch, etag};
+use crate::extract::condition::{IfMatch, etag, until_settled};
 use crate::extract::{Json, Path, Query};
 use crate::problem::{Code, Problem};
 
@@ -204,21 +204,24 @@ pub async fn get(
 pub async fn put(
     State(app): State<App>,
     Path(SubjectPath { gallery, subject: id }): Path<SubjectPath>,
-    IfMatch(expected): IfMatch,
+    condition: IfMatch,
     Json(body): Json<SubjectBody>,
 ) -> Result<impl IntoResponse, Problem> {
     let settings = body.checked()?;
+    let races = [Code::SubjectExists, Code::SubjectNotFound];
     app.blocking(move |app| {
-        let there = app.database.store().subject(&gallery, &id)?.is_some();
-        if !there && expected.is_some() {
-            return Err(Problem::with(Code::RevisionMismatch, format!("there is no subject {id}")));
-        }
-        let (status, subject) = if there {
-            (StatusCode::OK, app.database.update_subject(&gallery, &id, settings, expected)?)
-        } else {
-            (StatusCode::CREATED, app.database.create_subject(&gallery, id, settings)?)
-        };
-        answer(status, &gallery, &subject)
+        until_settled(condition, &races, || {
+            let there = app.database.store().subject(&gallery, &id)?.is_some();
+            if !there && condition != IfMatch::Absent {
+                return Err(Problem::with(Code::RevisionMismatch, format!("there is no subject {id}")));
+            }
+            let (status, subject) = if there {
+                (StatusCode::OK, app.database.update_subject(&gallery, &id, settings.clone(), condition.revision())?)
+            } else {
+                (StatusCode::CREATED, app.database.create_subject(&gallery, id.clone(), settings.clone())?)
+            };
+            answer(status, &gallery, &subject)
+        })
     })
     .await
 }
@@ -232,17 +235,19 @@ pub async fn put(
 pub async fn patch(
     State(app): State<App>,
     Path(SubjectPath { gallery, subject: id }): Path<SubjectPath>,
-    IfMatch(expected): IfMatch,
+    condition: IfMatch,
     Json(patch): Json<Map<String, Value>>,
 ) -> Result<impl IntoResponse, Problem> {
     app.blocking(move |app| {
-        let there = app.database.subject(&gallery, &id)?;
-        let view = SubjectView::try_from(&there)?;
-        let body = super::merge(SubjectBody { labels: view.labels, metadata: view.metadata }, patch)?;
-        // Without If-Match the patch still applies to what was just read, so that no other change is lost.
-        let expected = expected.unwrap_or(there.revision);
-        let subject = app.database.update_subject(&gallery, &id, body.checked()?, Some(expected))?;
-        answer(StatusCode::OK, &gallery, &subject)
+        until_settled(condition, &[Code::RevisionMismatch], || {
+            let there = app.database.subject(&gallery, &id)?;
+            let view = SubjectView::try_from(&there)?;
+            let body = super::merge(SubjectBody { labels: view.labels, metadata: view.metadata }, patch.clone())?;
+            // Bound to what was just read even without If-Match, so that no other change is lost.
+            let expected = condition.revision().unwrap_or(there.revision);
+            let subject = app.database.update_subject(&gallery, &id, body.checked()?, Some(expected))?;
+            answer(StatusCode::OK, &gallery, &subject)
+        })
     })
     .await
 }
@@ -255,10 +260,10 @@ pub async fn patch(
 pub async fn delete(
     State(app): State<App>,
     Path(SubjectPath { gallery, subject }): Path<SubjectPath>,
-    IfMatch(expected): IfMatch,
+    condition: IfMatch,
 ) -> Result<StatusCode, Problem> {
     app.blocking(move |app| {
-        app.database.delete_subject(&gallery, &subject, expected)?;
+        app.database.delete_subject(&gallery, &subject, condition.revision())?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await

@@ -18,7 +18,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.data_dir.is_dir(), "there is no data directory {}", self.data_dir.display());
+        crate::server::require_data_dir(&self.data_dir)?;
         let store = crate::server::open_store(&self.data_dir)?;
         let report = store.check()?;
         if self.json {

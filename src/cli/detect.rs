@@ -1,6 +1,7 @@
 //! `vultus detect`: the faces of images, one JSON line an image.
 
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -23,7 +24,7 @@ pub(super) struct Detect {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    path: &'a Path,
+    path: Cow<'a, str>,
     faces: Vec<FaceFound>,
 }
 
@@ -34,7 +35,7 @@ impl Detect {
         let local = Local::start(settings)?;
         each_image(&self.images, |path| {
             let faces = local.detect(&Arc::new(local.read(path)?))?;
-            Ok(Line { path, faces: faces.iter().map(FaceFound::from).collect() })
+            Ok(Line { path: path.to_string_lossy(), faces: faces.iter().map(FaceFound::from).collect() })
         })
     }
 }

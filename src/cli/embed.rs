@@ -1,5 +1,6 @@
 //! `vultus embed`: embeddings and norms of the faces of images, one JSON line an image.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ enum Dtype {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    path: &'a Path,
+    path: Cow<'a, str>,
     model_id: &'a str,
     faces: Vec<EmbeddedFace>,
 }
@@ -58,7 +59,7 @@ impl Embed {
         let model_id = local.pipeline.model_id().to_string();
         each_image(&self.images, |path| {
             let faces = embed_one(&local, path, self.aligned)?;
-            Ok(Line { path, model_id: &model_id, faces })
+            Ok(Line { path: path.to_string_lossy(), model_id: &model_id, faces })
         })
     }
 }

@@ -19,7 +19,7 @@ use crate::service::select::Select;
 
 /// Files taken for photos.
 const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp"];
-/// Code under which files that are no photo are counted.
+/// Code under which photos of a folder whose name is no subject id are counted.
 const SKIPPED_NAME: &str = "invalid_subject_name";
 
 /// Enrols FOLDER/SUBJECT/PHOTO: the folder's name is the subject's id, the file's name the media id. Photos that are
@@ -175,7 +175,11 @@ fn enrol_subject(
     let enrolled = enrolled_media(client, &faces)?;
     let select = serde_urlencoded::to_string([("select", select)]).unwrap_or_default();
     for photo in &subject.photos {
-        let media = photo.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // A name that is no text would be stored changed, and taken for another on the next run.
+        let Some(media) = photo.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
+            outcome.reject("invalid_file_name", photo, "the file's name is not UTF-8");
+            continue;
+        };
         if enrolled.contains(&media) {
             outcome.already += 1;
             continue;

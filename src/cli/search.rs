@@ -60,6 +60,7 @@ impl Search {
             "threshold": self.threshold.map(|score| json!({ "score": score })),
             "fusion": self.fusion.map(|rule| json!({ "rule": rule.name() })),
         });
+        self.target.require_data_dir()?;
         let connected = self.target.connect()?;
         let path = format!("/v1/galleries/{}/search", self.gallery);
         let mut failed = 0;
@@ -109,8 +110,9 @@ fn print(
         let image = problem.image.and_then(|index| images.get(index));
         eprintln!("{}: {problem}", image.map_or_else(|| "an image".to_owned(), |path| path.display().to_string()));
     }
+    let names: Vec<String> = images.iter().map(|image| image.display().to_string()).collect();
     if as_json {
-        let path = if fused { json!(images) } else { json!(images.first()) };
+        let path = if fused { json!(names) } else { json!(names.first()) };
         let candidates: Vec<Value> = answer
             .candidates
             .iter()
@@ -123,7 +125,6 @@ fn print(
         writeln!(out, "{line}")?;
         return Ok(());
     }
-    let names: Vec<String> = images.iter().map(|image| image.display().to_string()).collect();
     let decision = serde_json::to_value(answer.decision)?;
     writeln!(out, "{}  {}", names.join(" + "), decision.as_str().unwrap_or_default())?;
     for candidate in &answer.candidates {

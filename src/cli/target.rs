@@ -45,6 +45,11 @@ struct Own {
 }
 
 impl Target {
+    /// Fails when a data directory was named that is none yet.
+    pub(super) fn require_data_dir(&self) -> anyhow::Result<()> {
+        self.data_dir.as_deref().map_or(Ok(()), crate::server::require_data_dir)
+    }
+
     /// Connects, starting a server on loopback when a data directory was named.
     pub(super) fn connect(self) -> anyhow::Result<Connected> {
         let Some(data_dir) = self.data_dir else {

@@ -87,7 +87,7 @@ pub struct ModelSettings {
     pub min_face_px: f32,
     /// Faces embedded as one batch.
     pub embed_batch: usize,
-    /// Photos detected as one batch.
+    /// Megapixels of photos detected as one batch, each photo counted as at least one.
     pub detect_batch: usize,
 }
 

@@ -156,8 +156,10 @@ impl<B: Body> Submission<B> {
         options.fill(params)?;
         let mut items = Vec::with_capacity(images.len() + embeddings.len());
         for (index, image) in images.into_iter().enumerate() {
+            // Tools wrap lines of base64, which changes nothing.
+            let data: Vec<u8> = image.data.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
             let bytes = STANDARD
-                .decode(image.data.as_bytes())
+                .decode(data)
                 .map_err(|_| Problem::with(Code::InvalidRequest, "images: data is not base64").at_image(index))?;
             items.push(Item::Image { bytes, media: media_id(image.media)?, aligned: image.aligned });
         }
@@ -186,6 +188,7 @@ impl<B: Body> Submission<B> {
         let mut pairs = query.to_owned();
         while let Some(field) = form.next_field().await.map_err(|error| multipart_problem(&error))? {
             let name = field.name().unwrap_or_default().to_owned();
+            let is_file = field.file_name().is_some();
             let bytes = field_bytes(field).await?;
             body_bytes += bytes.len();
             if name == "image" || name == "crop" {
@@ -194,6 +197,10 @@ impl<B: Body> Submission<B> {
                     return Err(Problem { required: Some(max_images as f64), ..Problem::new(Code::TooManyImages) });
                 }
                 continue;
+            }
+            if is_file {
+                let detail = format!("part {name:?} is not known; images come in parts named `image`, crops in `crop`");
+                return Err(Problem::with(Code::InvalidRequest, detail));
             }
             text_parts += 1;
             if text_parts > MAX_TEXT_PARTS {

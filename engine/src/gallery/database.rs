@@ -172,7 +172,7 @@ impl Database {
     ) -> Result<Gallery, GalleryError> {
         let at = now();
         let gallery = Gallery {
-            id: id.clone(),
+            id,
             kind,
             model_id: self.model().id.clone(),
             dim: self.model().dim as u32,
@@ -185,8 +185,8 @@ impl Database {
             updated_at: at,
             revision: 0,
         };
-        self.store.commit(at, &[Operation::CreateGallery(gallery)])?;
-        self.gallery(&id)
+        let committed = self.store.commit(at, &[Operation::CreateGallery(gallery.clone())])?;
+        Ok(Gallery { revision: committed.last_seq, ..gallery })
     }
 
     /// All galleries by id, those of other models included.
@@ -221,8 +221,8 @@ impl Database {
             updated_at: at,
             ..self.gallery(id)?
         };
-        self.store.commit(at, &[Operation::UpdateGallery { gallery, expected }])?;
-        let gallery = self.gallery(id)?;
+        let committed = self.store.commit(at, &[Operation::UpdateGallery { gallery: gallery.clone(), expected }])?;
+        let gallery = Gallery { revision: committed.last_seq, ..gallery };
         if let Ok(open) = self.gallery_in_use(id) {
             open.update(self.store(), gallery.clone(), self.model(), self.config.index)?;
         }
@@ -245,10 +245,10 @@ impl Database {
         id: SubjectId,
         settings: SubjectSettings,
     ) -> Result<Subject, GalleryError> {
-        let subject = new_subject(id.clone(), settings);
-        let operation = Operation::CreateSubject { gallery: gallery.clone(), subject };
-        self.store.commit(now(), &[operation])?;
-        self.subject(gallery, &id)
+        let subject = new_subject(id, settings);
+        let operation = Operation::CreateSubject { gallery: gallery.clone(), subject: subject.clone() };
+        let committed = self.store.commit(subject.created_at, &[operation])?;
+        Ok(Subject { revision: committed.last_seq, ..subject })
     }
 
     /// Replaces a subject's labels and metadata.
@@ -259,10 +259,11 @@ impl Database {
         settings: SubjectSettings,
         expected: Option<u64>,
     ) -> Result<Subject, GalleryError> {
-        let subject = new_subject(id.clone(), settings);
-        let operation = Operation::UpdateSubject { gallery: gallery.clone(), subject, expected };
-        self.store.commit(now(), &[operation])?;
-        self.subject(gallery, id)
+        let there = self.subject(gallery, id)?;
+        let subject = Subject { created_at: there.created_at, ..new_subject(id.clone(), settings) };
+        let operation = Operation::UpdateSubject { gallery: gallery.clone(), subject: subject.clone(), expected };
+        let committed = self.store.commit(subject.updated_at, &[operation])?;
+        Ok(Subject { revision: committed.last_seq, ..subject })
     }
 
     /// One subject.

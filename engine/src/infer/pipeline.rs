@@ -20,7 +20,7 @@ use crate::quality::NormStats;
 pub struct PipelineConfig {
     /// Images that may be in work at a time; more are refused.
     pub max_queued_images: usize,
-    /// Photos detected as one batch.
+    /// Megapixels of photos detected as one batch, each photo counted as at least one.
     pub detect_batch: usize,
     /// Faces embedded as one batch.
     pub embed_batch: usize,
@@ -142,8 +142,10 @@ impl Batch for DetectBatch {
         "detector"
     }
 
-    fn cost(&self, _input: &DetectInput) -> usize {
-        1
+    /// Megapixels, at least 1: a large photo runs by itself, so that others are not kept waiting for a whole batch of
+    /// such, and its request can still be withdrawn while it waits.
+    fn cost(&self, input: &DetectInput) -> usize {
+        (input.photo.width() as usize * input.photo.height() as usize).div_ceil(1 << 20).max(1)
     }
 
     fn run(&mut self, inputs: Vec<DetectInput>) -> Vec<Result<Vec<DetectedFace>, InferError>> {

@@ -27,7 +27,7 @@ pub enum ModeName {
     Auto,
     /// Every row is compared.
     Exact,
-    /// A graph is walked; exact until it is built.
+    /// A graph is walked; exact until it is built, and always with fewer than 2,000 rows.
     Ann,
 }
 
