@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::body::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -125,23 +129,58 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self { app, listener, .. } = self;
         let deadline = Duration::from_millis(app.config.server.shutdown_timeout_ms);
-        let service = crate::router::router(app.clone());
-        let drained = stop.clone();
-        let serve = axum::serve(listener, service).with_graceful_shutdown(async move { drained.cancelled().await });
-        let late = async {
-            stop.cancelled().await;
-            app.stopping.store(true, Ordering::Release);
-            tracing::info!("stopping: no new requests; those in work are finished");
-            tokio::time::sleep(deadline).await;
+        let connections = GracefulShutdown::new();
+        accept(&app, listener, &connections, &stop).await;
+
+        app.stopping.store(true, Ordering::Release);
+        tracing::info!("stopping: no new requests; those in work are finished");
+        let background = async {
+            connections.shutdown().await;
+            app.background.close();
+            app.background.wait().await;
         };
-        tokio::select! {
-            done = serve.into_future() => done?,
-            () = late => tracing::warn!("some requests were not finished in time"),
-        }
-        app.background.close();
-        if tokio::time::timeout(deadline, app.background.wait()).await.is_err() {
-            tracing::warn!("some background work was not finished in time");
+        if tokio::time::timeout(deadline, background).await.is_err() {
+            tracing::warn!("some requests were not finished in time");
         }
         Ok(())
     }
 }
+
+/// Takes connections until `stop`. Their number is bounded, and one that never completes a request head is closed.
+async fn accept(app: &App, listener: TcpListener, connections: &GracefulShutdown, stop: &CancellationToken) {
+    let service = TowerToHyperService::new(crate::router::router(app.clone()));
+    let places = Arc::new(Semaphore::new(app.config.server.max_connections));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(Duration::from_millis(app.config.server.header_timeout_ms));
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            next = next => next,
+            () = stop.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, mostly: others close theirs in the meantime.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Answers are small and complete; waiting to fill a packet only delays them.
+        let _ = stream.set_nodelay(true);
+        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            // How a connection ends is its client's business.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+}
+
+/// How long to wait when connections cannot be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -52,6 +52,7 @@ impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let loaded = load(self.config.as_deref(), std::env::vars().collect(), &self.overrides());
         let loaded = loaded.map_err(|error| Usage(error.to_string()))?;
+        loaded.settings.check().map_err(Usage)?;
         if self.print_config {
             for (key, value, source) in &loaded.sources {
                 println!("{key} = {value}  ({source})");

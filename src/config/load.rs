@@ -108,6 +108,9 @@ fn collect_values(prefix: &str, value: &Value, found: &mut Vec<(String, String)>
             members.iter().for_each(|(name, value)| collect_values(&joined(prefix, name), value, found));
         }
         ValueKind::Nil => found.push((prefix.to_owned(), "(unset)".to_owned())),
+        // Settings are f32; written as f64 they would show digits that nobody gave.
+        ValueKind::Float(number) => found.push((prefix.to_owned(), (*number as f32).to_string())),
+        ValueKind::String(text) if text.is_empty() => found.push((prefix.to_owned(), "(unset)".to_owned())),
         _ => found.push((prefix.to_owned(), value.to_string())),
     }
 }

@@ -39,6 +39,10 @@ pub struct ServerSettings {
     pub data_dir: PathBuf,
     /// Start without keys although the address is not loopback.
     pub insecure: bool,
+    /// Connections held at a time; more wait to be accepted.
+    pub max_connections: usize,
+    /// A connection on which no whole request head comes for this long is closed.
+    pub header_timeout_ms: u64,
     /// A request is given up after this long.
     pub request_timeout_ms: u64,
     /// At the end, requests in work get this long to finish.
@@ -51,6 +55,8 @@ impl Default for ServerSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             data_dir: PathBuf::from("vultus-data"),
             insecure: false,
+            max_connections: 1024,
+            header_timeout_ms: 30_000,
             request_timeout_ms: 30_000,
             shutdown_timeout_ms: 20_000,
         }
@@ -175,5 +181,63 @@ pub enum LogFormat {
 impl Default for LogSettings {
     fn default() -> Self {
         Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+impl Settings {
+    /// Refuses values that cannot work, naming the first.
+    pub fn check(&self) -> Result<(), String> {
+        let (limits, model) = (&self.limits, &self.model);
+        let positive = [
+            ("server.request_timeout_ms", self.server.request_timeout_ms as usize),
+            ("server.max_connections", self.server.max_connections),
+            ("limits.max_body_bytes", limits.max_body_bytes),
+            ("limits.max_image_bytes", limits.max_image_bytes),
+            ("limits.max_image_pixels", limits.max_image_pixels as usize),
+            ("limits.max_images_per_request", limits.max_images_per_request),
+            ("limits.max_faces_per_image", limits.max_faces_per_image),
+            ("limits.max_queued_images", limits.max_queued_images),
+            ("model.embed_batch", model.embed_batch),
+            ("model.detect_batch", model.detect_batch),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} is at least 1"));
+        }
+        if !(0.1..=1.0).contains(&model.min_detection_score) {
+            return Err("model.min_detection_score is a number from 0.1 to 1".to_owned());
+        }
+        if !(0.0..=10_000.0).contains(&model.min_face_px) {
+            return Err("model.min_face_px is a number from 0 to 10000".to_owned());
+        }
+        if self.search.threshold.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {
+            return Err("search.threshold is a number from -1 to 1".to_owned());
+        }
+        let key = secrecy::ExposeSecret::expose_secret(&self.auth.key);
+        if !key.is_empty() && (key.len() < MIN_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(format!("auth.key has at least {MIN_KEY_BYTES} visible ASCII characters"));
+        }
+        Ok(())
+    }
+}
+
+/// Shortest key that is not guessed.
+const MIN_KEY_BYTES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_cannot_work_are_named() {
+        assert_eq!(Settings::default().check(), Ok(()));
+        let wrong = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.check().unwrap_err()
+        };
+        assert!(wrong(|s| s.limits.max_queued_images = 0).contains("max_queued_images"));
+        assert!(wrong(|s| s.search.threshold = Some(9.0)).contains("threshold"));
+        assert!(wrong(|s| s.model.min_detection_score = f32::NAN).contains("min_detection_score"));
+        assert!(wrong(|s| s.auth.key = SecretString::from(" ")).contains("key"));
     }
 }

@@ -18,9 +18,14 @@ struct Served {
 
 impl Served {
     fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    fn start_with(data_dir: &Path, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(VULTUS)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -142,7 +147,11 @@ fn wrong_usage_and_damage_have_their_own_status() {
     let exposed = run(&["serve", "--listen", "0.0.0.0:0"]);
     assert_eq!(exposed.status.code(), Some(2));
     assert!(String::from_utf8(exposed.stderr).unwrap().contains("--insecure"));
-    assert_eq!(run(&["check", "--data-dir", "/nowhere/at/all"]).status.code(), Some(1));
+    let folder = tempfile::tempdir().unwrap();
+    let no_data = folder.path().to_str().unwrap();
+    assert_eq!(run(&["check", "--data-dir", no_data]).status.code(), Some(1));
+    assert_eq!(run(&["search", "--gallery", "g", "--data-dir", no_data, "x.jpg"]).status.code(), Some(1));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a mistyped directory stays as it is");
     let missing = run(&["detect", "/nowhere.jpg"]);
     assert_eq!((missing.status.code(), missing.stdout.len()), (Some(1), 0));
 }
@@ -200,4 +209,20 @@ fn a_folder_is_enrolled_once_and_searched() {
     arguments.extend(&probes);
     let line: Value = serde_json::from_slice(&run(&arguments).stdout).unwrap();
     assert_eq!((&line["path"], &line["candidates"][0]["subject"]), (&json!(probes), &json!(people[1].0)));
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Served::start_with(folder.path(), &[("VULTUS_SERVER__HEADER_TIMEOUT_MS", "200")]);
+    for beginning in ["", "GET /healthz HTT"] {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(beginning.as_bytes()).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let mut answer = String::new();
+        // The end of the stream, or a 408 and then the end; a time-out would be an error.
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+    server.kill();
 }

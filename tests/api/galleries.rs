@@ -98,3 +98,22 @@ async fn galleries_are_listed_in_pages() {
     }
     app.get("/v1/galleries/not%20an%20id").await.problem(400, "invalid_parameter");
 }
+
+#[tokio::test]
+async fn a_change_without_a_condition_is_not_told_of_races() {
+    let app = TestApp::start().await;
+    app.gallery("g").await;
+    app.post("/v1/galleries/g/subjects", json!({ "id": "s" })).await.ok(201);
+    let requests = (0..24).map(|n: u32| {
+        let (app, labels, gallery) = (&app, json!({ "labels": [n.to_string()] }), json!({ "label": n.to_string() }));
+        async move {
+            app.json("PATCH", "/v1/galleries/g/subjects/s", labels.clone()).await.ok(200);
+            app.json("PATCH", "/v1/galleries/g", gallery).await.ok(200);
+            app.json("PUT", "/v1/galleries/g/subjects/t", labels).await.status
+        }
+    });
+    let created = futures::future::join_all(requests).await.into_iter().filter(|status| *status == 201).count();
+    assert_eq!(created, 1);
+    let conditional = app.json_with("PUT", "/v1/galleries/new", json!({}), &[("if-match", "*")]).await;
+    conditional.problem(412, "revision_mismatch");
+}
