@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Request, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
@@ -68,6 +68,7 @@ pub fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(app.config.limits.max_body_bytes))
         .layer(from_fn_with_state(app.clone(), fallback::time_limit))
         .layer(CatchPanicLayer::custom(fallback::panicked))
+        .layer(map_response(fallback::plain_errors))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))

@@ -3,12 +3,12 @@
 use std::any::Any;
 
 use axum::extract::{OriginalUri, Request, State};
-use axum::http::Method;
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::app::App;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, PROBLEM_JSON, Problem};
 
 /// For a path that is no route.
 pub async fn not_found(OriginalUri(uri): OriginalUri) -> Problem {
@@ -23,6 +23,19 @@ pub async fn method_not_allowed(method: Method) -> Problem {
 /// For a panic in a handler, which is a defect of ours.
 pub fn panicked(_cause: Box<dyn Any + Send + 'static>) -> Response {
     Problem::internal("a request handler panicked").into_response()
+}
+
+/// Turns refusals of parts that are not ours, such as the viewer's missing files, into problems.
+pub async fn plain_errors(response: Response) -> Response {
+    let status = response.status();
+    let headers = response.headers();
+    let ours = headers.get(header::CONTENT_TYPE).is_some_and(|media| media.as_bytes() == PROBLEM_JSON.as_bytes());
+    match status {
+        _ if ours => response,
+        StatusCode::NOT_FOUND => Problem::new(Code::RouteNotFound).into_response(),
+        _ if status.is_server_error() => Problem::internal(status).into_response(),
+        _ => response,
+    }
 }
 
 /// Gives a request up after the configured time. Its queued inference is withdrawn; a write that has begun completes.

@@ -25,6 +25,7 @@ async fn the_document_is_served_beside_its_viewer() {
     let served = app.get("/openapi.json").await;
     assert_eq!(served.header("content-type"), Some("application/json"));
     assert_eq!(String::from_utf8(served.body).unwrap(), vultus::openapi::text());
+    app.get("/docs/nothing.js").await.problem(404, "route_not_found");
     let docs = app.get("/docs/").await;
     assert_eq!(docs.status, 200);
     let page = String::from_utf8(docs.body).unwrap();
