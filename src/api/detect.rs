@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, Submission};
 use crate::problem::{Code, Problem};
-use crate::service::examine::{detect_all, detect_options};
+use crate::service::examine::detect_all;
 use crate::service::timing::{TimingsMs, since};
 
 /// Options of a detection as query parameters or form parts.
@@ -98,7 +98,7 @@ pub struct DetectionView {
     extensions(("x-images" = json!("photos"))))]
 pub async fn detect(State(app): State<App>, submission: Submission<DetectBody>) -> Result<impl IntoResponse, Problem> {
     let started = Instant::now();
-    let defaults = detect_options(&app);
+    let defaults = app.config.detect_options();
     let min_score = submission.options.min_score.unwrap_or(defaults.min_score);
     let examined = detect_all(&app, submission.items, DetectOptions { min_score, ..defaults }).await?.or_problem()?;
     let images = examined

@@ -9,9 +9,8 @@ use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use vultus_engine::align::{AlignedCrop, align};
-use vultus_engine::detect::DetectOptions;
 use vultus_engine::face::{DetectedFace, Feature};
-use vultus_engine::image::{DecodeLimits, decode};
+use vultus_engine::image::decode;
 use vultus_engine::infer::Pipeline;
 
 use super::{SomeFailed, parallel};
@@ -75,22 +74,12 @@ impl Local {
     /// Reads an image file.
     pub(super) fn read(&self, path: &Path) -> anyhow::Result<RgbImage> {
         let bytes = std::fs::read(path).context("cannot be read")?;
-        let limits = DecodeLimits {
-            max_bytes: self.settings.limits.max_image_bytes,
-            max_pixels: self.settings.limits.max_image_pixels,
-            ..DecodeLimits::default()
-        };
-        decode(&bytes, &limits).map_err(|error| Problem::from(error).into())
+        decode(&bytes, &self.settings.decode_limits()).map_err(|error| Problem::from(error).into())
     }
 
     /// Finds the faces of a photo, best first.
     pub(super) fn detect(&self, photo: &Arc<RgbImage>) -> anyhow::Result<Vec<DetectedFace>> {
-        let options = DetectOptions {
-            min_score: self.settings.model.min_detection_score,
-            min_size_px: self.settings.model.min_face_px,
-            max_faces: Some(self.settings.limits.max_faces_per_image),
-            ..DetectOptions::default()
-        };
+        let options = self.settings.detect_options();
         let permit = self.pipeline.admit(1)?;
         Ok(self.pipeline.detect(&permit, Arc::clone(photo), options).wait()?.output)
     }

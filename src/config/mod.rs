@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub use load::{ConfigError, Loaded, Override, load};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use vultus_engine::detect::DetectOptions;
+use vultus_engine::image::DecodeLimits;
 
 /// All settings of the server.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -185,6 +187,25 @@ impl Default for LogSettings {
 }
 
 impl Settings {
+    /// How large an image may be.
+    pub fn decode_limits(&self) -> DecodeLimits {
+        DecodeLimits {
+            max_bytes: self.limits.max_image_bytes,
+            max_pixels: self.limits.max_image_pixels,
+            ..DecodeLimits::default()
+        }
+    }
+
+    /// What counts as a face.
+    pub fn detect_options(&self) -> DetectOptions {
+        DetectOptions {
+            min_score: self.model.min_detection_score,
+            min_size_px: self.model.min_face_px,
+            max_faces: Some(self.limits.max_faces_per_image),
+            ..DetectOptions::default()
+        }
+    }
+
     /// Refuses values that cannot work, naming the first.
     pub fn check(&self) -> Result<(), String> {
         let (limits, model) = (&self.limits, &self.model);

@@ -112,8 +112,6 @@ pub struct Submission<B> {
     pub items: Vec<Item>,
     /// The options.
     pub options: B,
-    /// Length of the body in bytes.
-    pub body_bytes: usize,
 }
 
 impl<B: Body> FromRequest<App> for Submission<B> {
@@ -167,16 +165,15 @@ impl<B: Body> Submission<B> {
             let media = media_id(item.media.take())?;
             items.push(Item::Embedding { item, media });
         }
-        Ok(Self { items, options, body_bytes: body.len() })
+        Ok(Self { items, options })
     }
 
     fn from_image(bytes: Vec<u8>, params: B::Params) -> Result<Self, Problem> {
         let ImageParams { media, aligned } = B::image_params(&params);
-        let body_bytes = bytes.len();
         let items = vec![Item::Image { bytes, media: media_id(media)?, aligned }];
         let mut options = B::default();
         options.fill(params)?;
-        Ok(Self { items, options, body_bytes })
+        Ok(Self { items, options })
     }
 
     async fn from_multipart(request: Request, app: &App, query: &str) -> Result<Self, Problem> {
@@ -184,13 +181,12 @@ impl<B: Body> Submission<B> {
             .await
             .map_err(|rejection| Problem::with(Code::MalformedBody, rejection.body_text()))?;
         let max_images = app.config.limits.max_images_per_request;
-        let (mut images, mut body_bytes, mut text_parts) = (Vec::new(), 0, 0);
+        let (mut images, mut text_parts) = (Vec::new(), 0);
         let mut pairs = query.to_owned();
         while let Some(field) = form.next_field().await.map_err(|error| multipart_problem(&error))? {
             let name = field.name().unwrap_or_default().to_owned();
             let is_file = field.file_name().is_some();
             let bytes = field_bytes(field).await?;
-            body_bytes += bytes.len();
             if name == "image" || name == "crop" {
                 images.push((bytes, name == "crop"));
                 if images.len() > max_images {
@@ -220,7 +216,7 @@ impl<B: Body> Submission<B> {
         }
         let mut options = B::default();
         options.fill(params)?;
-        Ok(Self { items, options, body_bytes })
+        Ok(Self { items, options })
     }
 }
 

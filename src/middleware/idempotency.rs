@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use vultus_engine::store::StoredAnswer;
 
 use crate::app::App;
-use crate::extract::media_type;
+use crate::extract::{media_type, read_body};
 use crate::problem::{Code, Problem};
 
 /// The request header.
@@ -76,7 +76,7 @@ fn scoped_key(request: &Request, given: &str) -> [u8; 32] {
 async fn serve(app: App, key: [u8; 32], request: Request, next: Next) -> Result<Response, Problem> {
     let claim = Claim::new(&app, key).ok_or_else(|| Problem::new(Code::IdempotencyInProgress))?;
     let (parts, body) = request.into_parts();
-    let body = to_bytes(body, app.config.limits.max_body_bytes).await.map_err(|_| Problem::new(Code::BodyTooLarge))?;
+    let body = read_body(Request::from_parts(parts.clone(), body), &app).await?;
     let request_hash = request_hash(&parts.headers, parts.uri.query(), &body);
     if let Some(stored) = app.blocking(move |app| Ok(app.database.answer(&key)?)).await? {
         return if stored.request_hash == request_hash {

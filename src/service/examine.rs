@@ -11,7 +11,7 @@ use vultus_engine::align::{AlignedCrop, align};
 use vultus_engine::detect::DetectOptions;
 use vultus_engine::face::{DetectedFace, Feature};
 use vultus_engine::ids::MediaId;
-use vultus_engine::image::{DecodeLimits, decode};
+use vultus_engine::image::decode;
 use vultus_engine::infer::Permit;
 use vultus_engine::quality::quality;
 use vultus_engine::store::FaceSource;
@@ -107,19 +107,9 @@ pub async fn detect_all(app: &App, items: Vec<Item>, options: DetectOptions) -> 
 /// Embeds the wanted faces of every image.
 pub async fn embed_all(app: &App, items: Vec<Item>, wanted: Wanted) -> Result<Examined<Vec<Sample>>, Problem> {
     let permit = app.pipeline.admit(items.len())?;
-    let options = detect_options(app);
+    let options = app.config.detect_options();
     let each = items.into_iter().enumerate().map(|(index, item)| embed_one(app, &permit, index, item, wanted, options));
     Ok(Examined::collect(futures::future::join_all(each).await))
-}
-
-/// The server's own detection options.
-pub fn detect_options(app: &App) -> DetectOptions {
-    DetectOptions {
-        min_score: app.config.model.min_detection_score,
-        min_size_px: app.config.model.min_face_px,
-        max_faces: Some(app.config.limits.max_faces_per_image),
-        ..DetectOptions::default()
-    }
 }
 
 async fn detect_one(
@@ -157,6 +147,8 @@ async fn embed_one(
             Item::Image { bytes, media, aligned } => (bytes, media, aligned),
         };
         let (source, crops) = if aligned {
+            // What is called a crop can be a picture of any size.
+            let _slot = app.photo_slot().await?;
             let picture = decode_photo(app, bytes, &mut timings).await?;
             (FaceSource::Crop, vec![(None, aligned_crop(picture)?)])
         } else {
@@ -210,16 +202,7 @@ async fn crops(
 
 async fn decode_photo(app: &App, bytes: Vec<u8>, timings: &mut TimingsMs) -> Result<Arc<RgbImage>, Problem> {
     let started = Instant::now();
-    let photo = app
-        .blocking(move |app| {
-            let limits = DecodeLimits {
-                max_bytes: app.config.limits.max_image_bytes,
-                max_pixels: app.config.limits.max_image_pixels,
-                ..DecodeLimits::default()
-            };
-            Ok(Arc::new(decode(&bytes, &limits)?))
-        })
-        .await;
+    let photo = app.blocking(move |app| Ok(Arc::new(decode(&bytes, &app.config.decode_limits())?))).await;
     timings.decode = since(started);
     photo
 }
