@@ -1,6 +1,7 @@
 //! `vultus enrol`: a folder of photos, one folder a subject.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -101,31 +102,29 @@ impl Enrol {
         bar.finish_and_clear();
         let seconds = started.elapsed().as_secs_f64();
         connected.close()?;
-        report(&self.gallery, subjects_enrolled, &total, seconds, self.json);
-        Ok(())
+        Ok(report(&self.gallery, subjects_enrolled, &total, seconds, self.json)?)
     }
 }
 
-fn report(gallery: &str, subjects: usize, total: &Outcome, seconds: f64, as_json: bool) {
+fn report(gallery: &str, subjects: usize, total: &Outcome, seconds: f64, as_json: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
     let rate = if seconds > 0.0 { total.faces as f64 / seconds } else { 0.0 };
     if as_json {
         let line = json!({
             "gallery": gallery, "subjects": subjects, "faces": total.faces, "already_enrolled": total.already,
             "rejected": total.rejected, "seconds": (seconds * 1e3).round() / 1e3, "faces_per_s": (rate * 10.0).round() / 10.0
         });
-        println!("{line}");
-        return;
+        return writeln!(out, "{line}");
     }
-    println!(
-        "gallery {gallery}: {} faces of {subjects} subjects enrolled in {seconds:.1} s ({rate:.1} faces/s)",
-        total.faces
-    );
+    let faces = total.faces;
+    writeln!(
+        out,
+        "gallery {gallery}: {faces} faces of {subjects} subjects enrolled in {seconds:.1} s ({rate:.1} faces/s)"
+    )?;
     if total.already > 0 {
-        println!("  {} were enrolled already", total.already);
+        writeln!(out, "  {} were enrolled already", total.already)?;
     }
-    for (code, count) in &total.rejected {
-        println!("  {count} rejected: {code}");
-    }
+    total.rejected.iter().try_for_each(|(code, count)| writeln!(out, "  {count} rejected: {code}"))
 }
 
 /// Subject folders by name, the photos of each by name.

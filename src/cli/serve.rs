@@ -54,8 +54,9 @@ impl Serve {
         let loaded = loaded.map_err(|error| Usage(error.to_string()))?;
         loaded.settings.check().map_err(Usage)?;
         if self.print_config {
+            let mut out = std::io::stdout().lock();
             for (key, value, source) in &loaded.sources {
-                println!("{key} = {value}  ({source})");
+                writeln!(out, "{key} = {value}  ({source})")?;
             }
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! `vultus verify`: two images compared.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ impl Verify {
         let (a, b) = (main_face(&local, &self.a)?, main_face(&local, &self.b)?);
         let score = score(&a.embedding, &b.embedding);
         let fmr = local.pipeline.impostor_scores().fmr_at(score);
-        println!("{}", json!({ "score": score, "same_at": { "fmr": fmr } }));
+        writeln!(std::io::stdout(), "{}", json!({ "score": score, "same_at": { "fmr": fmr } }))?;
         Ok(())
     }
 }
