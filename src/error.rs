@@ -57,7 +57,10 @@ impl From<TemplateError> for Problem {
         let code = match error {
             TemplateError::Empty => Code::SubjectHasNoFaces,
             TemplateError::Degenerate => Code::FacesContradict,
-            TemplateError::MixedDimensions | TemplateError::BadNorm | TemplateError::BadTau => Code::InvalidRequest,
+            TemplateError::MixedDimensions
+            | TemplateError::BadNorm
+            | TemplateError::BadTau
+            | TemplateError::NoCaface => Code::InvalidRequest,
         };
         Self::with(code, error.to_string())
     }

@@ -31,6 +31,9 @@ pub enum IdError {
     /// Not a UUID.
     #[error("a face id is a UUID")]
     BadFace,
+    /// Not a UUID.
+    #[error("a migration id is a UUID")]
+    BadMigration,
 }
 
 fn is_name(text: &str) -> bool {
@@ -146,6 +149,31 @@ impl std::str::FromStr for FaceId {
 }
 
 impl fmt::Display for FaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names a gallery's move to another model. UUIDv7, so that migrations sort by the time they were started.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+#[serde(transparent)]
+pub struct MigrationId(pub Uuid);
+
+impl MigrationId {
+    /// A fresh UUIDv7.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl std::str::FromStr for MigrationId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Uuid::parse_str(text).map(Self).map_err(|_| IdError::BadMigration)
+    }
+}
+
+impl fmt::Display for MigrationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -13,13 +13,14 @@
 //! add one. A stamp is on disk (`fdatasync`) before [`prepare`] returns.
 
 pub mod v0001_initial;
+pub mod v0002_feature_sets;
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
 /// The schema version this program writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Name of the tree that holds the stamp.
 pub const META_TREE: &str = "meta";
@@ -69,7 +70,7 @@ struct Step {
 }
 
 /// All versions, oldest first, without gaps from 1.
-const STEPS: &[Step] = &[Step { to: 1, run: v0001_initial::run }];
+const STEPS: &[Step] = &[Step { to: 1, run: v0001_initial::run }, Step { to: 2, run: v0002_feature_sets::run }];
 
 /// Brings the database in `folder` (the one `db` was opened from) to [`SCHEMA_VERSION`], durably.
 ///
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: None, to: SCHEMA_VERSION });
         assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: Some(SCHEMA_VERSION), to: SCHEMA_VERSION });
         let names = db.tree_names();
-        for tree in v0001_initial::TREES {
+        for tree in v0002_feature_sets::TREES {
             assert!(names.iter().any(|name| name == tree.as_bytes()), "{tree}");
         }
     }

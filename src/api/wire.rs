@@ -116,6 +116,8 @@ pub enum RuleName {
     Mean,
     /// The face with the highest norm alone.
     Best,
+    /// The CAFace network weighs the faces; available where the model has its weights.
+    Caface,
 }
 
 /// A fusion rule with its parameter.
@@ -151,6 +153,7 @@ impl FusionSpec {
             RuleName::SoftmaxQuality => FusionRule::SoftmaxQuality,
             RuleName::Mean => FusionRule::Mean,
             RuleName::Best => FusionRule::Best,
+            RuleName::Caface => FusionRule::Caface,
         };
         let fusion = Fusion { rule, tau: self.tau };
         if fusion.is_valid() {
@@ -168,6 +171,7 @@ impl From<Fusion> for FusionSpec {
             FusionRule::SoftmaxQuality => RuleName::SoftmaxQuality,
             FusionRule::Mean => RuleName::Mean,
             FusionRule::Best => RuleName::Best,
+            FusionRule::Caface => RuleName::Caface,
         };
         Self { rule, tau: fusion.tau }
     }

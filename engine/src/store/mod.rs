@@ -15,6 +15,7 @@
 
 pub mod change;
 pub mod memory;
+pub mod migration;
 pub mod record;
 mod rules;
 pub mod sled;
@@ -25,8 +26,9 @@ use std::ops::ControlFlow;
 
 use jiff::Timestamp;
 
-use crate::ids::{FaceId, GalleryId, SubjectId};
+use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 pub use change::{Change, ChangeKind};
+pub use migration::{Migration, Side, Stage, StandbyFace, StandbyFeature};
 pub use record::{Face, FaceSource, Gallery, GalleryKind, StoredAnswer, StoredFace, Subject};
 
 /// Why the store did not do as asked.
@@ -66,6 +68,29 @@ pub enum StoreError {
         /// The embedding's length.
         actual: usize,
     },
+    /// The gallery has no migration of that id.
+    #[error("there is no migration {1} of gallery {0}")]
+    NoMigration(GalleryId, MigrationId),
+    /// The gallery has a migration that has not ended.
+    #[error("gallery {0} is in the middle of migration {1}")]
+    MigrationUnderWay(GalleryId, MigrationId),
+    /// The migration is not at a stage at which this can be done.
+    #[error("migration {id} is at the stage {}", stage.name())]
+    WrongStage {
+        /// Which migration.
+        id: MigrationId,
+        /// Its stage.
+        stage: Stage,
+    },
+    /// Faces of the gallery lack features of the other model.
+    #[error("{missing} faces have no feature of the other model")]
+    StandbyIncomplete {
+        /// How many.
+        missing: u64,
+    },
+    /// The gallery changed its model between two parts of a scan.
+    #[error("gallery {0} changed its model while it was read")]
+    Switched(GalleryId),
     /// Another process has the data directory open.
     #[error("the data directory is in use by another process")]
     InUse,
@@ -154,6 +179,52 @@ pub enum Operation {
         /// Which.
         face: FaceId,
     },
+    /// Starts a gallery's move to another model, with an empty standby set; refused while another is under way.
+    StartMigration {
+        /// Where.
+        gallery: GalleryId,
+        /// What is started. Of its sides only `to` is taken; the rest follows from the gallery.
+        migration: Migration,
+    },
+    /// Puts features into the standby set. Faces that are not there any more are passed over.
+    PutStandby {
+        /// Where.
+        gallery: GalleryId,
+        /// The migration under way.
+        migration: MigrationId,
+        /// What to put.
+        features: Vec<StandbyFeature>,
+    },
+    /// Notes what the migration under way has come to.
+    NoteMigration {
+        /// Where.
+        gallery: GalleryId,
+        /// The migration under way.
+        migration: MigrationId,
+        /// Whether all faces are embedded: the stage [`Stage::Embedding`] then becomes [`Stage::Ready`].
+        ready: bool,
+        /// See [`Migration::failure`].
+        failure: Option<String>,
+        /// See [`Migration::report`]; `None` leaves the one that is there.
+        report: Option<String>,
+    },
+    /// Exchanges the two feature sets, and with them model, dimension and threshold of the gallery. Refused while the
+    /// standby set lacks faces.
+    SwitchModel {
+        /// Where.
+        gallery: GalleryId,
+        /// The migration under way.
+        migration: MigrationId,
+        /// Whether the new model is wanted: cut over, or roll back.
+        to_new: bool,
+    },
+    /// Ends the migration under way and drops the standby set.
+    EndMigration {
+        /// Where.
+        gallery: GalleryId,
+        /// The migration under way.
+        migration: MigrationId,
+    },
 }
 
 /// What a commit did.
@@ -233,6 +304,21 @@ pub trait Store: Send + Sync + 'static {
         &self,
         gallery: &GalleryId,
         visit: &mut dyn FnMut(StoredFace) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// The gallery's migrations, those that have ended included, in the order they were started.
+    fn migrations(&self, gallery: &GalleryId) -> Result<Vec<Migration>, StoreError>;
+
+    /// A subject's faces with their features of the standby set, in order of face id; faces that lack one are left
+    /// out. Empty when no migration is under way.
+    fn standby_faces(&self, gallery: &GalleryId, subject: &SubjectId) -> Result<Vec<StoredFace>, StoreError>;
+
+    /// Visits every face of a gallery in the order of [`Store::scan_faces`], with its feature of the standby set.
+    /// Visits nothing when no migration is under way.
+    fn scan_standby(
+        &self,
+        gallery: &GalleryId,
+        visit: &mut dyn FnMut(StandbyFace) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
 
     /// Does all of `operations`, durably, or none of them. `at` is the time the change log states.

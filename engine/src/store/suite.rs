@@ -5,6 +5,7 @@
 
 mod atomic;
 mod galleries;
+mod migrations;
 mod random;
 mod reading;
 mod subjects;
@@ -134,6 +135,22 @@ pub(super) fn crop(number: u128) -> Vec<u8> {
     (0..length).map(|i| (i as u128 * 31 + number) as u8).collect()
 }
 
+/// A migration to a model with embeddings of `dim` values.
+pub(super) fn migration(number: u128, dim: u32) -> Migration {
+    let side = |name: &str, dim, threshold| Side { model_id: ModelId(name.to_owned()), dim, threshold };
+    Migration {
+        id: MigrationId(Uuid::from_u128(number)),
+        from: side("synthetic-0123456789abcdef", DIM, Some(0.25)),
+        to: side("other-fedcba9876543210", dim, Some(0.5)),
+        stage: Stage::Embedding,
+        standby_faces: 0,
+        failure: None,
+        report: None,
+        created_at: at(0),
+        updated_at: at(0),
+    }
+}
+
 pub(super) fn delete_gallery(gallery: &str) -> Operation {
     Operation::DeleteGallery { gallery: gid(gallery), expected: None }
 }
@@ -171,6 +188,8 @@ struct GalleryDump {
     counts: GalleryCounts,
     subjects: Vec<(Subject, Vec<StoredFace>)>,
     crops: Vec<(FaceId, Option<Vec<u8>>)>,
+    migrations: Vec<Migration>,
+    standby: Vec<StandbyFace>,
 }
 
 /// Reads everything through the trait, in more than one way where there is one, and checks the store.
@@ -199,7 +218,19 @@ pub(super) fn dump(store: &dyn Store) -> Dump {
         }
         let counts = store.counts(&id).unwrap();
         assert_eq!((counts.subjects, counts.faces), (subjects.len() as u64, scanned.len() as u64));
-        galleries.insert(id, GalleryDump { gallery, counts, subjects, crops });
+        let migrations = store.migrations(&id).unwrap();
+        let mut standby = Vec::new();
+        let visited = store.scan_standby(&id, &mut |face| {
+            standby.push(face);
+            ControlFlow::Continue(())
+        });
+        visited.unwrap();
+        let of_subjects: Vec<StoredFace> =
+            subjects.iter().flat_map(|(subject, _)| store.standby_faces(&id, &subject.id).unwrap()).collect();
+        assert_eq!(of_subjects, standby.iter().filter_map(|face| face.stored.clone()).collect::<Vec<_>>());
+        let counted = migrations.iter().find(|migration| !migration.stage.is_ended()).map_or(0, |m| m.standby_faces);
+        assert_eq!(counted, of_subjects.len() as u64);
+        galleries.insert(id, GalleryDump { gallery, counts, subjects, crops, migrations, standby });
     }
     let changes = store.changes(0, usize::MAX).unwrap();
     let last_seq = store.last_seq().unwrap();
@@ -230,6 +261,8 @@ macro_rules! conformance {
                 deleting_takes_faces_along);
             conformance!(@tests $open, atomic: a_refused_write_leaves_nothing, operations_see_those_before_them,
                 writes_without_changes);
+            conformance!(@tests $open, migrations: there_and_back, refusals, faces_come_and_go, ending_drops_the_standby,
+                a_refused_write_leaves_the_sets);
             conformance!(@tests $open, reading: order_and_pages, scans_can_stop, changes_in_pages, missing_galleries,
                 answers, long_values, writers_and_readers_at_once);
         }

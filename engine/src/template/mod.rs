@@ -61,6 +61,9 @@ pub enum TemplateError {
     /// τ outside [`rule::TAU_RANGE`].
     #[error("tau is a number from 0.05 to 100")]
     BadTau,
+    /// The rule is `caface`, and no such network is loaded or the faces lack what it looks at.
+    #[error("the rule caface needs the CAFace network and faces that came in as images")]
+    NoCaface,
     /// The faces cancel each other out.
     #[error("the faces cancel each other out: their weighted sum is zero")]
     Degenerate,
@@ -77,6 +80,9 @@ pub fn fuse(faces: &[TemplateFace<'_>], fusion: Fusion, stats: NormStats) -> Res
     }
     if !fusion.is_valid() {
         return Err(TemplateError::BadTau);
+    }
+    if fusion.rule == FusionRule::Caface {
+        return Err(TemplateError::NoCaface);
     }
 
     let order = canonical_order(faces);

@@ -25,11 +25,13 @@ pub enum FusionRule {
     Mean,
     /// The face with the highest norm alone.
     Best,
+    /// The CAFace network (Kim et al. 2022) weighs the faces; available where its weights are loaded.
+    Caface,
 }
 
 impl FusionRule {
     /// Every rule, in the order they are documented.
-    pub const ALL: [Self; 4] = [Self::Norm, Self::SoftmaxQuality, Self::Mean, Self::Best];
+    pub const ALL: [Self; 5] = [Self::Norm, Self::SoftmaxQuality, Self::Mean, Self::Best, Self::Caface];
 
     /// The name that stands in requests and answers.
     pub fn name(self) -> &'static str {
@@ -38,6 +40,7 @@ impl FusionRule {
             Self::SoftmaxQuality => "softmax_quality",
             Self::Mean => "mean",
             Self::Best => "best",
+            Self::Caface => "caface",
         }
     }
 }
@@ -50,7 +53,7 @@ impl fmt::Display for FusionRule {
 
 /// A text that names no rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no fusion rule {0:?}; the rules are norm, softmax_quality, mean, best")]
+#[error("there is no fusion rule {0:?}; the rules are norm, softmax_quality, mean, best, caface")]
 pub struct UnknownRule(pub String);
 
 impl FromStr for FusionRule {
@@ -94,7 +97,8 @@ impl Fusion {
     pub(super) fn weights(&self, norms: &[f32], stats: NormStats) -> Vec<f64> {
         let highest = norms.iter().copied().fold(f32::MIN, f32::max);
         match self.rule {
-            FusionRule::Mean => vec![1.0; norms.len()],
+            // The network's weights are per value of the feature; where one number a face is asked for, all are alike.
+            FusionRule::Mean | FusionRule::Caface => vec![1.0; norms.len()],
             FusionRule::Norm => norms.iter().map(|n| f64::from(*n) / f64::from(highest)).collect(),
             FusionRule::SoftmaxQuality => {
                 let top = f64::from(z(highest, stats));

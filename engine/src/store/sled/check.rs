@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ::sled::IVec;
 
 use super::codec::{
-    decode_answer, decode_change, decode_counts, decode_face, decode_gallery, decode_subject, decode_vector,
+    Sets, decode_answer, decode_change, decode_counts, decode_face, decode_gallery, decode_migration, decode_subject,
 };
 use super::layout::{
-    GalleryKey, PIECE_BYTES, Tree, answer_time, decode_key, face_of_key, gallery_of_key, owner_of_value, subject_of_key,
+    GalleryKey, PIECE_BYTES, SetKey, Tree, answer_time, decode_key, face_of_key, gallery_of_key, owner_of_value,
+    subject_of_key,
 };
+use super::sets::FeatureSet;
 use super::{Core, Writer, database};
 use crate::ids::GalleryId;
-use crate::store::{CheckReport, GalleryCounts, StoreError};
+use crate::store::{CheckReport, GalleryCounts, StoreError, StoredFace};
 
 /// Longest list of problems in a report.
 const MAX_PROBLEMS: usize = 100;
@@ -55,25 +57,42 @@ impl Findings {
 /// A gallery with what was counted in it.
 struct Found {
     id: GalleryId,
-    dim: u32,
+    sets: Sets,
+    in_use: FeatureSet,
+    standby: Option<FeatureSet>,
+    /// Faces the migration under way says the standby set has.
+    standby_faces: u64,
     counts: GalleryCounts,
 }
 
 type Galleries = HashMap<GalleryKey, Found>;
+
+/// Keys whose rows are leftovers to be purged.
+struct Leftovers {
+    galleries: HashSet<GalleryKey>,
+    sets: HashSet<SetKey>,
+}
+
+impl Leftovers {
+    fn has(&self, tree: Tree, key: u64) -> bool {
+        self.galleries.contains(&GalleryKey(key)) || Tree::OF_SETS.contains(&tree) && self.sets.contains(&SetKey(key))
+    }
+}
 
 impl Core {
     /// Checks everything. The writer's lock is held by the caller.
     pub(super) fn check(&self, writer: &Writer) -> Result<CheckReport, StoreError> {
         let mut findings = Findings::default();
         let mut galleries = self.check_galleries(writer, &mut findings)?;
-        let purged = self.purged()?;
-        self.check_subjects(&mut galleries, &purged, &mut findings)?;
-        self.check_faces(&mut galleries, &purged, &mut findings)?;
-        self.check_rows_of_faces(&galleries, &purged, &mut findings)?;
+        let leftovers = self.leftovers()?;
+        self.check_subjects(&mut galleries, &leftovers, &mut findings)?;
+        self.check_faces(&mut galleries, &leftovers, &mut findings)?;
+        self.check_rows_of_faces(&galleries, &leftovers, &mut findings)?;
+        self.check_rows_of_sets(&galleries, &leftovers, &mut findings)?;
         self.check_counts(&galleries, &mut findings)?;
         let (changes, sequence) = self.check_changes(writer, &mut findings)?;
         self.check_answers(&mut findings)?;
-        self.check_overflow(&purged, &mut findings)?;
+        self.check_overflow(&leftovers, &mut findings)?;
         Ok(CheckReport {
             schema_version: vultus_migrations::SCHEMA_VERSION,
             galleries: galleries.len() as u64,
@@ -93,8 +112,12 @@ impl Core {
         self.tree(tree).contains_key(key).map_err(database)
     }
 
-    fn purged(&self) -> Result<HashSet<GalleryKey>, StoreError> {
-        self.all(Tree::Purges).map(|row| decode_key(Tree::Purges, &row?.0).map(GalleryKey)).collect()
+    fn leftovers(&self) -> Result<Leftovers, StoreError> {
+        let keys = |tree| self.all(tree).map(move |row| decode_key(tree, &row?.0));
+        Ok(Leftovers {
+            galleries: keys(Tree::Purges).map(|key| key.map(GalleryKey)).collect::<Result<_, _>>()?,
+            sets: keys(Tree::RetiredSets).map(|key| key.map(SetKey)).collect::<Result<_, _>>()?,
+        })
     }
 
     fn check_galleries(&self, writer: &Writer, findings: &mut Findings) -> Result<Galleries, StoreError> {
@@ -107,7 +130,25 @@ impl Core {
             if key.0 >= writer.next_gallery {
                 findings.lines.push(format!("gallery {}: its key will be given out again", gallery.id));
             }
-            let found = Found { id: gallery.id, dim: gallery.dim, counts: GalleryCounts::default() };
+            let sets = self.stored_sets(key).map(|sets| sets.unwrap_or_else(|| Sets::first(key)));
+            let Some(sets) = findings.keep(sets)? else { continue };
+            if sets.all().any(|set| set.0 >= writer.next_gallery) {
+                findings
+                    .lines
+                    .push(format!("gallery {}: a key of its feature sets will be given out again", gallery.id));
+            }
+            let Some(in_use) = findings.keep(self.in_use(key, &gallery))? else { continue };
+            let standby = findings.keep(self.standby(key))?.flatten();
+            let standby_faces = match sets.standby {
+                Some((_, id)) => {
+                    let value = self.value(Tree::Migrations, &key.migration(id))?;
+                    let migration = value.map(|value| decode_migration(id, &value)).transpose();
+                    findings.keep(migration)?.flatten().map_or(0, |migration| migration.standby_faces)
+                }
+                None => 0,
+            };
+            let counts = GalleryCounts::default();
+            let found = Found { id: gallery.id, sets, in_use, standby, standby_faces, counts };
             if let Some(other) = galleries.insert(key, found) {
                 findings.lines.push(format!("gallery {}: its key is also that of another", other.id));
             }
@@ -118,12 +159,12 @@ impl Core {
     fn check_subjects(
         &self,
         galleries: &mut Galleries,
-        purged: &HashSet<GalleryKey>,
+        leftovers: &Leftovers,
         findings: &mut Findings,
     ) -> Result<(), StoreError> {
         for row in self.all(Tree::Subjects) {
             let (key, first) = row?;
-            let Some(found) = known(galleries, purged, Tree::Subjects, &key, findings) else { continue };
+            let Some(found) = known(galleries, leftovers, Tree::Subjects, &key, findings) else { continue };
             found.counts.subjects += 1;
             let value = self.whole(Tree::Subjects, &key, first);
             findings.keep(value.and_then(|value| decode_subject(subject_of_key(&key)?, &value)))?;
@@ -135,19 +176,21 @@ impl Core {
     fn check_faces(
         &self,
         galleries: &mut Galleries,
-        purged: &HashSet<GalleryKey>,
+        leftovers: &Leftovers,
         findings: &mut Findings,
     ) -> Result<(), StoreError> {
         // Faces of a subject stand together, so one look-up serves all of them.
         let mut subject_seen: Option<(Vec<u8>, bool)> = None;
         for row in self.all(Tree::Faces) {
             let (key, first) = row?;
-            let Some(found) = known(galleries, purged, Tree::Faces, &key, findings) else { continue };
+            let Some(found) = known(galleries, leftovers, Tree::Faces, &key, findings) else { continue };
             found.counts.faces += 1;
             let place = format!("gallery {}", found.id);
             let Some((subject, face)) = findings.keep(face_of_key(&key))? else { continue };
             let value = self.whole(Tree::Faces, &key, first);
-            findings.keep(value.and_then(|value| decode_face(subject.clone(), face, &value)))?;
+            let Some(value) = findings.keep(value.and_then(|value| decode_face(subject.clone(), face, &value)))? else {
+                continue;
+            };
 
             let gallery = GalleryKey(decode_key(Tree::Faces, &key[..8])?);
             let of = gallery.subject(&subject);
@@ -163,33 +206,40 @@ impl Core {
                 Some(owner) if findings.keep(owner_of_value(&owner))?.as_ref() == Some(&subject) => {}
                 _ => findings.count(&place, "a face cannot be found by its id"),
             }
-            match self.tree(Tree::Vectors).get(&key).map_err(database)? {
-                None => findings.count(&place, "a face has no vector"),
-                Some(first) => {
-                    let vector = self.whole(Tree::Vectors, &key, first);
-                    let vector = findings.keep(vector.and_then(|vector| decode_vector(&vector, found.dim)))?;
-                    if vector.is_some_and(|vector| !vector.iter().all(|value| value.is_finite())) {
-                        findings.count(&place, "a vector has a value that is no number");
+            for set in std::iter::once(found.in_use).chain(found.standby) {
+                match self.row(Tree::Vectors, &set.key.of_face(&key))? {
+                    None if set == found.in_use => findings.count(&place, "a face has no vector"),
+                    None => {}
+                    Some(first) => {
+                        let stored = findings.keep(self.stored(set, &key, value.clone(), first))?;
+                        let finite = |stored: &StoredFace| stored.embedding.iter().all(|value| value.is_finite());
+                        if stored.as_ref().is_some_and(|stored| !finite(stored)) {
+                            findings.count(&place, "a vector has a value that is no number");
+                        }
+                        found.standby_faces = found.standby_faces.wrapping_sub(u64::from(set != found.in_use));
                     }
                 }
             }
         }
+        for found in galleries.values().filter(|found| found.standby_faces != 0) {
+            findings.lines.push(format!("gallery {}: the standby set does not match its count", found.id));
+        }
         Ok(())
     }
 
-    /// Vectors, crops and owners that belong to no face.
+    /// Crops and owners that belong to no face.
     fn check_rows_of_faces(
         &self,
         galleries: &Galleries,
-        purged: &HashSet<GalleryKey>,
+        leftovers: &Leftovers,
         findings: &mut Findings,
     ) -> Result<(), StoreError> {
-        for tree in [Tree::Vectors, Tree::Crops, Tree::FaceSubjects] {
+        for tree in [Tree::Crops, Tree::FaceSubjects] {
             for row in self.all(tree) {
                 let (key, first) = row?;
                 let gallery = gallery_of(&key);
                 let Some(found) = gallery.and_then(|key| galleries.get(&key)) else {
-                    if !gallery.is_some_and(|key| purged.contains(&key)) {
+                    if !gallery.is_some_and(|key| leftovers.has(tree, key.0)) {
                         findings.count(tree.name(), "a row is of no gallery");
                     }
                     continue;
@@ -203,11 +253,37 @@ impl Core {
                     continue;
                 }
                 if !self.has(Tree::Faces, &key)? {
-                    let what = if tree == Tree::Crops { "a crop is of no face" } else { "a vector is of no face" };
-                    findings.count(&place, what);
+                    findings.count(&place, "a crop is of no face");
                 }
-                if tree == Tree::Crops {
-                    findings.keep(self.whole(tree, &key, first))?;
+                findings.keep(self.whole(tree, &key, first))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Vectors and measures that belong to no face.
+    fn check_rows_of_sets(
+        &self,
+        galleries: &Galleries,
+        leftovers: &Leftovers,
+        findings: &mut Findings,
+    ) -> Result<(), StoreError> {
+        let of_sets: HashMap<u64, (&GalleryId, GalleryKey)> =
+            galleries.iter().flat_map(|(key, found)| found.sets.all().map(|set| (set.0, (&found.id, *key)))).collect();
+        for tree in Tree::OF_SETS {
+            for row in self.all(tree) {
+                let (key, _) = row?;
+                let set = gallery_of(&key).map_or(0, |key| key.0);
+                let Some((gallery, of)) = of_sets.get(&set) else {
+                    if !leftovers.has(tree, set) {
+                        findings.count(tree.name(), "a row is of no gallery");
+                    }
+                    continue;
+                };
+                // The keys differ in their first number alone.
+                if !self.has(Tree::Faces, &SetKey(of.0).of_face(&key))? {
+                    let what = if tree == Tree::Vectors { "a vector is of no face" } else { "measures are of no face" };
+                    findings.count(&format!("gallery {gallery}"), what);
                 }
             }
         }
@@ -286,7 +362,7 @@ impl Core {
     }
 
     /// Pieces that follow on no full piece. Missing pieces are found where the value is read.
-    fn check_overflow(&self, purged: &HashSet<GalleryKey>, findings: &mut Findings) -> Result<(), StoreError> {
+    fn check_overflow(&self, leftovers: &Leftovers, findings: &mut Findings) -> Result<(), StoreError> {
         for row in self.all(Tree::Overflow) {
             let (key, _) = row?;
             let parts = key.split_first().and_then(|(tree, rest)| {
@@ -297,7 +373,7 @@ impl Core {
                 findings.count(Tree::Overflow.name(), "a key is not that of a piece");
                 continue;
             };
-            if Tree::OF_GALLERIES.contains(&tree) && gallery_of(base).is_some_and(|key| purged.contains(&key)) {
+            if Tree::OF_GALLERIES.contains(&tree) && gallery_of(base).is_some_and(|key| leftovers.has(tree, key.0)) {
                 continue;
             }
             let before = match piece {
@@ -319,13 +395,13 @@ fn gallery_of(key: &[u8]) -> Option<GalleryKey> {
 /// The gallery a key is of. Rows of purged galleries are passed over, others of no gallery are a finding.
 fn known<'a>(
     galleries: &'a mut Galleries,
-    purged: &HashSet<GalleryKey>,
+    leftovers: &Leftovers,
     tree: Tree,
     key: &[u8],
     findings: &mut Findings,
 ) -> Option<&'a mut Found> {
     let gallery = gallery_of(key);
-    if gallery.is_some_and(|key| purged.contains(&key)) {
+    if gallery.is_some_and(|key| leftovers.has(tree, key.0)) {
         return None;
     }
     let found = gallery.and_then(|key| galleries.get_mut(&key));

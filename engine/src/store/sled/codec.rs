@@ -3,11 +3,16 @@
 //! The structures belong to a schema version of `vultus-migrations` and are therefore apart from those of
 //! [`record`](crate::store::record): names and order there can change freely, here they cannot.
 
+mod migration;
+
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub(super) use self::migration::{
+    Measures, Sets, decode_measures, decode_migration, decode_sets, encode_measures, encode_migration, encode_sets,
+};
 use super::layout::{GalleryKey, Tree};
 use crate::face::{BoundingBox, Landmarks};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
@@ -24,7 +29,7 @@ pub(super) fn encode_vector(embedding: &[f32]) -> Vec<u8> {
 pub(super) fn decode_vector(bytes: &[u8], dim: u32) -> Result<Vec<f32>, StoreError> {
     let (values, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() || u32::try_from(values.len()).ok() != Some(dim) {
-        return Err(Tree::Vectors.damaged("a vector is not of its gallery's dimension"));
+        return Err(Tree::Vectors.damaged("a vector is not of its model's dimension"));
     }
     Ok(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
 }
@@ -73,6 +78,7 @@ enum RuleRecord {
     SoftmaxQuality,
     Mean,
     Best,
+    Caface,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +94,7 @@ impl From<Fusion> for FusionRecord {
             FusionRule::SoftmaxQuality => RuleRecord::SoftmaxQuality,
             FusionRule::Mean => RuleRecord::Mean,
             FusionRule::Best => RuleRecord::Best,
+            FusionRule::Caface => RuleRecord::Caface,
         };
         Self { rule, tau: fusion.tau }
     }
@@ -100,6 +107,7 @@ impl From<FusionRecord> for Fusion {
             RuleRecord::SoftmaxQuality => FusionRule::SoftmaxQuality,
             RuleRecord::Mean => FusionRule::Mean,
             RuleRecord::Best => FusionRule::Best,
+            RuleRecord::Caface => FusionRule::Caface,
         };
         Self { rule, tau: record.tau }
     }

@@ -6,7 +6,7 @@
 use ::sled::IVec;
 use uuid::Uuid;
 
-use crate::ids::{FaceId, GalleryId, SubjectId};
+use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 use crate::store::StoreError;
 
 /// A tree. The number stands in keys of [`Tree::Overflow`].
@@ -26,11 +26,15 @@ pub(super) enum Tree {
     AnswersByTime,
     Purges,
     Overflow,
+    Measures,
+    Sets,
+    Migrations,
+    RetiredSets,
 }
 
 impl Tree {
     /// All trees, each at the index of its number.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Meta,
         Self::Galleries,
         Self::Counts,
@@ -44,11 +48,19 @@ impl Tree {
         Self::AnswersByTime,
         Self::Purges,
         Self::Overflow,
+        Self::Measures,
+        Self::Sets,
+        Self::Migrations,
+        Self::RetiredSets,
     ];
 
-    /// The trees whose keys start with a gallery key, apart from [`Tree::Counts`] and [`Tree::Purges`].
-    pub(super) const OF_GALLERIES: [Self; 5] =
-        [Self::Subjects, Self::Faces, Self::Vectors, Self::Crops, Self::FaceSubjects];
+    /// The trees with many rows whose keys start with a gallery key, which is also the key of the gallery's first
+    /// feature set.
+    pub(super) const OF_GALLERIES: [Self; 6] =
+        [Self::Subjects, Self::Faces, Self::Vectors, Self::Crops, Self::FaceSubjects, Self::Measures];
+
+    /// The trees whose keys start with a set key.
+    pub(super) const OF_SETS: [Self; 2] = [Self::Vectors, Self::Measures];
 
     /// Name in sled.
     pub(super) fn name(self) -> &'static str {
@@ -66,6 +78,10 @@ impl Tree {
             Self::AnswersByTime => "answers_by_time",
             Self::Purges => "purges",
             Self::Overflow => "overflow",
+            Self::Measures => "measures",
+            Self::Sets => "sets",
+            Self::Migrations => "migrations",
+            Self::RetiredSets => "retired_sets",
         }
     }
 
@@ -79,7 +95,7 @@ impl Tree {
 /// from which sled writes a page to a file of its own, which it never syncs.
 pub(super) const PIECE_BYTES: usize = 4096;
 
-/// Key in [`Tree::Meta`] of the gallery key given out next.
+/// Key in [`Tree::Meta`] of the gallery or set key given out next.
 pub(super) const NEXT_GALLERY: &[u8] = b"next_gallery";
 
 /// A number given to a gallery when it is created and never again; first part of the keys of all that is in it.
@@ -87,7 +103,7 @@ pub(super) const NEXT_GALLERY: &[u8] = b"next_gallery";
 pub(super) struct GalleryKey(pub(super) u64);
 
 impl GalleryKey {
-    /// Key in [`Tree::Counts`] and [`Tree::Purges`], prefix in [`Tree::OF_GALLERIES`].
+    /// Key in [`Tree::Counts`], [`Tree::Sets`] and [`Tree::Purges`], prefix in [`Tree::OF_GALLERIES`].
     pub(super) fn prefix(self) -> [u8; 8] {
         self.0.to_be_bytes()
     }
@@ -97,12 +113,12 @@ impl GalleryKey {
         [&self.prefix(), subject.as_str().as_bytes()].concat()
     }
 
-    /// Prefix of a subject's faces in [`Tree::Faces`], [`Tree::Vectors`] and [`Tree::Crops`].
+    /// Prefix of a subject's faces in [`Tree::Faces`] and [`Tree::Crops`].
     pub(super) fn faces_of(self, subject: &SubjectId) -> Vec<u8> {
         [&self.prefix(), subject.as_str().as_bytes(), &[0]].concat()
     }
 
-    /// Key in [`Tree::Faces`], [`Tree::Vectors`] and [`Tree::Crops`].
+    /// Key in [`Tree::Faces`] and [`Tree::Crops`].
     pub(super) fn face(self, subject: &SubjectId, face: FaceId) -> Vec<u8> {
         [&self.prefix(), subject.as_str().as_bytes(), &[0], face.0.as_bytes()].concat()
     }
@@ -110,6 +126,27 @@ impl GalleryKey {
     /// Key in [`Tree::FaceSubjects`].
     pub(super) fn owner(self, face: FaceId) -> Vec<u8> {
         [&self.prefix()[..], face.0.as_bytes()].concat()
+    }
+
+    /// Key in [`Tree::Migrations`].
+    pub(super) fn migration(self, id: MigrationId) -> Vec<u8> {
+        [&self.prefix()[..], id.0.as_bytes()].concat()
+    }
+}
+
+/// A number given to a feature set when it is opened and never again. A gallery's first set has the gallery's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SetKey(pub(super) u64);
+
+impl SetKey {
+    /// Key in [`Tree::RetiredSets`], prefix in [`Tree::OF_SETS`].
+    pub(super) fn prefix(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// Key in [`Tree::OF_SETS`] of the face with this key in [`Tree::Faces`], or prefix for a prefix there.
+    pub(super) fn of_face(self, key: &[u8]) -> Vec<u8> {
+        [&self.prefix(), key.get(8..).unwrap_or_default()].concat()
     }
 }
 
@@ -125,6 +162,13 @@ pub(super) fn face_of_key(key: &[u8]) -> Result<(SubjectId, FaceId), StoreError>
         Some((subject_id(subject.strip_suffix(&[0])?)?, FaceId(Uuid::from_bytes(*face))))
     };
     split().ok_or_else(|| Tree::Faces.damaged("a key is not that of a face"))
+}
+
+/// The migration id in a key of [`Tree::Migrations`].
+pub(super) fn migration_of_key(key: &[u8]) -> Result<MigrationId, StoreError> {
+    let id = key.get(8..).and_then(|id| id.try_into().ok());
+    let id = id.ok_or_else(|| Tree::Migrations.damaged("a key is not that of a migration"))?;
+    Ok(MigrationId(Uuid::from_bytes(id)))
 }
 
 /// The subject id that is a value of [`Tree::FaceSubjects`].
@@ -190,7 +234,7 @@ pub(super) fn decode_number(bytes: &[u8]) -> Result<u64, StoreError> {
     bytes.try_into().map(u64::from_le_bytes).map_err(|_| Tree::Meta.damaged("a number is not of 8 bytes"))
 }
 
-/// Decodes a key of [`Tree::Counts`], [`Tree::Purges`] or [`Tree::Changes`].
+/// Decodes a key that is one number: of a gallery, a set or a change.
 pub(super) fn decode_key(tree: Tree, bytes: &[u8]) -> Result<u64, StoreError> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| tree.damaged("a key is not of 8 bytes"))
 }

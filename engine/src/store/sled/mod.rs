@@ -1,9 +1,9 @@
 //! The store in a folder, on sled 0.34.7.
 //!
 //! # Files
-//! `layout` and `codec` say what lies where, `write` turns operations into one sled transaction, `committer` makes
-//! transactions durable, `read` answers, `check` compares, `purge` removes what deleted galleries left, `witness` notes
-//! how far the change log has come.
+//! `layout` and `codec` say what lies where, `draft` plans a write and `write` makes it one sled transaction, `committer`
+//! makes transactions durable, `read` and `sets` answer, `check` compares, `purge` removes what deleted galleries and
+//! ended migrations left, `witness` notes how far the change log has come.
 //!
 //! # Durability
 //! sled's `flush` writes its log and waits for the pages with `sync_file_range`, which survives `kill -9` but says
@@ -25,9 +25,11 @@
 mod check;
 mod codec;
 mod committer;
+mod draft;
 mod layout;
 mod purge;
 mod read;
+mod sets;
 #[cfg(test)]
 mod tests;
 mod witness;
@@ -95,7 +97,7 @@ impl SledStore {
         std::fs::create_dir_all(folder)?;
         let core = Arc::new(guarded(|| Core::open(folder))?);
         let committer = Committer::start(Arc::clone(&core))?;
-        if !core.tree(Tree::Purges).is_empty() {
+        if !core.tree(Tree::Purges).is_empty() || !core.tree(Tree::RetiredSets).is_empty() {
             committer.untidy();
         }
         Ok(Self { committer, core })

@@ -1,4 +1,4 @@
-//! Removing what deleted galleries left, some rows at a time.
+//! Removing what deleted galleries and retired feature sets left, some rows at a time.
 //!
 //! Deleting a gallery of a million faces in one transaction would stop everyone for seconds and hold all keys in
 //! memory. The transaction therefore removes only the gallery's record and leaves a mark under its key; no read finds
@@ -13,18 +13,21 @@ use super::layout::Tree;
 const PURGE_AT_ONCE: usize = 500;
 
 impl Core {
-    /// Removes some rows of a deleted gallery. Returns whether there may be more.
+    /// Removes some rows of a deleted gallery or a retired set. Returns whether there may be more.
     pub(super) fn purge_some(&self) -> Result<bool> {
         let _writer = self.writer.lock();
-        let Some((gallery, _)) = self.tree(Tree::Purges).first()? else { return Ok(false) };
-        for tree in Tree::OF_GALLERIES {
-            let of_overflow = [&[tree as u8], gallery.as_ref()].concat();
-            if self.remove_some(tree, &gallery)? || self.remove_some(Tree::Overflow, &of_overflow)? {
-                return Ok(true);
+        for (marks, trees) in [(Tree::Purges, &Tree::OF_GALLERIES[..]), (Tree::RetiredSets, &Tree::OF_SETS)] {
+            let Some((key, _)) = self.tree(marks).first()? else { continue };
+            for &tree in trees {
+                let of_overflow = [&[tree as u8], key.as_ref()].concat();
+                if self.remove_some(tree, &key)? || self.remove_some(Tree::Overflow, &of_overflow)? {
+                    return Ok(true);
+                }
             }
+            self.tree(marks).remove(&key)?;
+            return Ok(true);
         }
-        self.tree(Tree::Purges).remove(&gallery)?;
-        Ok(true)
+        Ok(false)
     }
 
     fn remove_some(&self, tree: Tree, prefix: &[u8]) -> Result<bool> {

@@ -5,23 +5,25 @@ use std::ops::{Bound, ControlFlow};
 use ::sled::IVec;
 use jiff::Timestamp;
 
-use super::codec::decode_vector;
-use super::codec::{decode_answer, decode_change, decode_counts, decode_face, decode_gallery, decode_subject};
-use super::layout::{
-    GalleryKey, Tree, decode_key, face_of_key, gallery_of_key, join_pieces, owner_of_value, subject_of_key,
+use super::codec::{
+    decode_answer, decode_change, decode_counts, decode_face, decode_gallery, decode_migration, decode_subject,
 };
+use super::layout::{
+    GalleryKey, Tree, decode_key, gallery_of_key, join_pieces, migration_of_key, owner_of_value, subject_of_key,
+};
+use super::sets::FeatureSet;
 use super::{Core, SledStore, database, guarded};
 use crate::ids::{FaceId, GalleryId, SubjectId};
 use crate::store::{
-    Change, CheckReport, Committed, Gallery, GalleryCounts, Operation, Store, StoreError, StoredAnswer, StoredFace,
-    Subject,
+    Change, CheckReport, Committed, Gallery, GalleryCounts, Migration, Operation, StandbyFace, Store, StoreError,
+    StoredAnswer, StoredFace, Subject,
 };
 
 /// Faces read in one go of a scan, between which writers get their turn.
 const SCAN_AT_ONCE: usize = 512;
 
 impl Core {
-    fn row(&self, tree: Tree, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+    pub(super) fn row(&self, tree: Tree, key: &[u8]) -> Result<Option<IVec>, StoreError> {
         self.tree(tree).get(key).map_err(database)
     }
 
@@ -30,12 +32,12 @@ impl Core {
         join_pieces(tree, key, first, |piece| self.row(Tree::Overflow, piece))
     }
 
-    fn value(&self, tree: Tree, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+    pub(super) fn value(&self, tree: Tree, key: &[u8]) -> Result<Option<IVec>, StoreError> {
         self.row(tree, key)?.map(|first| self.whole(tree, key, first)).transpose()
     }
 
     /// Rows from a bound on whose keys start with `prefix`, in order, with the first pieces of their values.
-    fn rows<'a>(
+    pub(super) fn rows<'a>(
         &self,
         tree: Tree,
         prefix: &'a [u8],
@@ -58,33 +60,6 @@ impl Core {
     fn owner(&self, key: GalleryKey, face: FaceId) -> Result<Option<SubjectId>, StoreError> {
         self.row(Tree::FaceSubjects, &key.owner(face))?.map(|value| owner_of_value(&value)).transpose()
     }
-
-    /// At most `limit` faces whose keys start with `prefix`, from a bound on, and the key of the last.
-    ///
-    /// Faces and vectors have the same keys, so both trees are walked in step instead of looking up each vector.
-    fn faces_from(
-        &self,
-        dim: u32,
-        prefix: &[u8],
-        from: Bound<Vec<u8>>,
-        limit: usize,
-    ) -> Result<(Vec<StoredFace>, Option<IVec>), StoreError> {
-        let mut vectors = self.rows(Tree::Vectors, prefix, from.clone());
-        let mut faces = Vec::new();
-        let mut last = None;
-        for row in self.rows(Tree::Faces, prefix, from).take(limit) {
-            let (key, face) = row?;
-            let vector = match vectors.next().transpose()? {
-                Some((other, vector)) if other == key => self.whole(Tree::Vectors, &key, vector)?,
-                _ => return Err(Tree::Vectors.damaged("faces and vectors do not match")),
-            };
-            let (subject, id) = face_of_key(&key)?;
-            let face = decode_face(subject, id, &self.whole(Tree::Faces, &key, face)?)?;
-            faces.push(StoredFace { face, embedding: decode_vector(&vector, dim)? });
-            last = Some(key);
-        }
-        Ok((faces, last))
-    }
 }
 
 impl SledStore {
@@ -97,7 +72,42 @@ impl SledStore {
         self.committer.settle()?;
         result
     }
+
+    /// Visits what `read` gives part by part: the set it reads from, items from a bound on, the key of the last.
+    fn scan<T>(
+        &self,
+        gallery: &GalleryId,
+        read: impl Fn(&Core, GalleryKey, &Gallery, Bound<Vec<u8>>) -> Result<Part<T>, StoreError>,
+        visit: &mut dyn FnMut(T) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut from = Bound::Unbounded;
+        let mut of = None;
+        loop {
+            let (items, last) = self.read(|core| {
+                let (key, found) = core.existing(gallery)?;
+                let (set, items, last) = read(core, key, &found, from.clone())?;
+                match *of.get_or_insert((key, set)) {
+                    // Deleted and created anew.
+                    (first, _) if first != key => Err(StoreError::NoGallery(gallery.clone())),
+                    (_, first) if first != set => Err(StoreError::Switched(gallery.clone())),
+                    _ => Ok((items, last)),
+                }
+            })?;
+            for item in items {
+                if visit(item).is_break() {
+                    return Ok(());
+                }
+            }
+            match last {
+                Some(key) => from = Bound::Excluded(key.to_vec()),
+                None => return Ok(()),
+            }
+        }
+    }
 }
+
+/// A part of a scan.
+type Part<T> = (Option<FeatureSet>, Vec<T>, Option<IVec>);
 
 impl Store for SledStore {
     fn galleries(&self) -> Result<Vec<Gallery>, StoreError> {
@@ -154,7 +164,8 @@ impl Store for SledStore {
     fn faces(&self, gallery: &GalleryId, subject: &SubjectId) -> Result<Vec<StoredFace>, StoreError> {
         self.read(|core| {
             let (key, gallery) = core.existing(gallery)?;
-            let (faces, _) = core.faces_from(gallery.dim, &key.faces_of(subject), Bound::Unbounded, usize::MAX)?;
+            let set = core.in_use(key, &gallery)?;
+            let (faces, _) = core.faces_from(set, &key.faces_of(subject), Bound::Unbounded, usize::MAX)?;
             Ok(faces)
         })
     }
@@ -166,10 +177,10 @@ impl Store for SledStore {
             let row = key.face(&subject, face);
             let record = core.value(Tree::Faces, &row)?;
             let record = record.ok_or_else(|| Tree::Faces.damaged("a face is not where its subject says"))?;
-            let vector = core.value(Tree::Vectors, &row)?;
+            let set = core.in_use(key, &gallery)?;
+            let vector = core.row(Tree::Vectors, &set.key.of_face(&row))?;
             let vector = vector.ok_or_else(|| Tree::Vectors.damaged("a face has no vector"))?;
-            let embedding = decode_vector(&vector, gallery.dim)?;
-            Ok(Some(StoredFace { face: decode_face(subject, face, &record)?, embedding }))
+            core.stored(set, &row, decode_face(subject, face, &record)?, vector).map(Some)
         })
     }
 
@@ -182,33 +193,56 @@ impl Store for SledStore {
     }
 
     /// The scan is not of one moment: writes come between its parts, and follow in the change log after the sequence
-    /// number read before it. When the gallery is deleted meanwhile, it ends with [`StoreError::NoGallery`].
+    /// number read before it. When the gallery is deleted meanwhile, it ends with [`StoreError::NoGallery`], when it
+    /// changes its model, with [`StoreError::Switched`].
     fn scan_faces(
         &self,
         gallery: &GalleryId,
         visit: &mut dyn FnMut(StoredFace) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut from = Bound::Unbounded;
-        let mut of = None;
-        loop {
-            let (faces, last) = self.read(|core| {
-                let (key, found) = core.existing(gallery)?;
-                if *of.get_or_insert(key) != key {
-                    // Deleted and created anew.
-                    return Err(StoreError::NoGallery(gallery.clone()));
-                }
-                core.faces_from(found.dim, &key.prefix(), from.clone(), SCAN_AT_ONCE)
-            })?;
-            for face in faces {
-                if visit(face).is_break() {
-                    return Ok(());
-                }
+        let read = |core: &Core, key: GalleryKey, found: &Gallery, from| {
+            let set = core.in_use(key, found)?;
+            let (faces, last) = core.faces_from(set, &key.prefix(), from, SCAN_AT_ONCE)?;
+            Ok((Some(set), faces, last))
+        };
+        self.scan(gallery, read, visit)
+    }
+
+    fn migrations(&self, gallery: &GalleryId) -> Result<Vec<Migration>, StoreError> {
+        self.read(|core| {
+            let (key, _) = core.existing(gallery)?;
+            core.rows(Tree::Migrations, &key.prefix(), Bound::Unbounded)
+                .map(|row| {
+                    let (key, first) = row?;
+                    decode_migration(migration_of_key(&key)?, &core.whole(Tree::Migrations, &key, first)?)
+                })
+                .collect()
+        })
+    }
+
+    fn standby_faces(&self, gallery: &GalleryId, subject: &SubjectId) -> Result<Vec<StoredFace>, StoreError> {
+        self.read(|core| {
+            let (key, _) = core.existing(gallery)?;
+            let Some(set) = core.standby(key)? else { return Ok(Vec::new()) };
+            let (faces, _) = core.standby_from(set, &key.faces_of(subject), Bound::Unbounded, usize::MAX)?;
+            Ok(faces.into_iter().filter_map(|face| face.stored).collect())
+        })
+    }
+
+    /// Not of one moment, as [`SledStore::scan_faces`].
+    fn scan_standby(
+        &self,
+        gallery: &GalleryId,
+        visit: &mut dyn FnMut(StandbyFace) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let read = |core: &Core, key: GalleryKey, _: &Gallery, from| match core.standby(key)? {
+            None => Ok((None, Vec::new(), None)),
+            Some(set) => {
+                let (faces, last) = core.standby_from(set, &key.prefix(), from, SCAN_AT_ONCE)?;
+                Ok((Some(set), faces, last))
             }
-            match last {
-                Some(key) => from = Bound::Excluded(key.to_vec()),
-                None => return Ok(()),
-            }
-        }
+        };
+        self.scan(gallery, read, visit)
     }
 
     fn commit(&self, at: Timestamp, operations: &[Operation]) -> Result<Committed, StoreError> {

@@ -66,7 +66,7 @@ fn the_check_finds_what_is_wrong() {
     contains(remove(Tree::Changes, seq(6)), "change log: it ends at 5");
     contains(remove(Tree::Answers, vec![3; 32]), "answers_by_time");
     contains(remove(Tree::AnswersByTime, [&[0x80, 0, 0, 0, 0, 0, 0, 1], &[3; 32][..]].concat()), "never be forgotten");
-    contains(put(Tree::Vectors, face_row(), &[0; 31]), "not of its gallery's dimension");
+    contains(put(Tree::Vectors, face_row(), &[0; 31]), "not of its model's dimension");
     contains(put(Tree::Vectors, face_row(), &[0xff; 32]), "a value that is no number");
     contains(remove(Tree::Overflow, piece_key(Tree::Crops, &face_row(), 1)), "a value lacks a piece");
     contains(put(Tree::Crops, A.face(&sid("x"), fid(5)), &[1]), "a piece is of no value");

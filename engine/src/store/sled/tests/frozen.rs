@@ -2,12 +2,14 @@
 
 use jiff::Timestamp;
 use vultus_migrations::v0001_initial as frozen;
+use vultus_migrations::v0002_feature_sets as second;
 
+use crate::ids::MigrationId;
 use crate::store::record::{FaceSource, Gallery, GalleryKind};
 use crate::store::sled::codec::*;
 use crate::store::sled::layout::*;
 use crate::store::suite::*;
-use crate::store::{Change, ChangeKind, GalleryCounts};
+use crate::store::{Change, ChangeKind, GalleryCounts, Migration, Side, Stage};
 use crate::template::{Fusion, FusionRule};
 
 const TIME: frozen::Time = frozen::Time { second: -77, nanosecond: -250_000_000 };
@@ -22,11 +24,12 @@ fn bytes(record: &impl serde::Serialize) -> Vec<u8> {
 
 #[test]
 fn trees_and_limits() {
-    assert_eq!(Tree::ALL.map(Tree::name), frozen::TREES);
+    assert_eq!(Tree::ALL.map(Tree::name), second::TREES);
+    assert_eq!(second::TREES[..13], frozen::TREES);
     assert!(Tree::ALL.iter().enumerate().all(|(number, tree)| *tree as usize == number));
     assert_eq!(PIECE_BYTES, frozen::PIECE_BYTES);
     assert_eq!(NEXT_GALLERY, frozen::NEXT_GALLERY_KEY.as_bytes());
-    assert_eq!(vultus_migrations::SCHEMA_VERSION, 1, "a new version needs its own comparison");
+    assert_eq!(vultus_migrations::SCHEMA_VERSION, 2, "a new version needs its own comparison");
 }
 
 #[test]
@@ -167,4 +170,62 @@ fn changes_and_answers() {
     };
     assert_eq!(encode_answer(&ours).unwrap(), bytes(&theirs));
     assert_eq!(decode_answer(&bytes(&theirs)).unwrap(), ours);
+}
+
+#[test]
+fn feature_sets() {
+    let id = MigrationId(uuid::Uuid::from_u128(7));
+    let ours = Sets { in_use: SetKey(3), standby: Some((SetKey(300), id)) };
+    let standby = second::Standby { set: 300, migration: 7_u128.to_be_bytes() };
+    let theirs = second::Sets { in_use: 3, standby: Some(standby) };
+    assert_eq!(encode_sets(ours).unwrap(), bytes(&theirs));
+    assert_eq!(decode_sets(&bytes(&theirs)).unwrap(), ours);
+    let ours = Measures { norm: 21.5, quality: 0.75 };
+    let theirs = second::Measures { norm: 21.5, quality: 0.75 };
+    assert_eq!(encode_measures(ours).unwrap(), bytes(&theirs));
+    assert_eq!(decode_measures(&bytes(&theirs)).unwrap(), ours);
+    let face = GalleryKey(1).face(&sid("x"), fid(5));
+    assert_eq!(SetKey(2).of_face(&face), GalleryKey(2).face(&sid("x"), fid(5)));
+    assert_eq!(GalleryKey(1).migration(id), [&1_u64.to_be_bytes()[..], &7_u128.to_be_bytes()].concat());
+    assert_eq!(migration_of_key(&GalleryKey(1).migration(id)).unwrap(), id);
+}
+
+#[test]
+fn migrations() {
+    for (stage, frozen_stage) in [
+        (Stage::Embedding, second::Stage::Embedding),
+        (Stage::Ready, second::Stage::Ready),
+        (Stage::CutOver, second::Stage::CutOver),
+        (Stage::RolledBack, second::Stage::RolledBack),
+        (Stage::Completed, second::Stage::Completed),
+        (Stage::Cancelled, second::Stage::Cancelled),
+    ] {
+        let ours = Migration {
+            stage,
+            standby_faces: 300,
+            failure: Some("no".to_owned()),
+            report: Some("{}".to_owned()),
+            created_at: time(),
+            updated_at: time(),
+            ..migration(7, 4)
+        };
+        let side =
+            |side: &Side| second::Side { model_id: side.model_id.0.clone(), dim: side.dim, threshold: side.threshold };
+        let theirs = second::Migration {
+            from: side(&ours.from),
+            to: side(&ours.to),
+            stage: frozen_stage,
+            standby_faces: 300,
+            failure: ours.failure.clone(),
+            report: ours.report.clone(),
+            created_at: TIME,
+            updated_at: TIME,
+        };
+        assert_eq!(encode_migration(&ours).unwrap(), bytes(&theirs));
+        assert_eq!(decode_migration(ours.id, &bytes(&theirs)).unwrap(), ours);
+    }
+    let caface = Gallery { fusion: Some(Fusion { rule: FusionRule::Caface, tau: 1.0 }), ..gallery("a") };
+    let encoded = encode_gallery(GalleryKey(1), &caface).unwrap();
+    assert_eq!(decode_gallery(gid("a"), &encoded).unwrap().1, caface);
+    assert_eq!(bytes(&second::FusionRule::Caface), [4]);
 }

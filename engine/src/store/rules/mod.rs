@@ -3,10 +3,15 @@
 //! An implementation offers its state as a [`Ledger`], in which every call sees the effects of those before it, and
 //! makes all of them take effect together, or none when [`carry_out`] fails.
 
+mod migration;
+
 use jiff::Timestamp;
 
-use super::{Change, ChangeKind, Committed, Gallery, GalleryCounts, Operation, StoreError, StoredFace, Subject};
-use crate::ids::{FaceId, GalleryId, SubjectId};
+use super::{
+    Change, ChangeKind, Committed, Gallery, GalleryCounts, Migration, Operation, StandbyFeature, StoreError,
+    StoredFace, Subject,
+};
+use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 
 /// The state as one write sees and changes it.
 ///
@@ -26,17 +31,41 @@ pub(super) trait Ledger {
     /// Adds or replaces a subject's record; its faces stay.
     fn put_subject(&mut self, gallery: &GalleryId, subject: Subject) -> Result<(), StoreError>;
     /// Removes a subject and its faces and says how many faces that were.
-    fn remove_subject(&mut self, gallery: &GalleryId, subject: &SubjectId) -> Result<u64, StoreError>;
+    fn remove_subject(&mut self, gallery: &GalleryId, subject: &SubjectId) -> Result<Removed, StoreError>;
 
     /// Whose face it is; `None` when the gallery has no such face.
     fn face_owner(&mut self, gallery: &GalleryId, face: FaceId) -> Result<Option<SubjectId>, StoreError>;
     fn add_face(&mut self, gallery: &GalleryId, face: &StoredFace, crop: Option<&[u8]>) -> Result<(), StoreError>;
-    fn remove_face(&mut self, gallery: &GalleryId, subject: &SubjectId, face: FaceId) -> Result<(), StoreError>;
+    fn remove_face(&mut self, gallery: &GalleryId, subject: &SubjectId, face: FaceId) -> Result<Removed, StoreError>;
+
+    /// One migration, ended or not.
+    fn migration(&mut self, gallery: &GalleryId, id: MigrationId) -> Result<Option<Migration>, StoreError>;
+    /// Adds or replaces a migration's record.
+    fn put_migration(&mut self, gallery: &GalleryId, migration: Migration) -> Result<(), StoreError>;
+    /// The migration whose features the standby set holds.
+    fn under_way(&mut self, gallery: &GalleryId) -> Result<Option<MigrationId>, StoreError>;
+    /// Adds an empty standby set. Called only when there is none.
+    fn open_standby(&mut self, gallery: &GalleryId, migration: MigrationId) -> Result<(), StoreError>;
+    /// Puts a feature of a face that is there into the standby set and says whether the face lacked one.
+    fn put_standby(&mut self, gallery: &GalleryId, feature: &StandbyFeature) -> Result<bool, StoreError>;
+    /// Exchanges the set in use and the standby set, which has a feature of every face.
+    fn switch_sets(&mut self, gallery: &GalleryId) -> Result<(), StoreError>;
+    /// Drops the standby set.
+    fn drop_standby(&mut self, gallery: &GalleryId) -> Result<(), StoreError>;
 
     /// Sequence number of the last change, those of this write included.
     fn last_seq(&self) -> u64;
     /// Appends to the change log; `change.seq` is `last_seq() + 1`.
     fn log(&mut self, change: Change) -> Result<(), StoreError>;
+}
+
+/// What went with a face or a subject.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Removed {
+    /// Faces.
+    pub(super) faces: u64,
+    /// Features in the standby set.
+    pub(super) standby: u64,
 }
 
 /// Carries out the operations of one write in order.
@@ -50,7 +79,7 @@ pub(super) fn carry_out(
 ) -> Result<Committed, StoreError> {
     let before = ledger.last_seq();
     for operation in operations {
-        if let Some((gallery, kind)) = step(ledger, operation)? {
+        if let Some((gallery, kind)) = step(ledger, at, operation)? {
             let seq = ledger.last_seq() + 1;
             if kind != ChangeKind::GalleryDeleted {
                 let counts = ledger.counts(&gallery)?;
@@ -64,7 +93,11 @@ pub(super) fn carry_out(
 }
 
 /// Carries out one operation and says what to log; `None` when it did nothing.
-fn step(ledger: &mut impl Ledger, operation: &Operation) -> Result<Option<(GalleryId, ChangeKind)>, StoreError> {
+fn step(
+    ledger: &mut impl Ledger,
+    at: Timestamp,
+    operation: &Operation,
+) -> Result<Option<(GalleryId, ChangeKind)>, StoreError> {
     let seq = ledger.last_seq() + 1;
     let (gallery, kind) = match operation {
         Operation::CreateGallery(new) => {
@@ -113,10 +146,11 @@ fn step(ledger: &mut impl Ledger, operation: &Operation) -> Result<Option<(Galle
         }
         Operation::DeleteSubject { gallery, subject, expected } => {
             same_revision(*expected, existing_subject(ledger, gallery, subject)?.revision)?;
-            let faces = ledger.remove_subject(gallery, subject)?;
+            let removed = ledger.remove_subject(gallery, subject)?;
+            migration::forget(ledger, gallery, removed)?;
             recount(ledger, gallery, |counts| {
                 counts.subjects = counts.subjects.checked_sub(1)?;
-                counts.faces = counts.faces.checked_sub(faces)?;
+                counts.faces = counts.faces.checked_sub(removed.faces)?;
                 Some(())
             })?;
             (gallery, ChangeKind::SubjectDeleted(subject.clone()))
@@ -145,12 +179,33 @@ fn step(ledger: &mut impl Ledger, operation: &Operation) -> Result<Option<(Galle
             if ledger.face_owner(gallery, *face)?.as_ref() != Some(subject) {
                 return Err(StoreError::NoFace(gallery.clone(), *face));
             }
-            ledger.remove_face(gallery, subject, *face)?;
+            let removed = ledger.remove_face(gallery, subject, *face)?;
+            migration::forget(ledger, gallery, removed)?;
             recount(ledger, gallery, |counts| {
-                counts.faces = counts.faces.checked_sub(1)?;
+                counts.faces = counts.faces.checked_sub(removed.faces)?;
                 Some(())
             })?;
             (gallery, ChangeKind::FaceDeleted(subject.clone(), *face))
+        }
+        Operation::StartMigration { gallery, migration } => {
+            migration::start(ledger, at, gallery, migration)?;
+            return Ok(None);
+        }
+        Operation::PutStandby { gallery, migration, features } => {
+            migration::put(ledger, gallery, *migration, features)?;
+            return Ok(None);
+        }
+        Operation::NoteMigration { gallery, migration, ready, failure, report } => {
+            migration::note(ledger, at, gallery, *migration, *ready, failure.clone(), report.clone())?;
+            return Ok(None);
+        }
+        Operation::SwitchModel { gallery, migration, to_new } => {
+            migration::switch(ledger, at, gallery, *migration, *to_new)?;
+            (gallery, ChangeKind::GalleryUpdated)
+        }
+        Operation::EndMigration { gallery, migration } => {
+            migration::end(ledger, at, gallery, *migration)?;
+            return Ok(None);
         }
     };
     Ok(Some((gallery.clone(), kind)))
