@@ -17,6 +17,8 @@
 
 mod architecture;
 mod device;
+#[cfg(test)]
+pub(crate) mod fill;
 mod impostor;
 pub mod ir;
 pub mod manifest;
@@ -40,6 +42,7 @@ use crate::face::Feature;
 use crate::ids::ModelId;
 pub use crate::kernel::conv::Arithmetic;
 use crate::quality::NormStats;
+use ir::{Ir, IrError};
 use mobilefacenet::{MobileFaceNet, Variant};
 
 /// Most images in one forward pass; longer lists are split. It bounds the memory of a call.
@@ -61,6 +64,12 @@ pub struct Batch {
 pub trait Backbone: Send + Sync {
     /// Raw features (N, dim), f32, on the device of the batch.
     fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor>;
+
+    /// As [`Backbone::forward`], and the style of each face for set fusion: mean and standard deviation of channels of
+    /// inner maps, (N, 384, 2). Only some networks have one.
+    fn forward_with_style(&self, batch: &Batch) -> candle_core::Result<(Tensor, Option<Tensor>)> {
+        Ok((self.forward(batch)?, None))
+    }
 
     /// Length of a feature.
     fn dim(&self) -> usize;
@@ -106,6 +115,16 @@ pub enum ModelError {
         /// Position of the crop in the call.
         index: usize,
     },
+}
+
+impl From<IrError> for ModelError {
+    fn from(error: IrError) -> Self {
+        match error {
+            IrError::Weights(error) => Self::Weights(error),
+            IrError::Compute(error) => Self::Compute(error),
+            IrError::Architecture(_) => Self::Compute(candle_core::Error::wrap(error)),
+        }
+    }
 }
 
 /// A network ready for use.
@@ -270,12 +289,21 @@ fn build(
     arithmetic: Arithmetic,
 ) -> Result<Box<dyn Backbone>, ModelError> {
     let vb = weights::load(weights, &architecture.tensors(dim), device)?;
-    let variant = match architecture {
-        Architecture::Mobilefacenet => Variant::Tf,
-        Architecture::MobilefacenetY1 => Variant::Y1,
-        _ => return Err(candle_core::Error::Msg(format!("{architecture} cannot be run")).into()),
-    };
-    Ok(Box::new(MobileFaceNet::new(variant, dim, &vb, device, arithmetic)?))
+    Ok(match architecture {
+        Architecture::Mobilefacenet => Box::new(MobileFaceNet::new(Variant::Tf, dim, &vb, device, arithmetic)?),
+        Architecture::MobilefacenetY1 => Box::new(MobileFaceNet::new(Variant::Y1, dim, &vb, device, arithmetic)?),
+        Architecture::Ir18
+        | Architecture::Ir34
+        | Architecture::Ir50
+        | Architecture::Ir101
+        | Architecture::Ir152
+        | Architecture::Ir200
+        | Architecture::IrSe50
+        | Architecture::IrSe101 => Box::new(Ir::new(architecture, dim, &vb, device, arithmetic)?),
+        Architecture::VitBase | Architecture::VitBaseKprpe => {
+            return Err(candle_core::Error::Msg(format!("{architecture} cannot be run")).into());
+        }
+    })
 }
 
 #[cfg(test)]
