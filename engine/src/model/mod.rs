@@ -37,13 +37,14 @@ pub use impostor::ImpostorScores;
 pub use manifest::{Color, ImpostorScore, Manifest};
 pub use weights::WeightsError;
 
-use crate::align::{AlignedCrop, SIZE};
-use crate::face::Feature;
+use crate::align::{AlignedCrop, REFERENCE, SIZE};
+use crate::face::{Feature, Landmarks};
 use crate::ids::ModelId;
 pub use crate::kernel::conv::Arithmetic;
 use crate::quality::NormStats;
 use ir::{Ir, IrError};
 use mobilefacenet::{MobileFaceNet, Variant};
+use vit::Vit;
 
 /// Most images in one forward pass; longer lists are split. It bounds the memory of a call.
 const MAX_BATCH: usize = 32;
@@ -276,8 +277,25 @@ impl Model {
             }
         }
         let pixels = Tensor::from_vec(pixels, (images.len(), 3, side, side), &self.device)?;
-        Ok(Batch { pixels, landmarks: None })
+        let landmarks = if self.manifest.architecture.needs_landmarks() {
+            let points: Vec<f32> = images.iter().flat_map(|(crop, mirrored)| landmarks(crop, *mirrored)).collect();
+            Some(Tensor::from_vec(points, (images.len(), 5, 2), &self.device)?)
+        } else {
+            None
+        };
+        Ok(Batch { pixels, landmarks })
     }
+}
+
+/// Landmarks of a crop or of its mirror image, x before y. A crop that came without has them where alignment puts them.
+fn landmarks(crop: &AlignedCrop, mirrored: bool) -> [f32; 10] {
+    let landmarks = crop.landmarks().copied().unwrap_or(Landmarks(REFERENCE));
+    let landmarks = if mirrored { landmarks.mirrored(SIZE) } else { landmarks };
+    let mut points = [0.0; 10];
+    for (to, from) in points.iter_mut().zip(landmarks.0.iter().flatten()) {
+        *to = *from;
+    }
+    points
 }
 
 /// The network of an architecture with the weights of a safetensors file.
@@ -301,7 +319,7 @@ fn build(
         | Architecture::IrSe50
         | Architecture::IrSe101 => Box::new(Ir::new(architecture, dim, &vb, device, arithmetic)?),
         Architecture::VitBase | Architecture::VitBaseKprpe => {
-            return Err(candle_core::Error::Msg(format!("{architecture} cannot be run")).into());
+            Box::new(Vit::new(architecture.needs_landmarks(), dim, &vb)?)
         }
     })
 }
