@@ -16,6 +16,7 @@
 //! ```
 
 mod architecture;
+pub mod caface;
 mod device;
 #[cfg(test)]
 pub(crate) mod fill;
