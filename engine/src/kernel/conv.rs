@@ -98,7 +98,7 @@ impl ConvSpec {
         [self.output, input, self.kernel, self.kernel]
     }
 
-    fn slopes(&self, vb: &VarBuilder) -> Result<Vec<f32>> {
+    pub(super) fn slopes(&self, vb: &VarBuilder) -> Result<Vec<f32>> {
         match self.activation {
             Activation::None => Ok(vec![1.0; self.output]),
             Activation::Relu => Ok(vec![0.0; self.output]),

@@ -9,6 +9,7 @@
 //! padded behind it: what lies outside of the map is zero, not the image of zero.
 
 mod fold;
+mod kernels;
 mod stock;
 mod table;
 mod unfolded;
@@ -46,7 +47,13 @@ pub struct Ir {
     dim: usize,
     /// Units whose maps give the style, if the network is one that has a style.
     style: Option<[String; 2]>,
-    network: stock::Network,
+    network: Network,
+}
+
+#[derive(Debug)]
+enum Network {
+    Kernels(kernels::Network),
+    Stock(stock::Network),
 }
 
 impl Ir {
@@ -56,18 +63,27 @@ impl Ir {
         dim: usize,
         vb: &VarBuilder,
         device: &Device,
-        _arithmetic: Arithmetic,
+        arithmetic: Arithmetic,
     ) -> std::result::Result<Self, IrError> {
         let design = architecture.ir().ok_or(IrError::Architecture(architecture))?;
         let folded = fold::fold(design, dim, vb)?;
         let vb = VarBuilder::from_tensors(folded.tensors, candle_core::DType::F32, device);
-        let network = stock::Network::load(&folded.table, &vb)?;
+        let network = match arithmetic {
+            Arithmetic::Kernels if !device.is_cpu() => {
+                return Err(candle_core::Error::Msg("the kernels run on the CPU only".into()).into());
+            }
+            Arithmetic::Kernels => Network::Kernels(kernels::Network::load(&folded.table, &vb)?),
+            Arithmetic::Stock => Network::Stock(stock::Network::load(&folded.table, &vb)?),
+        };
         Ok(Self { dim, style: design.style_units(), network })
     }
 
     /// The forward pass, with each unit's output given to `tap`.
     pub(crate) fn forward_tapped(&self, pixels: &Tensor, tap: Tap) -> Result<Tensor> {
-        self.network.forward(pixels, tap)
+        match &self.network {
+            Network::Kernels(network) => network.forward(pixels, &mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)),
+            Network::Stock(network) => network.forward(pixels, tap),
+        }
     }
 }
 

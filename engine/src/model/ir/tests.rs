@@ -79,7 +79,7 @@ fn compare_forms(architecture: Architecture, golden: &HashMap<String, Tensor>, p
     let unfolded = Unfolded::new(architecture, 512, &vb).unwrap();
     compare(&format!("{architecture} unfolded"), golden, prefix, &|x, tap| unfolded.forward_tapped(x, tap));
     drop(unfolded);
-    for arithmetic in [Arithmetic::Stock] {
+    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
         let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic).unwrap();
         compare(&format!("{architecture} {arithmetic:?}"), golden, prefix, &|x, tap| ir.forward_tapped(x, tap));
     }
