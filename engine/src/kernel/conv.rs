@@ -92,12 +92,13 @@ impl ConvSpec {
         tensors
     }
 
-    fn weight_shape(&self) -> [usize; 4] {
+    /// Shape of its weight.
+    pub fn weight_shape(&self) -> [usize; 4] {
         let input = if self.kind == Kind::Depthwise { 1 } else { self.input };
         [self.output, input, self.kernel, self.kernel]
     }
 
-    fn slopes(&self, vb: &VarBuilder) -> Result<Vec<f32>> {
+    pub(super) fn slopes(&self, vb: &VarBuilder) -> Result<Vec<f32>> {
         match self.activation {
             Activation::None => Ok(vec![1.0; self.output]),
             Activation::Relu => Ok(vec![0.0; self.output]),

@@ -14,6 +14,7 @@ pub mod conv;
 pub mod depthwise;
 pub mod epilogue;
 pub mod resample;
+pub mod square;
 pub mod stem;
 
 use candle_core::{CpuStorage, Layout, Result};

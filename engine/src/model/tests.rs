@@ -94,10 +94,10 @@ fn every_layer_agrees_with_the_published_network() {
     let file = std::fs::read_to_string(folder.join("layers_img1.json")).unwrap();
     let expected: LayerFile = serde_json::from_str(&file).unwrap();
     let crop = AlignedCrop::new(image::open(folder.join("png/img1_aligned112.png")).unwrap().to_rgb8()).unwrap();
-    let vb = weights::load(EMBEDDED_WEIGHTS, &mobilefacenet::tensors(192), &Device::Cpu).unwrap();
+    let vb = weights::load(EMBEDDED_WEIGHTS, &Architecture::Mobilefacenet.tensors(192), &Device::Cpu).unwrap();
     let batch = embedded(false, Arithmetic::Kernels).batch(&[(&crop, false)]).unwrap();
     for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
-        let network = MobileFaceNet::new(192, &vb, &Device::Cpu, arithmetic).unwrap();
+        let network = MobileFaceNet::new(Variant::Tf, 192, &vb, &Device::Cpu, arithmetic).unwrap();
         let mut outputs = std::collections::HashMap::new();
         let mut tap = |name: &str, x: &Tensor| {
             outputs.insert(name.to_owned(), (x.dims().to_vec(), x.flatten_all()?.to_vec1::<f32>()?));
@@ -260,6 +260,22 @@ fn colour_order_and_scale_come_from_the_manifest() {
     model.manifest.input.color = Color::Bgr;
     let bgr = values(&model, false);
     assert_eq!((&bgr[0], &bgr[2]), (&rgb[2], &rgb[0]));
+}
+
+#[test]
+fn landmarks_reach_the_networks_that_look_at_them() {
+    let mut model = embedded(true, Arithmetic::Kernels);
+    let landmarks = Landmarks([[30.0, 50.0], [80.0, 51.0], [55.0, 70.0], [40.0, 90.0], [70.0, 91.0]]);
+    let crops = [synthetic(1), synthetic(2).with_landmarks(landmarks)];
+    let images = [(&crops[0], false), (&crops[1], false), (&crops[1], true)];
+    assert!(model.batch(&images).unwrap().landmarks.is_none());
+    model.manifest.architecture = Architecture::VitBaseKprpe;
+    let batch = model.batch(&images).unwrap();
+    let found = batch.landmarks.unwrap().to_vec3::<f32>().unwrap();
+    assert_eq!(found[0], REFERENCE.map(|point| point.to_vec()));
+    assert_eq!(found[1], landmarks.0.map(|point| point.to_vec()));
+    assert_eq!(found[2][0], [111.0 - 80.0, 51.0]);
+    assert_eq!(found[2][3], [111.0 - 70.0, 91.0]);
 }
 
 #[test]
