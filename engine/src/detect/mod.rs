@@ -5,6 +5,7 @@
 //! over which large photos are scanned ([`pyramid`]).
 
 pub mod decode;
+pub mod mtcnn;
 pub mod nms;
 pub mod pyramid;
 pub mod yunet;
