@@ -80,12 +80,8 @@ impl Candidate {
         if !inside || !usable {
             return None;
         }
-        let window = Window {
-            left: left as i64,
-            top: top as i64,
-            width: self.width() as usize,
-            height: self.height() as usize,
-        };
+        let window =
+            Window { left: left as i64, top: top as i64, width: self.width() as usize, height: self.height() as usize };
         self.corners = [left.max(0.0), top.max(0.0), right.min(last_column), bottom.min(last_row)];
         Some(window)
     }

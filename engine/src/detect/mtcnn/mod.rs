@@ -19,7 +19,7 @@ mod pillow;
 use candle_core::Device;
 use image::RgbImage;
 
-use super::{DetectError, DetectOptions, Detector};
+use super::{DetectError, DetectOptions};
 use crate::face::DetectedFace;
 use crate::kernel::conv::Arithmetic;
 use crate::model::weights;
@@ -78,21 +78,6 @@ impl Mtcnn {
         faces.retain(|face| face.score >= options.min_score && large(face));
         faces.truncate(options.max_faces.unwrap_or(usize::MAX));
         Ok(faces)
-    }
-}
-
-/// MTCNN in one form.
-#[derive(Debug, Clone, Copy)]
-pub struct MtcnnDetector<'a> {
-    /// The networks.
-    pub networks: &'a Mtcnn,
-    /// The form.
-    pub form: Form,
-}
-
-impl Detector for MtcnnDetector<'_> {
-    fn detect(&self, photos: &[&RgbImage], options: &DetectOptions) -> Result<Vec<Vec<DetectedFace>>, DetectError> {
-        photos.iter().map(|photo| self.networks.detect_one(photo, self.form, options)).collect()
     }
 }
 

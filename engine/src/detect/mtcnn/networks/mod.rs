@@ -212,6 +212,10 @@ impl Networks {
         let (_, _, columns, _) = output.dims4()?;
         let values = output.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         let (values, rest) = values.as_chunks::<N>();
-        if rest.is_empty() { Ok(Answers { values: values.to_vec(), columns }) } else { candle_core::bail!("{N} values") }
+        if rest.is_empty() {
+            Ok(Answers { values: values.to_vec(), columns })
+        } else {
+            candle_core::bail!("{N} values")
+        }
     }
 }
