@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use vultus_engine::detect::YuNetDetector;
+use vultus_engine::detect::Detectors;
 use vultus_engine::gallery::{Database, DatabaseConfig, ServedModel};
 use vultus_engine::index::IndexConfig;
 use vultus_engine::infer::{Pipeline, PipelineConfig};
@@ -68,7 +68,7 @@ pub fn load_model(settings: &ModelSettings) -> anyhow::Result<Model> {
 pub fn start_pipeline(settings: &Settings) -> anyhow::Result<Pipeline> {
     let model = load_model(&settings.model)?;
     let device = select_device(&settings.model.device)?;
-    let detector = Box::new(YuNetDetector::embedded(&device)?);
+    let detector = Box::new(Detectors::embedded(&device)?);
     let config = PipelineConfig {
         max_queued_images: settings.limits.max_queued_images,
         detect_batch: settings.model.detect_batch,

@@ -4,7 +4,11 @@
 //! the places of [`REFERENCE`]: Umeyama's least-squares fit, which is what the networks were trained and are
 //! evaluated with. The crop is then sampled bilinearly, black outside of the photo.
 
+mod compat;
+
 use image::RgbImage;
+
+pub use compat::{align_compat, compat_transform};
 
 use crate::face::Landmarks;
 

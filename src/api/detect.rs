@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use vultus_engine::detect::DetectOptions;
 
 use super::faces::ImageForm;
-use super::wire::FaceFound;
+use super::wire::{DetectorName, FaceFound};
 use crate::app::App;
 use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, Submission};
@@ -25,6 +25,9 @@ pub struct DetectParams {
     /// Lowest detector score (0.1 to 1) of a face; the server's where left out.
     #[param(minimum = 0.1, maximum = 1.0, nullable = false)]
     pub min_score: Option<f32>,
+    /// Who looks for faces; the server's choice where left out.
+    #[param(nullable = false)]
+    pub detector: Option<DetectorName>,
 }
 
 /// Photos to look for faces in.
@@ -39,6 +42,9 @@ pub struct DetectBody {
     /// Lowest detector score (0.1 to 1) of a face; the server's where left out.
     #[schema(minimum = 0.1, maximum = 1.0, nullable = false)]
     pub min_score: Option<f32>,
+    /// Who looks for faces; the server's choice where left out.
+    #[schema(nullable = false)]
+    pub detector: Option<DetectorName>,
 }
 
 impl Body for DetectBody {
@@ -50,6 +56,7 @@ impl Body for DetectBody {
 
     fn fill(&mut self, params: DetectParams) -> Result<(), Problem> {
         self.min_score = self.min_score.or(params.min_score);
+        self.detector = self.detector.or(params.detector);
         if self.min_score.is_some_and(|score| !(0.1..=1.0).contains(&score)) {
             return Err(Problem::with(Code::InvalidRequest, "min_score is a number from 0.1 to 1"));
         }
@@ -99,8 +106,12 @@ pub struct DetectionView {
 pub async fn detect(State(app): State<App>, submission: Submission<DetectBody>) -> Result<impl IntoResponse, Problem> {
     let started = Instant::now();
     let defaults = app.config.detect_options();
-    let min_score = submission.options.min_score.unwrap_or(defaults.min_score);
-    let examined = detect_all(&app, submission.items, DetectOptions { min_score, ..defaults }).await?.or_problem()?;
+    let options = DetectOptions {
+        detector: submission.options.detector.map_or(defaults.detector, Into::into),
+        min_score: submission.options.min_score.unwrap_or(defaults.min_score),
+        ..defaults
+    };
+    let examined = detect_all(&app, submission.items, options).await?.or_problem()?;
     let images = examined
         .images
         .into_iter()

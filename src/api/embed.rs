@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::faces::ImageForm;
-use super::wire::Location;
+use super::wire::{DetectorName, Location};
 use crate::app::App;
 use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
@@ -25,6 +25,9 @@ pub struct EmbedParams {
     /// Embed only one face of each photo; all where left out.
     #[param(nullable = false)]
     pub select: Option<Select>,
+    /// Who looks for faces; the server's choice where left out.
+    #[param(nullable = false)]
+    pub detector: Option<DetectorName>,
     /// The images are 112×112 crops that were aligned already.
     #[param(nullable = false)]
     pub aligned: Option<bool>,
@@ -42,6 +45,9 @@ pub struct EmbedBody {
     /// Embed only one face of each photo; all where left out.
     #[schema(nullable = false)]
     pub select: Option<Select>,
+    /// Who looks for faces; the server's choice where left out.
+    #[schema(nullable = false)]
+    pub detector: Option<DetectorName>,
 }
 
 impl Body for EmbedBody {
@@ -53,6 +59,7 @@ impl Body for EmbedBody {
 
     fn fill(&mut self, params: EmbedParams) -> Result<(), Problem> {
         self.select = self.select.or(params.select);
+        self.detector = self.detector.or(params.detector);
         Ok(())
     }
 
@@ -123,8 +130,9 @@ impl EmbeddedFace {
     extensions(("x-problems" = json!(["several_faces"])), ("x-images" = json!(true))))]
 pub async fn embed(State(app): State<App>, submission: Submission<EmbedBody>) -> Result<impl IntoResponse, Problem> {
     let started = Instant::now();
+    let detector = submission.options.detector.map(Into::into);
     let wanted = submission.options.select.map_or(Wanted::Every, Wanted::One);
-    let examined = embed_all(&app, submission.items, wanted).await?.or_problem()?;
+    let examined = embed_all(&app, submission.items, wanted, detector).await?.or_problem()?;
     let images = examined
         .images
         .into_iter()

@@ -10,7 +10,7 @@ use vultus_engine::store::Face;
 
 use super::paging::{Page, PageParams};
 use super::params::{FacePath, SubjectPath};
-use super::wire::{Location, SourceName};
+use super::wire::{DetectorName, Location, SourceName};
 use crate::app::App;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
 use crate::extract::{Path, Query, object};
@@ -27,6 +27,9 @@ pub struct EnrolParams {
     /// Which face of each photo; `only` where left out.
     #[param(nullable = false)]
     pub select: Option<Select>,
+    /// Who looks for faces; the server's choice where left out.
+    #[param(nullable = false)]
+    pub detector: Option<DetectorName>,
     /// Do everything but store.
     #[param(nullable = false)]
     pub dry_run: Option<bool>,
@@ -57,6 +60,9 @@ pub struct EnrolBody {
     /// Which face of each photo; `only` where left out.
     #[schema(nullable = false)]
     pub select: Option<Select>,
+    /// Who looks for faces; the server's choice where left out.
+    #[schema(nullable = false)]
+    pub detector: Option<DetectorName>,
     /// Do everything but store.
     #[schema(nullable = false)]
     pub dry_run: Option<bool>,
@@ -74,6 +80,7 @@ impl Body for EnrolBody {
 
     fn fill(&mut self, params: EnrolParams) -> Result<(), Problem> {
         self.select = self.select.or(params.select);
+        self.detector = self.detector.or(params.detector);
         self.dry_run = self.dry_run.or(params.dry_run);
         self.min_quality = self.min_quality.or(params.min_quality);
         if self.min_quality.is_some_and(|q| !(0.0..=1.0).contains(&q)) {
@@ -197,6 +204,7 @@ pub async fn enrol(
 ) -> Result<impl IntoResponse, Problem> {
     let options = EnrolOptions {
         select: submission.options.select.unwrap_or(Select::Only),
+        detector: submission.options.detector.map(Into::into),
         min_quality: submission.options.min_quality,
         dry_run: submission.options.dry_run.unwrap_or(false),
     };

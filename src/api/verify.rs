@@ -13,7 +13,8 @@ use super::faces::ImageForm;
 use super::params::SubjectPath;
 use super::search::{CandidateFaceView, ProbeView, probe_view};
 use super::wire::{
-    DecisionName, FusionSpec, ProbeFace, RuleName, ThresholdInForce, ThresholdRequest, checked_score, fusion_params,
+    DecisionName, DetectorName, FusionSpec, ProbeFace, RuleName, ThresholdInForce, ThresholdRequest, checked_score,
+    fusion_params,
 };
 use crate::app::App;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
@@ -41,6 +42,9 @@ pub struct VerifyParams {
     /// Which face of each photo; `main` where left out.
     #[param(nullable = false)]
     pub select: Option<Select>,
+    /// Who looks for faces; the server's choice where left out.
+    #[param(nullable = false)]
+    pub detector: Option<DetectorName>,
     /// The images are 112×112 crops that were aligned already.
     #[param(nullable = false)]
     pub aligned: Option<bool>,
@@ -70,6 +74,9 @@ pub struct VerifyBody {
     /// Which face of each photo; `main` where left out.
     #[schema(nullable = false)]
     pub select: Option<Select>,
+    /// Who looks for faces; the server's choice where left out.
+    #[schema(nullable = false)]
+    pub detector: Option<DetectorName>,
 }
 
 impl Body for VerifyBody {
@@ -83,6 +90,7 @@ impl Body for VerifyBody {
         self.threshold = self.threshold.or(params.threshold.map(|score| ThresholdRequest { score }));
         self.fusion = self.fusion.or(fusion_params(params.fusion, params.tau)?);
         self.select = self.select.or(params.select);
+        self.detector = self.detector.or(params.detector);
         Ok(())
     }
 
@@ -176,7 +184,7 @@ pub async fn subject(
     })
     .await?;
     let grouping = Grouping::Fuse(options.select.unwrap_or_default());
-    let made = probes(&app, items, grouping, fusion).await?;
+    let made = probes(&app, items, grouping, fusion, options.detector.map(Into::into)).await?;
     let probe = made.probes.into_iter().next().ok_or_else(|| Problem::internal("a fused probe is one"))?;
     let (id, who, vector) = (gallery.clone(), subject.clone(), probe.template.vector.clone());
     let (found, search_ms) = app
@@ -221,7 +229,8 @@ pub async fn pair(State(app): State<App>, submission: Submission<VerifyBody>) ->
         return Err(Problem::with(Code::InvalidRequest, "nothing is fused when two images are compared"));
     }
     let threshold = options.threshold.map(|threshold| checked_score(threshold.score)).transpose()?;
-    let examined = embed_all(&app, items, Wanted::One(options.select.unwrap_or_default())).await?;
+    let wanted = Wanted::One(options.select.unwrap_or_default());
+    let examined = embed_all(&app, items, wanted, options.detector.map(Into::into)).await?;
     let timings = examined.timings;
     // Two faces or none: a comparison with one side missing is the missing side's problem.
     let samples: Vec<_> = examined.images.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();

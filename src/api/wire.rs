@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use vultus_engine::detect::DetectorKind;
 use vultus_engine::face::DetectedFace;
 use vultus_engine::gallery::{Decision, Threshold, ThresholdSource};
 use vultus_engine::store::FaceSource;
@@ -10,6 +11,30 @@ use vultus_engine::template::{Fusion, FusionRule, rule};
 use crate::problem::{Code, Problem};
 use crate::service::examine::Sample;
 use crate::service::select::corners;
+
+/// Who looks for faces, and how they are aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Detector)]
+pub enum DetectorName {
+    /// YuNet: fast, faces of any size.
+    Yunet,
+    /// MTCNN, its first network as it was trained; faces from 20 pixels.
+    Mtcnn,
+    /// MTCNN and its alignment as the AdaFace repository publishes them, defects included: finds fewer faces of a group,
+    /// and mirrors profiles.
+    MtcnnCompat,
+}
+
+impl From<DetectorName> for DetectorKind {
+    fn from(name: DetectorName) -> Self {
+        match name {
+            DetectorName::Yunet => Self::Yunet,
+            DetectorName::Mtcnn => Self::Mtcnn,
+            DetectorName::MtcnnCompat => Self::MtcnnCompat,
+        }
+    }
+}
 
 /// What a caller may give as a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, ToSchema)]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vultus_engine::align::AlignedCrop;
+use vultus_engine::detect::DetectorKind;
 use vultus_engine::quality::quality;
 
-use super::local::{Local, each_image};
+use super::local::{Local, detector, each_image};
 use crate::api::embed::EmbeddedFace;
 use crate::api::wire::Location;
 use crate::config::Settings;
@@ -27,6 +28,9 @@ pub(super) struct Embed {
     /// Add the raw features of a face and its mirror image
     #[arg(long)]
     flip: bool,
+    /// Who looks for faces: yunet, mtcnn or mtcnn_compat
+    #[arg(long, default_value = "yunet", value_parser = detector)]
+    detector: DetectorKind,
     /// Arithmetic of the network
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
@@ -55,6 +59,7 @@ impl Embed {
         let mut settings = Settings::default();
         settings.model.name = self.model;
         settings.model.flip = self.flip;
+        settings.detect.detector = self.detector;
         let local = Local::start(settings)?;
         let model_id = local.pipeline.model_id().to_string();
         each_image(&self.images, |path| {

@@ -8,7 +8,8 @@ use anyhow::Context;
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use vultus_engine::align::{AlignedCrop, align};
+use vultus_engine::align::AlignedCrop;
+use vultus_engine::detect::DetectorKind;
 use vultus_engine::face::{DetectedFace, Feature};
 use vultus_engine::image::decode;
 use vultus_engine::infer::Pipeline;
@@ -58,6 +59,11 @@ pub(super) fn progress(length: usize, unit: &str) -> ProgressBar {
     ProgressBar::new(length as u64).with_style(style)
 }
 
+/// A detector by name.
+pub(super) fn detector(text: &str) -> Result<DetectorKind, String> {
+    serde_json::from_value(serde_json::Value::from(text)).map_err(|_| "one of yunet, mtcnn, mtcnn_compat".to_owned())
+}
+
 /// Detector and backbone on this thread's terms.
 pub(super) struct Local {
     pub(super) pipeline: Pipeline,
@@ -86,7 +92,8 @@ impl Local {
 
     /// Aligns faces of a photo.
     pub(super) fn align(&self, photo: &RgbImage, faces: &[DetectedFace]) -> anyhow::Result<Vec<AlignedCrop>> {
-        Ok(faces.iter().map(|face| align(photo, &face.landmarks)).collect::<Result<_, _>>()?)
+        let detector = self.settings.detect.detector;
+        Ok(faces.iter().map(|face| detector.align(photo, &face.landmarks)).collect::<Result<_, _>>()?)
     }
 
     /// Embeds aligned crops.

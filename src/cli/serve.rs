@@ -32,6 +32,9 @@ pub(super) struct Serve {
     /// Add the raw features of a face and its mirror image
     #[arg(long)]
     flip: bool,
+    /// Who looks for faces where a request does not say: `yunet`, `mtcnn` or `mtcnn_compat` [default: yunet]
+    #[arg(long, value_parser = name_of_detector)]
+    detector: Option<String>,
     /// Listen beyond loopback without a key
     #[arg(long)]
     insecure: bool,
@@ -41,6 +44,11 @@ pub(super) struct Serve {
     /// Print every setting with its source, secrets hidden, and stop
     #[arg(long)]
     print_config: bool,
+}
+
+/// Settings from flags are text, so the name stays one once it is known to be right.
+fn name_of_detector(text: &str) -> Result<String, String> {
+    super::local::detector(text).map(|_| text.to_owned())
 }
 
 /// The settings cannot be served as they stand.
@@ -74,6 +82,7 @@ impl Serve {
             text("server.insecure", self.insecure.then(|| "true".to_owned())),
             text("model.name", self.model.clone()),
             text("model.device", self.device.clone()),
+            text("detect.detector", self.detector.clone()),
             text("model.flip", self.flip.then(|| "true".to_owned())),
         ]
         .into_iter()

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
+use vultus_engine::detect::DetectorKind;
 use vultus_engine::face::Feature;
 use vultus_engine::template::score;
 
-use super::local::Local;
+use super::local::{Local, detector};
 use crate::config::Settings;
 use crate::service::select::Select;
 
@@ -23,6 +24,9 @@ pub(super) struct Verify {
     /// Add the raw features of a face and its mirror image
     #[arg(long)]
     flip: bool,
+    /// Who looks for faces: yunet, mtcnn or mtcnn_compat
+    #[arg(long, default_value = "yunet", value_parser = detector)]
+    detector: DetectorKind,
     /// One image
     a: PathBuf,
     /// The other
@@ -34,6 +38,7 @@ impl Verify {
         let mut settings = Settings::default();
         settings.model.name = self.model;
         settings.model.flip = self.flip;
+        settings.detect.detector = self.detector;
         let local = Local::start(settings)?;
         let (a, b) = (main_face(&local, &self.a)?, main_face(&local, &self.b)?);
         let score = score(&a.embedding, &b.embedding);

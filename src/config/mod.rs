@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub use load::{ConfigError, Loaded, Override, load};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use vultus_engine::detect::DetectOptions;
+use vultus_engine::detect::{DetectOptions, DetectorKind};
 use vultus_engine::image::DecodeLimits;
 
 /// All settings of the server.
@@ -23,6 +23,8 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// The networks.
     pub model: ModelSettings,
+    /// Who looks for faces.
+    pub detect: DetectSettings,
     /// What a request may cost.
     pub limits: LimitSettings,
     /// Search and decisions.
@@ -113,6 +115,14 @@ impl Default for ModelSettings {
     }
 }
 
+/// Who looks for faces. What counts as one is among the [`ModelSettings`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DetectSettings {
+    /// `yunet`, `mtcnn` or `mtcnn_compat`, where a request does not say.
+    pub detector: DetectorKind,
+}
+
 /// What a request may cost.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -199,6 +209,7 @@ impl Settings {
     /// What counts as a face.
     pub fn detect_options(&self) -> DetectOptions {
         DetectOptions {
+            detector: self.detect.detector,
             min_score: self.model.min_detection_score,
             min_size_px: self.model.min_face_px,
             max_faces: Some(self.limits.max_faces_per_image),

@@ -1,5 +1,6 @@
 //! Enrolment: images become faces of a subject.
 
+use vultus_engine::detect::DetectorKind;
 use vultus_engine::gallery::NewFace;
 use vultus_engine::ids::{GalleryId, SubjectId};
 use vultus_engine::image::encode_png;
@@ -17,6 +18,8 @@ use crate::problem::{Code, Problem};
 pub struct EnrolOptions {
     /// Which face of each photo.
     pub select: Select,
+    /// Who looks for faces; the server's where left out.
+    pub detector: Option<DetectorKind>,
     /// Quality a face must have, beside the gallery's own requirement.
     pub min_quality: Option<f32>,
     /// Do everything but store.
@@ -48,7 +51,7 @@ pub async fn enrol(
         let id = gallery.clone();
         app.blocking(move |app| open_gallery(app, &id)).await?
     };
-    let examined = embed_all(app, items, Wanted::One(options.select)).await?;
+    let examined = embed_all(app, items, Wanted::One(options.select), options.detector).await?;
     let mut timings = examined.timings;
     // A request can be stricter than its gallery, never laxer.
     let required = settings.min_quality.into_iter().chain(options.min_quality).reduce(f32::max);

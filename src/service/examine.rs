@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use image::RgbImage;
-use vultus_engine::align::{AlignedCrop, align};
-use vultus_engine::detect::DetectOptions;
+use vultus_engine::align::AlignedCrop;
+use vultus_engine::detect::{DetectOptions, DetectorKind};
 use vultus_engine::face::{DetectedFace, Feature};
 use vultus_engine::ids::MediaId;
 use vultus_engine::image::decode;
@@ -104,10 +104,16 @@ pub async fn detect_all(app: &App, items: Vec<Item>, options: DetectOptions) -> 
     Ok(Examined::collect(futures::future::join_all(each).await))
 }
 
-/// Embeds the wanted faces of every image.
-pub async fn embed_all(app: &App, items: Vec<Item>, wanted: Wanted) -> Result<Examined<Vec<Sample>>, Problem> {
+/// Embeds the wanted faces of every image, found by the given detector or else by the server's.
+pub async fn embed_all(
+    app: &App,
+    items: Vec<Item>,
+    wanted: Wanted,
+    detector: Option<DetectorKind>,
+) -> Result<Examined<Vec<Sample>>, Problem> {
     let permit = app.pipeline.admit(items.len())?;
-    let options = app.config.detect_options();
+    let defaults = app.config.detect_options();
+    let options = DetectOptions { detector: detector.unwrap_or(defaults.detector), ..defaults };
     let each = items.into_iter().enumerate().map(|(index, item)| embed_one(app, &permit, index, item, wanted, options));
     Ok(Examined::collect(futures::future::join_all(each).await))
 }
@@ -196,8 +202,8 @@ async fn crops(
         }
         Wanted::Every => faces,
     };
-    app.blocking(move |_| chosen.into_iter().map(|face| Ok((Some(face), align(&photo, &face.landmarks)?))).collect())
-        .await
+    let crop = move |face: DetectedFace| Ok((Some(face), options.detector.align(&photo, &face.landmarks)?));
+    app.blocking(move |_| chosen.into_iter().map(crop).collect()).await
 }
 
 async fn decode_photo(app: &App, bytes: Vec<u8>, timings: &mut TimingsMs) -> Result<Arc<RgbImage>, Problem> {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use vultus_engine::detect::DetectorKind;
 use vultus_engine::gallery::{SearchQuery, SearchResult};
 use vultus_engine::ids::GalleryId;
 use vultus_engine::template::{Fusion, Template, TemplateFace, fuse};
@@ -48,18 +49,20 @@ pub struct Probes {
     pub timings: TimingsMs,
 }
 
-/// Makes probes of a request's images. Fails when no image gives a face.
+/// Makes probes of a request's images, their faces found by the given detector or else by the server's. Fails when no
+/// image gives a face.
 pub async fn probes(
     app: &App,
     items: Vec<Item>,
     grouping: Grouping,
     fusion: Option<Fusion>,
+    detector: Option<DetectorKind>,
 ) -> Result<Probes, Problem> {
     let wanted = match grouping {
         Grouping::Fuse(select) => Wanted::One(select),
         Grouping::Each => Wanted::Every,
     };
-    let examined = embed_all(app, items, wanted).await?.or_problem()?;
+    let examined = embed_all(app, items, wanted, detector).await?.or_problem()?;
     let (mut samples, mut rejected) = (Vec::new(), Vec::new());
     for result in examined.images {
         match result {

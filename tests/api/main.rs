@@ -5,6 +5,7 @@
 
 mod binary;
 mod bodies;
+mod detectors;
 mod enrolment;
 mod galleries;
 mod harness;

@@ -1,10 +1,13 @@
 //! Face detection: from photos to boxes, landmarks and scores.
 //!
-//! [`Detector`] is what the rest of the engine uses, [`YuNetDetector`] its implementation: the YuNet network
-//! ([`yunet`]), its outputs turned into candidates ([`decode`]), overlaps removed ([`nms`]), and the scales and tiles
-//! over which large photos are scanned ([`pyramid`]).
+//! [`Detector`] is what the rest of the engine uses, [`Detectors`] its implementation, which chooses by
+//! [`DetectOptions::detector`]. [`YuNetDetector`] is the YuNet network ([`yunet`]), its outputs turned into candidates
+//! ([`decode`]), overlaps removed ([`nms`]), and the scales and tiles over which large photos are scanned
+//! ([`pyramid`]). [`mtcnn`] is the other one, for whoever must work as the AdaFace repository does.
 
 pub mod decode;
+mod detectors;
+pub mod mtcnn;
 pub mod nms;
 pub mod pyramid;
 pub mod yunet;
@@ -15,6 +18,7 @@ use image::RgbImage;
 use crate::face::DetectedFace;
 use crate::kernel::conv::Arithmetic;
 use crate::model::{WeightsError, weights};
+pub use detectors::{DetectorKind, Detectors};
 use yunet::YuNet;
 
 /// Why detection failed.
@@ -34,11 +38,14 @@ pub enum DetectError {
 /// What counts as a face.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectOptions {
+    /// Who looks.
+    pub detector: DetectorKind,
     /// Lowest score, 0 to 1.
     pub min_score: f32,
-    /// Of two boxes that overlap more than this (intersection over union), the one with the lower score is dropped.
+    /// Of two boxes that overlap more than this (intersection over union), the one with the lower score is dropped. MTCNN
+    /// has limits of its own.
     pub nms: f32,
-    /// Smallest box: its shorter side in pixels of the photo.
+    /// Smallest box: its shorter side in pixels of the photo. MTCNN looks for none below 20.
     pub min_size_px: f32,
     /// Most faces of a photo, the best first. `None` is no limit.
     pub max_faces: Option<usize>,
@@ -46,7 +53,7 @@ pub struct DetectOptions {
 
 impl Default for DetectOptions {
     fn default() -> Self {
-        Self { min_score: 0.6, nms: 0.3, min_size_px: 0.0, max_faces: None }
+        Self { detector: DetectorKind::Yunet, min_score: 0.6, nms: 0.3, min_size_px: 0.0, max_faces: None }
     }
 }
 

@@ -12,7 +12,9 @@
 
 pub mod conv;
 pub mod depthwise;
+pub mod direct;
 pub mod epilogue;
+pub mod pool;
 pub mod resample;
 pub mod square;
 pub mod stem;

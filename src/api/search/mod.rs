@@ -82,7 +82,7 @@ async fn serve(
         asked.iter().try_for_each(|id| Ok(app.database.check_model(&app.database.gallery(id)?)?))
     })
     .await?;
-    let made = probes(app, items, grouping, fusion).await?;
+    let made = probes(app, items, grouping, fusion, options.detector.map(Into::into)).await?;
     let (searched, search_ms) = search_galleries(app, galleries, made.probes, query).await?;
     let timings_ms = TimingsMs { search: search_ms, total: since(started), ..made.timings };
     let limit = query.limit;

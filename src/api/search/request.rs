@@ -6,7 +6,7 @@ use vultus_engine::gallery::SearchQuery;
 use vultus_engine::ids::GalleryId;
 use vultus_engine::index::SearchMode;
 
-use crate::api::wire::{FusionSpec, RuleName, ThresholdRequest, checked_score, fusion_params};
+use crate::api::wire::{DetectorName, FusionSpec, RuleName, ThresholdRequest, checked_score, fusion_params};
 use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams};
 use crate::problem::{Code, Problem};
@@ -68,6 +68,9 @@ pub struct SearchParams {
     /// Which face of each photo goes into a fused probe; `main` where left out.
     #[param(nullable = false)]
     pub select: Option<Select>,
+    /// Who looks for faces; the server's choice where left out.
+    #[param(nullable = false)]
+    pub detector: Option<DetectorName>,
     /// List every face of each candidate with its weight and score.
     #[param(nullable = false)]
     pub explain: Option<bool>,
@@ -117,6 +120,9 @@ pub struct SearchBody {
     /// Which face of each photo goes into a fused probe; `main` where left out.
     #[schema(nullable = false)]
     pub select: Option<Select>,
+    /// Who looks for faces; the server's choice where left out.
+    #[schema(nullable = false)]
+    pub detector: Option<DetectorName>,
     /// List every face of each candidate with its weight and score.
     #[schema(nullable = false)]
     pub explain: Option<bool>,
@@ -140,6 +146,7 @@ impl Body for SearchBody {
         self.mode = self.mode.or(params.mode);
         self.faces = self.faces.or(params.faces);
         self.select = self.select.or(params.select);
+        self.detector = self.detector.or(params.detector);
         self.explain = self.explain.or(params.explain);
         if let (None, Some(list)) = (&self.galleries, params.galleries) {
             let ids = list.split(',').map(GalleryId::try_from).collect::<Result<_, _>>();
