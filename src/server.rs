@@ -89,7 +89,7 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     };
     let impostors = pipeline.impostor_scores();
     let measured = impostors.score_at(manifest.threshold_fmr);
-    let threshold = settings.search.threshold.or(measured).unwrap_or(UNMEASURED_THRESHOLD);
+    let threshold = settings.search.threshold.or(measured).or(manifest.threshold).unwrap_or(UNMEASURED_THRESHOLD);
     let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
     let database = Database::open(store, DatabaseConfig { model, threshold, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.

@@ -19,6 +19,7 @@ mod device;
 mod impostor;
 pub mod manifest;
 pub mod mobilefacenet;
+pub mod registry;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use sha2::{Digest, Sha256};
 pub use device::{DeviceError, select_device};
 pub use impostor::ImpostorScores;
 pub use manifest::{Architecture, Color, ImpostorScore, Manifest};
+pub use registry::{Installed, Registry, RegistryError};
 pub use weights::WeightsError;
 
 use crate::align::{AlignedCrop, SIZE};
@@ -104,6 +106,12 @@ pub enum ModelError {
     },
 }
 
+/// The id of a model by its name, the SHA-256 of its weights in hex, and its flip setting.
+pub(crate) fn id_of(name: &str, sha256: &str, flip: bool) -> ModelId {
+    let suffix = if flip { "+flip" } else { "" };
+    ModelId(format!("{name}-{}{suffix}", sha256.get(..16).unwrap_or(sha256)))
+}
+
 /// A network ready for use.
 pub struct Model {
     manifest: Manifest,
@@ -150,8 +158,7 @@ impl Model {
         device: &Device,
         arithmetic: Arithmetic,
     ) -> Result<Self, ModelError> {
-        let manifest: Manifest = serde_json::from_str(manifest)?;
-        manifest.check().map_err(ModelError::ManifestValue)?;
+        let manifest = Manifest::parse(manifest)?;
         let found: String = Sha256::digest(weights).iter().map(|byte| format!("{byte:02x}")).collect();
         if found != manifest.sha256 {
             return Err(ModelError::Checksum { expected: manifest.sha256, found });
@@ -167,8 +174,7 @@ impl Model {
                 Box::new(MobileFaceNet::new(manifest.dim, &vb, device, arithmetic)?)
             }
         };
-        let suffix = if flip { "+flip" } else { "" };
-        let id = ModelId(format!("{}-{}{suffix}", manifest.name, &found[..16]));
+        let id = id_of(&manifest.name, &found, flip);
         let mut levels = [0f32; 256];
         for (byte, level) in levels.iter_mut().enumerate() {
             *level = (byte as f32 - manifest.input.mean) * manifest.input.scale;
