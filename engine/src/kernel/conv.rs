@@ -92,7 +92,8 @@ impl ConvSpec {
         tensors
     }
 
-    fn weight_shape(&self) -> [usize; 4] {
+    /// Shape of its weight.
+    pub fn weight_shape(&self) -> [usize; 4] {
         let input = if self.kind == Kind::Depthwise { 1 } else { self.input };
         [self.output, input, self.kernel, self.kernel]
     }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ModelError;
+pub use super::architecture::Architecture;
 use crate::quality::NormStats;
 use crate::template::Fusion;
 
@@ -39,14 +40,6 @@ pub struct Manifest {
     pub licence: String,
     /// SHA-256 of the weights file, 64 lower-case hex digits.
     pub sha256: String,
-}
-
-/// Network architectures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// MobileFaceNet with batch normalisation folded.
-    Mobilefacenet,
 }
 
 /// Input of a network: a square crop, value = (byte - mean) * scale.

@@ -15,11 +15,14 @@
 //! # }
 //! ```
 
+mod architecture;
 mod device;
 mod impostor;
+pub mod ir;
 pub mod manifest;
 pub mod mobilefacenet;
 pub mod registry;
+pub mod vit;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -27,9 +30,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
 
+pub use architecture::{Architecture, UnknownArchitecture};
 pub use device::{DeviceError, select_device};
 pub use impostor::ImpostorScores;
-pub use manifest::{Architecture, Color, ImpostorScore, Manifest};
+pub use manifest::{Color, ImpostorScore, Manifest};
 pub use registry::{Installed, Registry, RegistryError};
 pub use weights::WeightsError;
 
@@ -38,7 +42,7 @@ use crate::face::Feature;
 use crate::ids::ModelId;
 pub use crate::kernel::conv::Arithmetic;
 use crate::quality::NormStats;
-use mobilefacenet::MobileFaceNet;
+use mobilefacenet::{MobileFaceNet, Variant};
 
 /// Most images in one forward pass; longer lists are split. It bounds the memory of a call.
 const MAX_BATCH: usize = 32;
@@ -168,12 +172,7 @@ impl Model {
             (true, Some(stats)) => stats,
             (true, None) => return Err(ModelError::NoFlip(manifest.name)),
         };
-        let backbone: Box<dyn Backbone> = match manifest.architecture {
-            Architecture::Mobilefacenet => {
-                let vb = weights::load(weights, &mobilefacenet::tensors(manifest.dim), device)?;
-                Box::new(MobileFaceNet::new(manifest.dim, &vb, device, arithmetic)?)
-            }
-        };
+        let backbone = build(manifest.architecture, manifest.dim, weights, device, arithmetic)?;
         let id = id_of(&manifest.name, &found, flip);
         let mut levels = [0f32; 256];
         for (byte, level) in levels.iter_mut().enumerate() {
@@ -266,6 +265,23 @@ impl Model {
         let pixels = Tensor::from_vec(pixels, (images.len(), 3, side, side), &self.device)?;
         Ok(Batch { pixels, landmarks: None })
     }
+}
+
+/// The network of an architecture with the weights of a safetensors file.
+fn build(
+    architecture: Architecture,
+    dim: usize,
+    weights: &[u8],
+    device: &Device,
+    arithmetic: Arithmetic,
+) -> Result<Box<dyn Backbone>, ModelError> {
+    let vb = weights::load(weights, &architecture.tensors(dim), device)?;
+    let variant = match architecture {
+        Architecture::Mobilefacenet => Variant::Tf,
+        Architecture::MobilefacenetY1 => Variant::Y1,
+        _ => return Err(candle_core::Error::Msg(format!("{architecture} cannot be run")).into()),
+    };
+    Ok(Box::new(MobileFaceNet::new(variant, dim, &vb, device, arithmetic)?))
 }
 
 #[cfg(test)]

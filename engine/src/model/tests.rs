@@ -94,10 +94,10 @@ fn every_layer_agrees_with_the_published_network() {
     let file = std::fs::read_to_string(folder.join("layers_img1.json")).unwrap();
     let expected: LayerFile = serde_json::from_str(&file).unwrap();
     let crop = AlignedCrop::new(image::open(folder.join("png/img1_aligned112.png")).unwrap().to_rgb8()).unwrap();
-    let vb = weights::load(EMBEDDED_WEIGHTS, &mobilefacenet::tensors(192), &Device::Cpu).unwrap();
+    let vb = weights::load(EMBEDDED_WEIGHTS, &Architecture::Mobilefacenet.tensors(192), &Device::Cpu).unwrap();
     let batch = embedded(false, Arithmetic::Kernels).batch(&[(&crop, false)]).unwrap();
     for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
-        let network = MobileFaceNet::new(192, &vb, &Device::Cpu, arithmetic).unwrap();
+        let network = MobileFaceNet::new(Variant::Tf, 192, &vb, &Device::Cpu, arithmetic).unwrap();
         let mut outputs = std::collections::HashMap::new();
         let mut tap = |name: &str, x: &Tensor| {
             outputs.insert(name.to_owned(), (x.dims().to_vec(), x.flatten_all()?.to_vec1::<f32>()?));

@@ -3,6 +3,8 @@
 //! A loader that ignores what it does not know turns a file of another network into one that runs and answers
 //! nonsense, so both directions are checked, and values too.
 
+use std::collections::HashMap;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
@@ -39,13 +41,22 @@ pub fn load<'a>(
     expected: &[(String, Vec<usize>)],
     device: &Device,
 ) -> Result<VarBuilder<'a>, WeightsError> {
-    let mut found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(WeightsError::Unreadable)?;
+    let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(WeightsError::Unreadable)?;
+    Ok(VarBuilder::from_tensors(check(found, expected, device)?, DType::F32, device))
+}
+
+/// The tensors as f32 on `device`, if they are exactly `expected` (name and shape) and finite.
+pub fn check(
+    mut found: HashMap<String, Tensor>,
+    expected: &[(String, Vec<usize>)],
+    device: &Device,
+) -> Result<HashMap<String, Tensor>, WeightsError> {
     let missing: Vec<String> =
         expected.iter().filter(|(name, _)| !found.contains_key(name)).map(|(name, _)| name.clone()).collect();
     if !missing.is_empty() {
         return Err(WeightsError::Missing(missing));
     }
-    let mut tensors = std::collections::HashMap::with_capacity(expected.len());
+    let mut tensors = HashMap::with_capacity(expected.len());
     for (name, shape) in expected {
         let Some(tensor) = found.remove(name) else { return Err(WeightsError::Missing(vec![name.clone()])) };
         if tensor.dims() != shape {
@@ -63,7 +74,7 @@ pub fn load<'a>(
         names.sort_unstable();
         return Err(WeightsError::Unexpected(names));
     }
-    Ok(VarBuilder::from_tensors(tensors, DType::F32, device))
+    Ok(tensors)
 }
 
 fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {

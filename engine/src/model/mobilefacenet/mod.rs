@@ -1,13 +1,15 @@
-//! MobileFaceNet (Chen et al., 2018), the variant of the MobileFaceNet_TF repository: 112x112 RGB to 192 dimensions.
+//! MobileFaceNet (Chen et al., 2018), 112x112 RGB: the variant of the MobileFaceNet_TF repository, to 192 dimensions, and
+//! y1, to 128.
 //!
 //! Batch normalisation is folded into weight and bias. PReLU slopes are per channel and may be negative or above 1.
-//! Padding is TensorFlow's `SAME`: a 3x3 convolution with stride 2 pads nothing above and left and one below and
-//! right; with padding on all sides it runs but gives wrong values.
+//! Padding of the first is TensorFlow's `SAME`: a 3x3 convolution with stride 2 pads nothing above and left and one below
+//! and right; y1 pads one on all sides. With the other's padding each runs but gives wrong values.
 //!
 //! `steps` is the layer table; both implementations, the list of tensors and the tests follow it.
 
 mod kernels;
 mod stock;
+pub mod y1;
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -26,6 +28,15 @@ pub(crate) struct Step {
     pub(crate) residual: bool,
 }
 
+/// The two published forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// Of the MobileFaceNet_TF repository.
+    Tf,
+    /// y1: other padding, no 1x1 convolution at the start, one linear layer (`head`) instead of two at the end.
+    Y1,
+}
+
 /// Stages of bottlenecks: name, input, output, expansion, stride of the first, how many.
 const STAGES: [(&str, usize, usize, usize, usize, usize); 5] = [
     ("stage2", 64, 64, 2, 2, 5),
@@ -35,13 +46,15 @@ const STAGES: [(&str, usize, usize, usize, usize, usize); 5] = [
     ("stage6", 128, 128, 2, 1, 2),
 ];
 
-/// Zeros before and after for a 3x3 convolution over an even size.
-fn same_padding(stride: usize) -> [usize; 2] {
-    if stride == 2 { [0, 1] } else { [1, 1] }
+impl Variant {
+    /// Zeros before and after for a 3x3 convolution over an even size.
+    fn padding(self, stride: usize) -> [usize; 2] {
+        if self == Self::Tf && stride == 2 { [0, 1] } else { [1, 1] }
+    }
 }
 
 /// The layer table for an embedding of `dim` values.
-pub(crate) fn steps(dim: usize) -> Vec<Step> {
+pub(crate) fn steps(variant: Variant, dim: usize) -> Vec<Step> {
     let single = |spec: ConvSpec| Step { name: spec.name.clone(), convolutions: vec![spec], residual: false };
     let mut steps = vec![
         single(ConvSpec {
@@ -51,12 +64,14 @@ pub(crate) fn steps(dim: usize) -> Vec<Step> {
             output: 64,
             kernel: 3,
             stride: 2,
-            padding: same_padding(2),
+            padding: variant.padding(2),
             activation: Activation::PRelu,
         }),
         single(ConvSpec::depthwise("dw1".into(), 64, Activation::PRelu)),
-        single(ConvSpec::pointwise("pw1".into(), 64, 64, Activation::None)),
     ];
+    if variant == Variant::Tf {
+        steps.push(single(ConvSpec::pointwise("pw1".into(), 64, 64, Activation::None)));
+    }
     for (stage, input, output, expansion, stride, blocks) in STAGES {
         for block in 0..blocks {
             let name = format!("{stage}.{block}");
@@ -65,7 +80,7 @@ pub(crate) fn steps(dim: usize) -> Vec<Step> {
             let middle = input * expansion;
             let mut depthwise = ConvSpec::depthwise(format!("{name}.dw"), middle, Activation::PRelu);
             depthwise.stride = stride;
-            depthwise.padding = same_padding(stride);
+            depthwise.padding = variant.padding(stride);
             let convolutions = vec![
                 ConvSpec::pointwise(format!("{name}.expand"), input, middle, Activation::PRelu),
                 depthwise,
@@ -77,18 +92,20 @@ pub(crate) fn steps(dim: usize) -> Vec<Step> {
     let mut global = ConvSpec::depthwise("gdc".into(), 512, Activation::None);
     global.kernel = 7;
     global.padding = [0, 0];
-    steps.extend([
-        single(ConvSpec::pointwise("conv7".into(), 128, 512, Activation::PRelu)),
-        single(global),
-        single(ConvSpec::pointwise("fc1".into(), 512, 512, Activation::None)),
-        single(ConvSpec::pointwise("fc2".into(), 512, dim, Activation::None)),
-    ]);
+    steps.extend([single(ConvSpec::pointwise("conv7".into(), 128, 512, Activation::PRelu)), single(global)]);
+    match variant {
+        Variant::Tf => steps.extend([
+            single(ConvSpec::pointwise("fc1".into(), 512, 512, Activation::None)),
+            single(ConvSpec::pointwise("fc2".into(), 512, dim, Activation::None)),
+        ]),
+        Variant::Y1 => steps.push(single(ConvSpec::pointwise("head".into(), 512, dim, Activation::None))),
+    }
     steps
 }
 
 /// Names and shapes of the tensors for an embedding of `dim` values.
-pub(crate) fn tensors(dim: usize) -> Vec<(String, Vec<usize>)> {
-    steps(dim).iter().flat_map(|step| &step.convolutions).flat_map(ConvSpec::tensors).collect()
+pub(crate) fn tensors(variant: Variant, dim: usize) -> Vec<(String, Vec<usize>)> {
+    steps(variant, dim).iter().flat_map(|step| &step.convolutions).flat_map(ConvSpec::tensors).collect()
 }
 
 /// The network with its weights.
@@ -106,11 +123,12 @@ enum Network {
 
 impl MobileFaceNet {
     /// Builds the network from tensors that have been checked against `tensors`.
-    pub fn new(dim: usize, vb: &VarBuilder, device: &Device, arithmetic: Arithmetic) -> Result<Self> {
+    pub fn new(variant: Variant, dim: usize, vb: &VarBuilder, device: &Device, arithmetic: Arithmetic) -> Result<Self> {
+        let steps = steps(variant, dim);
         let network = match arithmetic {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
-            Arithmetic::Kernels => Network::Kernels(kernels::Network::load(&steps(dim), vb)?),
-            Arithmetic::Stock => Network::Stock(stock::Network::load(&steps(dim), vb)?),
+            Arithmetic::Kernels => Network::Kernels(kernels::Network::load(&steps, vb)?),
+            Arithmetic::Stock => Network::Stock(stock::Network::load(&steps, vb)?),
         };
         Ok(Self { dim, network })
     }
