@@ -35,9 +35,13 @@ pub enum AlignError {
     },
 }
 
-/// An aligned crop: 112x112 pixels, RGB. Its debug form does not show the pixels.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AlignedCrop(RgbImage);
+/// An aligned crop: 112x112 pixels, RGB, and where its landmarks lie if that is known. Its debug form does not show the
+/// pixels.
+#[derive(Clone, PartialEq)]
+pub struct AlignedCrop {
+    image: RgbImage,
+    landmarks: Option<Landmarks>,
+}
 
 impl std::fmt::Debug for AlignedCrop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,20 +50,35 @@ impl std::fmt::Debug for AlignedCrop {
 }
 
 impl AlignedCrop {
-    /// Takes an image that is aligned already.
+    /// Takes an image that is aligned already. Its landmarks are not known; networks that look at them take
+    /// [`REFERENCE`].
     pub fn new(image: RgbImage) -> Result<Self, AlignError> {
         let (width, height) = image.dimensions();
-        if (width, height) == (SIZE, SIZE) { Ok(Self(image)) } else { Err(AlignError::WrongSize { width, height }) }
+        if (width, height) == (SIZE, SIZE) {
+            Ok(Self { image, landmarks: None })
+        } else {
+            Err(AlignError::WrongSize { width, height })
+        }
+    }
+
+    /// The same crop with its landmarks, in pixels of the crop.
+    pub fn with_landmarks(self, landmarks: Landmarks) -> Self {
+        Self { landmarks: Some(landmarks), ..self }
+    }
+
+    /// Where the landmarks lie, in pixels of the crop.
+    pub fn landmarks(&self) -> Option<&Landmarks> {
+        self.landmarks.as_ref()
     }
 
     /// The pixels.
     pub fn image(&self) -> &RgbImage {
-        &self.0
+        &self.image
     }
 
     /// The pixels, taken out.
     pub fn into_image(self) -> RgbImage {
-        self.0
+        self.image
     }
 }
 
@@ -126,12 +145,14 @@ fn mean(points: &[[f32; 2]; 5]) -> [f64; 2] {
     [sum(0) / 5.0, sum(1) / 5.0]
 }
 
-/// Cuts the aligned crop of the face with these landmarks out of a photo.
+/// Cuts the aligned crop of the face with these landmarks out of a photo. The crop knows where they lie in it.
 pub fn align(photo: &RgbImage, landmarks: &Landmarks) -> Result<AlignedCrop, AlignError> {
-    let to_photo = Similarity::fit(&landmarks.0, &REFERENCE)?.inverse();
+    let to_crop = Similarity::fit(&landmarks.0, &REFERENCE)?;
+    let to_photo = to_crop.inverse();
     let crop =
         RgbImage::from_fn(SIZE, SIZE, |x, y| image::Rgb(sample(photo, to_photo.apply([f64::from(x), f64::from(y)]))));
-    Ok(AlignedCrop(crop))
+    let landmarks = landmarks.0.map(|point| to_crop.apply(point.map(f64::from)).map(|value| value as f32));
+    Ok(AlignedCrop { image: crop, landmarks: Some(Landmarks(landmarks)) })
 }
 
 /// Bilinear sample, black outside of the photo.

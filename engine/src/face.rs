@@ -55,6 +55,16 @@ impl BoundingBox {
 #[serde(transparent)]
 pub struct Landmarks(pub [[f32; 2]; 5]);
 
+impl Landmarks {
+    /// Those of the mirror image of a picture of this width. Pixel centres have whole coordinates, so column 0 goes to
+    /// column `width - 1` and x to `width - 1 - x`; left and right eye and mouth corner change places.
+    pub fn mirrored(&self, width: u32) -> Self {
+        let [left_eye, right_eye, nose, left_corner, right_corner] = self.0;
+        let last = width as f32 - 1.0;
+        Self([right_eye, left_eye, nose, right_corner, left_corner].map(|[x, y]| [last - x, y]))
+    }
+}
+
 /// One face found by a detector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectedFace {

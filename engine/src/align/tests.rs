@@ -46,6 +46,37 @@ fn landmarks_without_a_position_are_refused() {
 }
 
 #[test]
+fn a_crop_knows_its_landmarks() {
+    let photo = RgbImage::new(300, 200);
+    // Turned by a quarter and doubled, with the nose moved, which no similarity undoes.
+    let mut points = REFERENCE.map(|[x, y]| [250.0 - 2.0 * y, 2.0 * x - 20.0]);
+    let landmarks = *align(&photo, &Landmarks(points)).unwrap().landmarks().unwrap();
+    for (found, expected) in landmarks.0.iter().flatten().zip(REFERENCE.iter().flatten()) {
+        assert!((found - expected).abs() < 1e-3);
+    }
+    points[2][0] += 10.0;
+    let moved = *align(&photo, &Landmarks(points)).unwrap().landmarks().unwrap();
+    // Ten pixels to the right in the photo are five upwards in the crop, of which the fit takes back a fifth.
+    assert!((moved.0[2][1] - REFERENCE[2][1] + 4.0).abs() < 0.5, "{moved:?}");
+    let aligned = AlignedCrop::new(RgbImage::new(SIZE, SIZE)).unwrap();
+    assert_eq!(aligned.landmarks(), None);
+    assert_eq!(aligned.with_landmarks(landmarks).landmarks(), Some(&landmarks));
+}
+
+#[test]
+fn landmarks_are_mirrored_with_the_pixels() {
+    let photo = RgbImage::from_fn(SIZE, SIZE, |x, y| Rgb([x as u8, y as u8, 7]));
+    let landmarks = Landmarks([[10.0, 20.0], [70.0, 21.0], [40.0, 50.0], [15.0, 80.0], [60.0, 81.0]]);
+    let flipped = image::imageops::flip_horizontal(&photo);
+    let mirrored = landmarks.mirrored(SIZE);
+    for (point, other) in [(0, 1), (1, 0), (2, 2), (3, 4), (4, 3)] {
+        let pixel = |photo: &RgbImage, [x, y]: [f32; 2]| photo.get_pixel(x as u32, y as u32).0;
+        assert_eq!(pixel(&photo, landmarks.0[point]), pixel(&flipped, mirrored.0[other]));
+    }
+    assert_eq!(mirrored.mirrored(SIZE), landmarks);
+}
+
+#[test]
 fn crops_have_one_size() {
     assert!(AlignedCrop::new(RgbImage::new(112, 112)).is_ok());
     assert_eq!(AlignedCrop::new(RgbImage::new(112, 96)).unwrap_err(), AlignError::WrongSize { width: 112, height: 96 });

@@ -17,6 +17,8 @@
 
 mod architecture;
 mod device;
+#[cfg(test)]
+pub(crate) mod fill;
 mod impostor;
 pub mod ir;
 pub mod manifest;
@@ -37,12 +39,14 @@ pub use manifest::{Color, ImpostorScore, Manifest};
 pub use registry::{Installed, Registry, RegistryError};
 pub use weights::WeightsError;
 
-use crate::align::{AlignedCrop, SIZE};
-use crate::face::Feature;
+use crate::align::{AlignedCrop, REFERENCE, SIZE};
+use crate::face::{Feature, Landmarks};
 use crate::ids::ModelId;
 pub use crate::kernel::conv::Arithmetic;
 use crate::quality::NormStats;
+use ir::{Ir, IrError};
 use mobilefacenet::{MobileFaceNet, Variant};
+use vit::Vit;
 
 /// Most images in one forward pass; longer lists are split. It bounds the memory of a call.
 const MAX_BATCH: usize = 32;
@@ -63,6 +67,12 @@ pub struct Batch {
 pub trait Backbone: Send + Sync {
     /// Raw features (N, dim), f32, on the device of the batch.
     fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor>;
+
+    /// As [`Backbone::forward`], and the style of each face for set fusion: mean and standard deviation of channels of
+    /// inner maps, (N, 384, 2). Only some networks have one.
+    fn forward_with_style(&self, batch: &Batch) -> candle_core::Result<(Tensor, Option<Tensor>)> {
+        Ok((self.forward(batch)?, None))
+    }
 
     /// Length of a feature.
     fn dim(&self) -> usize;
@@ -114,6 +124,16 @@ pub enum ModelError {
 pub(crate) fn id_of(name: &str, sha256: &str, flip: bool) -> ModelId {
     let suffix = if flip { "+flip" } else { "" };
     ModelId(format!("{name}-{}{suffix}", sha256.get(..16).unwrap_or(sha256)))
+}
+
+impl From<IrError> for ModelError {
+    fn from(error: IrError) -> Self {
+        match error {
+            IrError::Weights(error) => Self::Weights(error),
+            IrError::Compute(error) => Self::Compute(error),
+            IrError::Architecture(_) => Self::Compute(candle_core::Error::wrap(error)),
+        }
+    }
 }
 
 /// A network ready for use.
@@ -263,8 +283,25 @@ impl Model {
             }
         }
         let pixels = Tensor::from_vec(pixels, (images.len(), 3, side, side), &self.device)?;
-        Ok(Batch { pixels, landmarks: None })
+        let landmarks = if self.manifest.architecture.needs_landmarks() {
+            let points: Vec<f32> = images.iter().flat_map(|(crop, mirrored)| landmarks(crop, *mirrored)).collect();
+            Some(Tensor::from_vec(points, (images.len(), 5, 2), &self.device)?)
+        } else {
+            None
+        };
+        Ok(Batch { pixels, landmarks })
     }
+}
+
+/// Landmarks of a crop or of its mirror image, x before y. A crop that came without has them where alignment puts them.
+fn landmarks(crop: &AlignedCrop, mirrored: bool) -> [f32; 10] {
+    let landmarks = crop.landmarks().copied().unwrap_or(Landmarks(REFERENCE));
+    let landmarks = if mirrored { landmarks.mirrored(SIZE) } else { landmarks };
+    let mut points = [0.0; 10];
+    for (to, from) in points.iter_mut().zip(landmarks.0.iter().flatten()) {
+        *to = *from;
+    }
+    points
 }
 
 /// The network of an architecture with the weights of a safetensors file.
@@ -276,12 +313,21 @@ fn build(
     arithmetic: Arithmetic,
 ) -> Result<Box<dyn Backbone>, ModelError> {
     let vb = weights::load(weights, &architecture.tensors(dim), device)?;
-    let variant = match architecture {
-        Architecture::Mobilefacenet => Variant::Tf,
-        Architecture::MobilefacenetY1 => Variant::Y1,
-        _ => return Err(candle_core::Error::Msg(format!("{architecture} cannot be run")).into()),
-    };
-    Ok(Box::new(MobileFaceNet::new(variant, dim, &vb, device, arithmetic)?))
+    Ok(match architecture {
+        Architecture::Mobilefacenet => Box::new(MobileFaceNet::new(Variant::Tf, dim, &vb, device, arithmetic)?),
+        Architecture::MobilefacenetY1 => Box::new(MobileFaceNet::new(Variant::Y1, dim, &vb, device, arithmetic)?),
+        Architecture::Ir18
+        | Architecture::Ir34
+        | Architecture::Ir50
+        | Architecture::Ir101
+        | Architecture::Ir152
+        | Architecture::Ir200
+        | Architecture::IrSe50
+        | Architecture::IrSe101 => Box::new(Ir::new(architecture, dim, &vb, device, arithmetic)?),
+        Architecture::VitBase | Architecture::VitBaseKprpe => {
+            Box::new(Vit::new(architecture.needs_landmarks(), dim, &vb)?)
+        }
+    })
 }
 
 #[cfg(test)]

@@ -263,6 +263,22 @@ fn colour_order_and_scale_come_from_the_manifest() {
 }
 
 #[test]
+fn landmarks_reach_the_networks_that_look_at_them() {
+    let mut model = embedded(true, Arithmetic::Kernels);
+    let landmarks = Landmarks([[30.0, 50.0], [80.0, 51.0], [55.0, 70.0], [40.0, 90.0], [70.0, 91.0]]);
+    let crops = [synthetic(1), synthetic(2).with_landmarks(landmarks)];
+    let images = [(&crops[0], false), (&crops[1], false), (&crops[1], true)];
+    assert!(model.batch(&images).unwrap().landmarks.is_none());
+    model.manifest.architecture = Architecture::VitBaseKprpe;
+    let batch = model.batch(&images).unwrap();
+    let found = batch.landmarks.unwrap().to_vec3::<f32>().unwrap();
+    assert_eq!(found[0], REFERENCE.map(|point| point.to_vec()));
+    assert_eq!(found[1], landmarks.0.map(|point| point.to_vec()));
+    assert_eq!(found[2][0], [111.0 - 80.0, 51.0]);
+    assert_eq!(found[2][3], [111.0 - 70.0, 91.0]);
+}
+
+#[test]
 fn wrong_files_are_named() {
     let load = |weights: &[u8], manifest: &str| {
         Model::from_parts(weights, manifest, true, &Device::Cpu, Arithmetic::Kernels).err()

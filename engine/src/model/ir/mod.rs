@@ -1,5 +1,105 @@
 //! The improved residual networks of ArcFace and AdaFace (IR and IR-SE): 112x112 to 512 dimensions.
+//!
+//! Deng et al., "ArcFace", 2019, section 3.1 (the improved residual unit) and Kim et al., "AdaFace", 2022. A unit is
+//! normalised before its first convolution, its stride sits on the last one, and nothing follows the sum of residual
+//! and shortcut. The output is the raw feature: its direction is the embedding, its length tells the quality.
+//!
+//! `table` is the layer table. [`Unfolded`] follows it step by step and is the reference. [`Ir`] is what models run:
+//! every batch normalisation is folded into the convolution before or after it, except a unit's first where zeros are
+//! padded behind it: what lies outside of the map is zero, not the image of zero.
 
+mod fold;
+mod stock;
 mod table;
+mod unfolded;
+
+use candle_core::{D, Device, Result, Tensor};
+use candle_nn::VarBuilder;
 
 pub(crate) use table::{Design, tensors};
+pub use unfolded::Unfolded;
+
+use super::weights::WeightsError;
+use super::{Architecture, Backbone, Batch};
+use crate::kernel::conv::Arithmetic;
+
+/// Sees the output (N, C, H, W) of the first layers, `input_layer`, and of each unit, `body.K`.
+pub(crate) type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
+
+/// Why a network cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum IrError {
+    /// Not a network of this family.
+    #[error("{0} is not an improved residual network")]
+    Architecture(Architecture),
+    /// Weights that cannot be folded.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Loading failed.
+    #[error(transparent)]
+    Compute(#[from] candle_core::Error),
+}
+
+/// A network with batch normalisation folded.
+#[derive(Debug)]
+pub struct Ir {
+    dim: usize,
+    /// Units whose maps give the style, if the network is one that has a style.
+    style: Option<[String; 2]>,
+    network: stock::Network,
+}
+
+impl Ir {
+    /// Folds tensors that have been checked against [`Architecture::tensors`] and builds the network.
+    pub fn new(
+        architecture: Architecture,
+        dim: usize,
+        vb: &VarBuilder,
+        device: &Device,
+        _arithmetic: Arithmetic,
+    ) -> std::result::Result<Self, IrError> {
+        let design = architecture.ir().ok_or(IrError::Architecture(architecture))?;
+        let folded = fold::fold(design, dim, vb)?;
+        let vb = VarBuilder::from_tensors(folded.tensors, candle_core::DType::F32, device);
+        let network = stock::Network::load(&folded.table, &vb)?;
+        Ok(Self { dim, style: design.style_units(), network })
+    }
+
+    /// The forward pass, with each unit's output given to `tap`.
+    pub(crate) fn forward_tapped(&self, pixels: &Tensor, tap: Tap) -> Result<Tensor> {
+        self.network.forward(pixels, tap)
+    }
+}
+
+impl Backbone for Ir {
+    fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        self.forward_tapped(&batch.pixels, &mut |_, _| Ok(()))
+    }
+
+    fn forward_with_style(&self, batch: &Batch) -> Result<(Tensor, Option<Tensor>)> {
+        let Some(units) = &self.style else { return Ok((self.forward(batch)?, None)) };
+        let mut styles = Vec::new();
+        let mut tap = |name: &str, map: &Tensor| {
+            if units.iter().any(|unit| unit == name) {
+                styles.push(style(map)?);
+            }
+            Ok(())
+        };
+        let features = self.forward_tapped(&batch.pixels, &mut tap)?;
+        Ok((features, Some(Tensor::cat(&styles, 1)?)))
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+}
+
+/// Mean and unbiased standard deviation over the places of a map: (N, C, H, W) -> (N, C, 2).
+fn style(map: &Tensor) -> Result<Tensor> {
+    let map = map.flatten_from(2)?.contiguous()?;
+    let deviation = map.var_keepdim(D::Minus1)?.sqrt()?;
+    Tensor::cat(&[map.mean_keepdim(D::Minus1)?, deviation], D::Minus1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,11 @@ impl Design {
         Self { squeeze: true, ..self }
     }
 
+    /// The units whose maps make the style of a face for set fusion (CAFace, which knows IR-101 only).
+    pub(crate) fn style_units(self) -> Option<[String; 2]> {
+        (self == Self::basic([3, 13, 30, 3])).then(|| ["body.15".into(), "body.45".into()])
+    }
+
     /// Channels of the last feature map.
     pub(crate) const fn last(self) -> usize {
         self.width(3)
