@@ -19,6 +19,7 @@ mod architecture;
 mod device;
 #[cfg(test)]
 pub(crate) mod fill;
+pub mod import;
 mod impostor;
 pub mod ir;
 pub mod manifest;

@@ -4,6 +4,7 @@
 //! needed, such as the classes of a loss head: a file with a flipped bit is a damaged file. Members are read from start
 //! to end in pieces, so none but the wanted ranges is ever in memory.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -11,7 +12,6 @@ use std::ops::Range;
 use std::path::Path;
 
 use zip::ZipArchive;
-use zip::result::ZipError;
 
 use super::checkpoint::Storages;
 use super::{ImportError, pickle};
@@ -39,7 +39,8 @@ fn damaged(error: impl std::fmt::Display) -> ImportError {
 fn reading(member: &str, error: std::io::Error) -> ImportError {
     let what = match error.kind() {
         std::io::ErrorKind::InvalidData if error.to_string().contains("hecksum") => {
-            "its checksum does not match: bytes of it have changed (or it was written with checksums switched off)".into()
+            "its checksum does not match: bytes of it have changed (or it was written with checksums switched off)"
+                .into()
         }
         std::io::ErrorKind::UnexpectedEof => "it is cut short".into(),
         _ => error.to_string(),
@@ -55,18 +56,19 @@ impl Archive {
         if zip.len() > MAX_MEMBERS {
             return Err(damaged("it has more members than a checkpoint"));
         }
-        let pickles: Vec<&str> = zip.file_names().filter_map(|name| name.strip_suffix("data.pkl")).collect();
+        let names = zip.file_names().map(|name| name.map(Cow::into_owned));
+        let names = names.collect::<Result<Vec<_>, _>>().map_err(damaged)?;
+        if names.iter().any(|name| name.ends_with("constants.pkl")) {
+            return Err(ImportError::Unsupported(
+                "this is a TorchScript program; save its state_dict() instead".into(),
+            ));
+        }
+        let pickles: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix("data.pkl")).collect();
         let prefix = match pickles[..] {
             [prefix] if prefix.is_empty() || prefix.ends_with('/') => prefix.to_owned(),
-            [] if zip.file_names().any(|name| name.ends_with("constants.pkl")) => {
-                return Err(ImportError::Unsupported("this is a TorchScript program; save its state_dict() instead".into()));
-            }
             [] => return Err(damaged("it is a zip file without data.pkl, so not of PyTorch")),
             _ => return Err(damaged("it has several data.pkl")),
         };
-        if zip.file_names().any(|name| name.strip_prefix(&prefix).is_some_and(|name| name == "constants.pkl")) {
-            return Err(ImportError::Unsupported("this is a TorchScript program; save its state_dict() instead".into()));
-        }
         let mut archive = Self { zip, prefix, verified: HashSet::new() };
         if let Some(order) = archive.small("byteorder")?
             && order.trim_ascii() != b"little"
@@ -137,8 +139,8 @@ impl Storages for Archive {
     fn finish(&mut self) -> Result<(), ImportError> {
         for index in 0..self.zip.len() {
             if !self.verified.contains(&index) {
-                let name = self.zip.name_for_index(index).unwrap_or_default().to_owned();
-                self.range(index, &name, 0..0)?;
+                let name = self.zip.name_for_index(index).and_then(Result::ok).map(Cow::into_owned);
+                self.range(index, &name.unwrap_or_default(), 0..0)?;
             }
         }
         Ok(())

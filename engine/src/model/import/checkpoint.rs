@@ -17,6 +17,9 @@ use super::{ImportError, pickle};
 /// PyTorch writes them, none is.
 const MAX_HELD: u64 = 1 << 30;
 
+/// Most values of a tensor that is read on the side.
+const FEW: usize = 1024;
+
 /// Where the values of tensors lie.
 pub(super) trait Storages {
     /// Bytes of a storage.
@@ -139,7 +142,17 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// All values of a small tensor.
+    /// All values of a tensor of few, which need not be in the plan.
+    pub(super) fn values_of(&mut self, name: &str) -> Result<Vec<f32>, ImportError> {
+        let view = self.view(name)?;
+        if view.values() > FEW {
+            let problem = "it has more values than expected".to_owned();
+            return Err(ImportError::Tensor { name: name.to_owned(), problem });
+        }
+        self.values(name)
+    }
+
+    /// All values of a tensor.
     pub(super) fn values(&mut self, name: &str) -> Result<Vec<f32>, ImportError> {
         let mut values = Vec::new();
         self.each(name, |some| {
@@ -173,7 +186,8 @@ fn unknown(path: &Path) -> ImportError {
         Err(source) => ImportError::Io { path: path.to_path_buf(), source },
         Ok(Err(error @ (pickle::PickleError::Forbidden { .. } | pickle::PickleError::Call(_)))) => error.into(),
         Ok(Ok(_)) => ImportError::Unsupported(
-            "the file is a bare pickle, not one of PyTorch; load it in Python and save its tensors with torch.save".into(),
+            "the file is a bare pickle, not one of PyTorch; load it in Python and save its tensors with torch.save"
+                .into(),
         ),
         Ok(Err(_)) => ImportError::Unknown,
     }

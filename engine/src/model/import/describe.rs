@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn the_colour_order_is_found_at_any_depth() {
-        let yaml = "input_size: [3, 112, 112]\ncolor_space: BGR # as trained\nname: ir50\nyaml:\n  - {a: color_space}\n";
+        let yaml =
+            "input_size: [3, 112, 112]\ncolor_space: BGR # as trained\nname: ir50\nyaml:\n  - {a: color_space}\n";
         assert_eq!(color(yaml), Ok(Some(Color::Bgr)));
         assert_eq!(color(r#"{"conf": {"color_space": "RGB", "x": [1, {"y": null}]}}"#), Ok(Some(Color::Rgb)));
         assert_eq!(color("name: color_space\nother: RGB"), Ok(None));

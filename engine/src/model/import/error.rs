@@ -67,7 +67,7 @@ pub enum ImportError {
     Weights(#[from] WeightsError),
     /// Nothing says which colour order the network wants.
     #[error("nothing says which colour order the network wants: {0}; say --color rgb or --color bgr")]
-    UnknownColor(String),
+    UnknownColor(&'static str),
     /// What came with the weights cannot be read.
     #[error("{}: {problem}", path.display())]
     Config {
@@ -134,9 +134,10 @@ impl Differences {
 
 impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let misshaped = self.misshaped.iter().map(|Misshaped { name, expected, found }| {
-            format!("{name} ({found:?} instead of {expected:?})")
-        });
+        let misshaped = self
+            .misshaped
+            .iter()
+            .map(|Misshaped { name, expected, found }| format!("{name} ({found:?} instead of {expected:?})"));
         let mut between = "";
         for (what, names) in [
             ("missing", self.missing.clone()),

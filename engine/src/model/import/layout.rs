@@ -73,12 +73,7 @@ pub(super) fn recognise(tensors: &Tensors, wanted: Option<Architecture>) -> Resu
     }
 }
 
-fn compare(
-    tensors: &Tensors,
-    architecture: Architecture,
-    form: Form,
-    prefix: &'static str,
-) -> (Layout, Differences) {
+fn compare(tensors: &Tensors, architecture: Architecture, form: Form, prefix: &'static str) -> (Layout, Differences) {
     let table = |dim| match form {
         Form::Table => architecture.tensors(dim),
         Form::PublishedY1 => y1::source_tensors(dim),

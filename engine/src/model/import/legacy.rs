@@ -11,7 +11,6 @@ use std::path::Path;
 
 use super::checkpoint::Storages;
 use super::pickle::{self, Value, Values};
-use super::tensor::Dtype;
 use super::{ImportError, state};
 
 /// How the pickle of the magic number goes on after the protocol: a long of ten bytes.
@@ -66,9 +65,9 @@ impl Legacy {
             let dtype = types.get(key).copied().flatten();
             let dtype = dtype.ok_or_else(|| damaged("a storage is of unknown type"))?;
             let mut count = [0; 8];
-            file.seek(SeekFrom::Start(place)).and_then(|_| file.read_exact(&mut count)).map_err(|_| {
-                damaged("it is cut short")
-            })?;
+            file.seek(SeekFrom::Start(place))
+                .and_then(|_| file.read_exact(&mut count))
+                .map_err(|_| damaged("it is cut short"))?;
             let bytes = u64::from_le_bytes(count).checked_mul(dtype.bytes());
             let end = bytes.and_then(|bytes| place.checked_add(8)?.checked_add(bytes)).filter(|end| *end <= length);
             let (Some(bytes), Some(end)) = (bytes, end) else { return Err(damaged("it is cut short")) };

@@ -121,9 +121,10 @@ impl View {
         };
         // A dimension of one value is never stepped along, whatever its step says.
         let steps: Vec<u64> = sizes.iter().zip(steps).map(|(size, step)| if *size > 1 { step } else { 0 }).collect();
-        let last = sizes.iter().zip(&steps).try_fold(offset, |last, (size, step)| {
-            last.checked_add(size.saturating_sub(1).checked_mul(*step)?)
-        });
+        let last = sizes
+            .iter()
+            .zip(&steps)
+            .try_fold(offset, |last, (size, step)| last.checked_add(size.saturating_sub(1).checked_mul(*step)?));
         let fits = values == 0 || last.is_some_and(|last| last < storage_values);
         let bytes = storage_values.checked_mul(dtype.bytes()).is_some();
         if !fits || !bytes {
@@ -175,7 +176,8 @@ impl View {
         let mut place = self.offset;
         while left > 0 {
             let start = (place * size as u64).checked_sub(from).ok_or_else(unreadable)? as usize;
-            let value = bytes.get(start..start + size).and_then(|bytes| self.dtype.read(bytes)).ok_or_else(unreadable)?;
+            let value =
+                bytes.get(start..start + size).and_then(|bytes| self.dtype.read(bytes)).ok_or_else(unreadable)?;
             if !value.is_finite() {
                 return Err(ImportError::NotFinite(name.to_owned()));
             }
@@ -224,7 +226,8 @@ mod tests {
     #[test]
     fn views_are_read_in_row_major_order() {
         let bytes: Vec<u8> = (0..12).flat_map(|value| (value as f32).to_le_bytes()).collect();
-        let view = |offset, shape: &[i64], strides: &[i64]| View::new("s", Dtype::F32, 12, offset, shape, strides).unwrap();
+        let view =
+            |offset, shape: &[i64], strides: &[i64]| View::new("s", Dtype::F32, 12, offset, shape, strides).unwrap();
         assert_eq!(values(&view(0, &[2, 3], &[3, 1]), &bytes), [0., 1., 2., 3., 4., 5.]);
         assert_eq!(values(&view(1, &[3, 2], &[1, 3]), &bytes), [1., 4., 2., 5., 3., 6.]);
         assert_eq!(values(&view(5, &[], &[]), &bytes), [5.]);
@@ -237,7 +240,8 @@ mod tests {
 
     #[test]
     fn views_beyond_their_storage_are_refused() {
-        let wrong = |offset, shape: &[i64], strides: &[i64]| View::new("s", Dtype::F32, 12, offset, shape, strides).is_err();
+        let wrong =
+            |offset, shape: &[i64], strides: &[i64]| View::new("s", Dtype::F32, 12, offset, shape, strides).is_err();
         assert!(wrong(0, &[13], &[1]) && wrong(1, &[12], &[1]) && wrong(0, &[2, 2], &[12, 1]));
         assert!(wrong(-1, &[1], &[1]) && wrong(0, &[-1], &[1]) && wrong(0, &[2], &[-1]));
         assert!(wrong(0, &[2, 2], &[1]) && wrong(0, &[1; 9], &[1; 9]));
@@ -254,7 +258,8 @@ mod tests {
         assert_eq!(one(Dtype::F16, &f16::from_f32(1.5).to_le_bytes()), 1.5);
         assert_eq!(one(Dtype::Bf16, &bf16::from_f32(1.5).to_le_bytes()), 1.5);
         assert_eq!(one(Dtype::I64, &7i64.to_le_bytes()), 7.0);
-        let fails = |dtype, bytes: &[u8]| View::whole("s", dtype, &[1]).unwrap().each("x", bytes, 0, |_| Ok(())).unwrap_err();
+        let fails =
+            |dtype, bytes: &[u8]| View::whole("s", dtype, &[1]).unwrap().each("x", bytes, 0, |_| Ok(())).unwrap_err();
         assert!(matches!(fails(Dtype::F32, &f32::NAN.to_le_bytes()), ImportError::NotFinite(name) if name == "x"));
         assert!(matches!(fails(Dtype::F64, &1e300f64.to_le_bytes()), ImportError::NotFinite(_)));
         assert!(matches!(fails(Dtype::F32, &[0; 3]), ImportError::Damaged(_)));

@@ -76,7 +76,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Values, usize), PickleError> {
     if bytes.len() > MAX_BYTES {
         return Err(PickleError::TooLarge("bytes"));
     }
-    let mut machine = Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), values: vec![] };
+    let mut machine =
+        Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), values: vec![] };
     loop {
         let start = machine.at;
         let opcode = machine.byte()?;
@@ -341,7 +342,8 @@ impl<'a> Machine<'a> {
             }
             b'S' => {
                 let line = self.line()?;
-                let quoted = line.len() >= 2 && matches!(line.as_bytes()[0], b'\'' | b'"') && line.ends_with(&line[..1]);
+                let quoted =
+                    line.len() >= 2 && matches!(line.as_bytes()[0], b'\'' | b'"') && line.ends_with(&line[..1]);
                 if !quoted {
                     return Err(PickleError::Operand(start));
                 }

@@ -12,7 +12,10 @@ fn a_dictionary_subclass_of_an_unknown_class_is_read_as_one() {
     let bytes = b"\x80\x02clightning.data\nAttributeDict\nq\x00)\x81q\x01X\x02\x00\x00\x00lrq\x02G?\xb9\x99\x99\x99\x99\x99\x9as}q\x03h\x02K\x01sb.";
     let (values, length) = read(bytes).unwrap();
     assert_eq!(length, bytes.len());
-    assert_eq!(values.call(values.root()).map(|(module, name, _)| (module, name)), Some(("lightning.data", "AttributeDict")));
+    assert_eq!(
+        values.call(values.root()).map(|(module, name, _)| (module, name)),
+        Some(("lightning.data", "AttributeDict"))
+    );
     let item = values.item(values.root(), "lr").unwrap();
     assert_eq!(values.get(item), &Value::Other);
 }
@@ -34,7 +37,7 @@ fn hostile_pickles_are_named() {
     assert_eq!(error(b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x02id\x85R."), forbidden("posix", "system"));
     assert_eq!(error(b"(S'id'\nios\nsystem\n."), forbidden("os", "system"));
     assert_eq!(error(b"(cbuiltins\neval\nS'1'\no."), forbidden("builtins", "eval"));
-    assert_eq!(error(b"ccollections\nOrderedDict\n)R)R."), PickleError::Call(31));
+    assert_eq!(error(b"ccollections\nOrderedDict\n)R)R."), PickleError::Call(28));
     assert!(error(b"cos\nsystem\n.").to_string().contains("hostile"));
 }
 
