@@ -25,6 +25,7 @@
 
 mod archive;
 mod checkpoint;
+mod color;
 mod describe;
 mod error;
 mod layout;
@@ -35,6 +36,7 @@ mod samples;
 mod state;
 mod tensor;
 mod trial;
+mod verify;
 mod write;
 
 use std::collections::HashMap;
@@ -50,8 +52,9 @@ use layout::{Form, Layout};
 pub use error::{Differences, ImportError, Misshaped};
 pub use pickle::PickleError;
 pub use trial::{ColorCheck, Verdict};
+pub use verify::{Verified, verify};
 
-use super::manifest::{ColorSource, Input, Norms};
+use super::manifest::Norms;
 use super::mobilefacenet::y1;
 use super::registry::{MANIFEST_EXTENSION, is_name};
 use super::{Architecture, Arithmetic, Color, Installed, Manifest, Model, ModelError, Registry, WeightsError};
@@ -126,7 +129,7 @@ pub fn import(file: &Path, registry: &Registry, options: &Options, device: &Devi
     let layout = layout::recognise(&checkpoint.tensors, options.architecture)?;
     let mut warnings = Vec::new();
     let own = own_manifest(file, &checkpoint)?;
-    let input = input(file, &checkpoint, &layout, own.as_ref(), options, &mut warnings)?;
+    let input = color::input(file, &checkpoint, &layout, own.as_ref(), options, &mut warnings)?;
     let head = head_stats(&mut checkpoint, &mut warnings);
 
     let folder = registry.directory();
@@ -217,66 +220,6 @@ fn own_manifest(file: &Path, checkpoint: &Checkpoint) -> Result<Option<Manifest>
     Ok(Some(manifest))
 }
 
-/// Colour order and scale, and how they were decided.
-fn input(
-    file: &Path,
-    checkpoint: &Checkpoint,
-    layout: &Layout,
-    own: Option<&Manifest>,
-    options: &Options,
-    warnings: &mut Vec<String>,
-) -> Result<Input, ImportError> {
-    let usual = own.map_or_else(|| layout.architecture.default_input(), |own| own.input);
-    let with = |color, source| Ok(Input { color, color_source: Some(source), ..usual });
-    let beside = describe::color_beside(file)?;
-    if let Some(color) = options.color {
-        if let Some((other, path)) = beside.filter(|(other, _)| *other != color) {
-            let path = path.display();
-            warnings.push(format!("the colour order {} was asked for, but {path} says {}", name(color), name(other)));
-        }
-        return with(color, ColorSource::Operator);
-    }
-    if let Some(own) = own {
-        return Ok(own.input);
-    }
-    if let Some((color, _)) = beside {
-        return with(color, ColorSource::Config);
-    }
-    let (color, source) =
-        usual_color(layout.architecture, layout.prefix, checkpoint.writer).map_err(ImportError::UnknownColor)?;
-    if source == ColorSource::Assumed {
-        warnings.push(
-            "nothing says which colour order the network wants; bgr is assumed, as AdaFace trains (InsightFace's \
-             networks want --color rgb)"
-                .into(),
-        );
-    }
-    with(color, source)
-}
-
-/// The colour order of files of a kind, or where it should be looked for.
-fn usual_color(architecture: Architecture, prefix: &str, writer: Writer) -> Result<(Color, ColorSource), &'static str> {
-    match (architecture, prefix, writer) {
-        (Architecture::Mobilefacenet | Architecture::MobilefacenetY1, ..) => Ok((Color::Rgb, ColorSource::Layout)),
-        (Architecture::VitBase | Architecture::VitBaseKprpe, ..) | (_, "net." | "model.net.", _) => {
-            Err("CVLFace says it in the model.yaml that comes with the weights")
-        }
-        (_, "model.", Writer::Safetensors) => {
-            Err("a file of this form can be CVLFace's (see its model.yaml) or AdaFace's (bgr)")
-        }
-        (_, "model.", _) => Ok((Color::Bgr, ColorSource::Layout)),
-        _ => Ok((Color::Bgr, ColorSource::Assumed)),
-    }
-}
-
-/// The name of a colour order.
-fn name(color: Color) -> &'static str {
-    match color {
-        Color::Rgb => "rgb",
-        Color::Bgr => "bgr",
-    }
-}
-
 /// Mean and deviation of norms as the head has kept them. What cannot be used is told and left out.
 fn head_stats(checkpoint: &mut Checkpoint, warnings: &mut Vec<String>) -> Option<NormStats> {
     if !HEAD_STATS.iter().all(|name| checkpoint.tensors.contains_key(*name)) {
@@ -365,7 +308,7 @@ fn try_out(
                 .into(),
         );
     }
-    if trial.color.verdict() == Verdict::OtherIsBetter {
+    if trial.color.verdict == Verdict::OtherIsBetter {
         let (wanted, other) = match trial.color.color {
             Color::Rgb => ("rgb", "bgr"),
             Color::Bgr => ("bgr", "rgb"),

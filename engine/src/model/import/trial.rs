@@ -12,6 +12,8 @@
 //! portraits for the two networks, whose deviation over portraits is 0.12 and 0.11 of the mean. Where there is nothing
 //! else, these figures make a guess from drawn faces, and the manifest says that it is one.
 
+use serde::Serialize;
+
 use crate::align::{AlignedCrop, SIZE};
 use crate::model::manifest::{NormSource, Norms};
 use crate::model::{Color, Model, ModelError};
@@ -28,7 +30,8 @@ const CLEAR_MEAN: f64 = 0.02;
 const CLEAR_STATISTIC: f64 = 3.0;
 
 /// What the norms say of the colour order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The order of the manifest is clearly better.
     Agrees,
@@ -39,7 +42,7 @@ pub enum Verdict {
 }
 
 /// Norms of crops with their colours as the manifest says, against the other order.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ColorCheck {
     /// The order of the manifest.
     pub color: Color,
@@ -49,6 +52,8 @@ pub struct ColorCheck {
     pub mean: f64,
     /// The mean over its standard error.
     pub statistic: f64,
+    /// What they say.
+    pub verdict: Verdict,
 }
 
 impl ColorCheck {
@@ -57,18 +62,14 @@ impl ColorCheck {
         let (mean, deviation) = mean_and_deviation(logarithms);
         let error = deviation / (logarithms.len() as f64).sqrt();
         let statistic = if error > 0.0 { mean / error } else { 0.0 };
-        Self { color, crops: logarithms.len(), mean, statistic }
-    }
-
-    /// What they say.
-    pub fn verdict(&self) -> Verdict {
-        if self.mean.abs() < CLEAR_MEAN || self.statistic.abs() < CLEAR_STATISTIC {
+        let verdict = if mean.abs() < CLEAR_MEAN || statistic.abs() < CLEAR_STATISTIC {
             Verdict::Unclear
-        } else if self.mean > 0.0 {
+        } else if mean > 0.0 {
             Verdict::Agrees
         } else {
             Verdict::OtherIsBetter
-        }
+        };
+        Self { color, crops: logarithms.len(), mean, statistic, verdict }
     }
 }
 
@@ -166,9 +167,9 @@ mod tests {
     fn drawn_faces_tell_the_colour_order() {
         let crops = samples::drawn();
         let right = run(&embedded("rgb"), &crops, false, None).unwrap();
-        assert_eq!(right.color.verdict(), Verdict::Agrees, "{:?}", right.color);
+        assert_eq!(right.color.verdict, Verdict::Agrees, "{:?}", right.color);
         let wrong = run(&embedded("bgr"), &crops, false, None).unwrap();
-        assert_eq!(wrong.color.verdict(), Verdict::OtherIsBetter, "{:?}", wrong.color);
+        assert_eq!(wrong.color.verdict, Verdict::OtherIsBetter, "{:?}", wrong.color);
         println!("{:?}\n{:?}\n{:?}", right.color, wrong.color, right.norms);
         // The guess is near the measured 68.8 and 8.2.
         assert!((right.norms.plain.mean - 68.8).abs() < 10.0 && (right.norms.plain.std - 8.2).abs() < 2.0);
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn small_and_scattered_differences_are_unclear() {
-        let check = |logarithms: &[f64]| ColorCheck::new(Color::Rgb, logarithms).verdict();
+        let check = |logarithms: &[f64]| ColorCheck::new(Color::Rgb, logarithms).verdict;
         assert_eq!(check(&[0.01, 0.011, 0.009, 0.01]), Verdict::Unclear);
         assert_eq!(check(&[0.5, -0.4, 0.3, -0.3]), Verdict::Unclear);
         assert_eq!(check(&[-0.05, -0.06, -0.04, -0.05]), Verdict::OtherIsBetter);

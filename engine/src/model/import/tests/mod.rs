@@ -8,9 +8,10 @@ mod writer;
 
 use ::safetensors::SafeTensors;
 
+use super::color::usual_color;
 use super::*;
 use crate::model::EMBEDDED_WEIGHTS;
-use crate::model::manifest::NormSource;
+use crate::model::manifest::{ColorSource, NormSource};
 use writer::Tensor as Written;
 
 /// A folder with a file to import and a registry.
@@ -116,7 +117,7 @@ fn a_lightning_checkpoint_becomes_the_same_model() {
     assert_eq!(manifest.threshold, Some(ASSUMED_THRESHOLD));
     assert_eq!((manifest.source.as_str(), manifest.licence.as_str()), ("imported from best.ckpt", "NOASSERTION"));
     assert_eq!(done.left_out, ["head.batch_mean", "head.batch_std", "head.kernel"]);
-    assert_eq!(done.color_check.verdict(), Verdict::Agrees);
+    assert_eq!(done.color_check.verdict, Verdict::Agrees);
     assert!(done.warnings.len() == 1 && done.warnings[0].contains("threshold"), "{:?}", done.warnings);
 
     let (mine, original) =
@@ -168,7 +169,7 @@ fn the_colour_order_comes_from_the_file_beside_and_from_the_operator() {
     let input = done.installed.manifest.input;
     assert_eq!((input.color, input.color_source), (Color::Bgr, Some(ColorSource::Config)));
     // These weights want RGB, and their norms tell.
-    assert_eq!(done.color_check.verdict(), Verdict::OtherIsBetter);
+    assert_eq!(done.color_check.verdict, Verdict::OtherIsBetter);
     assert!(done.warnings.iter().any(|warning| warning.contains("--color rgb")), "{:?}", done.warnings);
 
     let options = Options { color: Some(Color::Rgb), ..options };
@@ -237,9 +238,9 @@ fn y1_is_imported_as_it_is_published() {
     let done = place.import(&file, &Options::new("y1")).unwrap();
     let manifest = &done.installed.manifest;
     assert_eq!((manifest.architecture, manifest.dim), (Architecture::MobilefacenetY1, 128));
-    assert_eq!(done.color_check.verdict(), Verdict::Agrees, "{:?}", done.color_check);
+    assert_eq!(done.color_check.verdict, Verdict::Agrees, "{:?}", done.color_check);
     println!("{:?} {:?}", done.color_check, manifest.norm);
     assert_eq!(done.installed.load(false, &Device::Cpu).unwrap().dim(), 128);
     let wrong = place.import(&file, &Options { color: Some(Color::Bgr), ..Options::new("y1_wrong") }).unwrap();
-    assert_eq!(wrong.color_check.verdict(), Verdict::OtherIsBetter, "{:?}", wrong.color_check);
+    assert_eq!(wrong.color_check.verdict, Verdict::OtherIsBetter, "{:?}", wrong.color_check);
 }
