@@ -20,20 +20,18 @@ use vultus_engine::detect::Detectors;
 use vultus_engine::gallery::{Database, DatabaseConfig, ServedModel};
 use vultus_engine::index::IndexConfig;
 use vultus_engine::infer::{Pipeline, PipelineConfig};
-use vultus_engine::model::{Model, select_device};
+use vultus_engine::model::{Model, Registry, select_device};
 use vultus_engine::store::Store;
 use vultus_engine::store::sled::SledStore;
 
 use crate::app::{App, Parts};
-use crate::config::{ModelSettings, Settings};
+use crate::config::Settings;
 use crate::middleware::auth::KeyHash;
 
 /// Folder of the store within the data directory.
 const STORE_FOLDER: &str = "store";
 /// Score from which a candidate is a match, for a model whose impostor scores were not measured.
 const UNMEASURED_THRESHOLD: f32 = 0.4;
-/// Name of the embedded model.
-const EMBEDDED_MODEL: &str = "mobilefacenet";
 
 /// Fails unless the folder is a data directory already, so that a mistyped one is not made.
 pub fn require_data_dir(data_dir: &Path) -> anyhow::Result<()> {
@@ -50,23 +48,21 @@ pub fn open_store(data_dir: &Path) -> anyhow::Result<SledStore> {
     store.with_context(|| format!("cannot open the data directory {}", data_dir.display()))
 }
 
-/// Loads the configured model onto its device.
-pub fn load_model(settings: &ModelSettings) -> anyhow::Result<Model> {
-    let device = select_device(&settings.device)?;
-    let path = Path::new(&settings.name);
-    let by_id = settings.name.strip_prefix(EMBEDDED_MODEL).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-    if by_id && !path.exists() {
-        let model = Model::embedded(settings.flip, &device)?;
-        let known = model.id().to_string().starts_with(&settings.name);
-        anyhow::ensure!(known, "there is no model {}; the embedded one is {}", settings.name, model.id());
-        return Ok(model);
+/// Loads the configured model onto its device: an installed one by name or id, or a file by its path.
+pub fn load_model(settings: &Settings) -> anyhow::Result<Model> {
+    let (name, flip) = (&settings.model.name, settings.model.flip);
+    let device = select_device(&settings.model.device)?;
+    let path = Path::new(name);
+    let is_path = path.is_file() || path.extension().is_some() || path.components().nth(1).is_some();
+    if is_path {
+        return Model::from_file(path, flip, &device).with_context(|| format!("cannot load the model {name}"));
     }
-    Model::from_file(path, settings.flip, &device).with_context(|| format!("cannot load the model {}", settings.name))
+    Ok(Registry::new(settings.models_dir(false)).load(name, flip, &device)?)
 }
 
 /// The inference pipeline with the configured model.
 pub fn start_pipeline(settings: &Settings) -> anyhow::Result<Pipeline> {
-    let model = load_model(&settings.model)?;
+    let model = load_model(settings)?;
     let device = select_device(&settings.model.device)?;
     let detector = Box::new(Detectors::embedded(&device)?);
     let config = PipelineConfig {
@@ -89,7 +85,7 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     };
     let impostors = pipeline.impostor_scores();
     let measured = impostors.score_at(manifest.threshold_fmr);
-    let threshold = settings.search.threshold.or(measured).unwrap_or(UNMEASURED_THRESHOLD);
+    let threshold = settings.search.threshold.or(measured).or(manifest.threshold).unwrap_or(UNMEASURED_THRESHOLD);
     let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
     let database = Database::open(store, DatabaseConfig { model, threshold, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.

@@ -80,6 +80,14 @@ impl AlignedCrop {
         &self.image
     }
 
+    /// A copy whose pixels were changed in place.
+    pub(crate) fn edited(&self, edit: impl FnOnce(&mut RgbImage)) -> Self {
+        let mut copy = self.clone();
+        edit(&mut copy.image);
+        debug_assert_eq!(copy.image.dimensions(), (SIZE, SIZE));
+        copy
+    }
+
     /// The pixels, taken out.
     pub fn into_image(self) -> RgbImage {
         self.image

@@ -3,11 +3,13 @@
 //! Every setting is a member of [`Settings`]; an unknown name in a file or variable is an error that names it.
 
 mod load;
+mod models;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use load::{ConfigError, Loaded, Override, load};
+pub use models::{MODELS_DIR_VARIABLE, ModelsSettings};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use vultus_engine::detect::{DetectOptions, DetectorKind};
@@ -25,6 +27,8 @@ pub struct Settings {
     pub model: ModelSettings,
     /// Who looks for faces.
     pub detect: DetectSettings,
+    /// Where models are kept.
+    pub models: ModelsSettings,
     /// What a request may cost.
     pub limits: LimitSettings,
     /// Search and decisions.
@@ -85,7 +89,8 @@ fn hide<S: serde::Serializer>(key: &SecretString, serializer: S) -> Result<S::Ok
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// `mobilefacenet` for the embedded one, or a safetensors file with its manifest beside it.
+    /// Name or id of an installed model, `mobilefacenet` for the embedded one, or a safetensors file with its manifest
+    /// beside it.
     pub name: String,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,

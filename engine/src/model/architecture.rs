@@ -115,7 +115,7 @@ impl Architecture {
             Self::VitBase | Self::VitBaseKprpe => (Color::Rgb, 1.0 / 127.5),
             _ => (Color::Bgr, 1.0 / 127.5),
         };
-        Input { size: crate::align::SIZE, color, mean: 127.5, scale }
+        Input { size: crate::align::SIZE, color, color_source: None, mean: 127.5, scale }
     }
 
     /// Length of the embedding of the published weights.

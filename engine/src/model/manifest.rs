@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ModelError;
 pub use super::architecture::Architecture;
 use crate::quality::NormStats;
 use crate::template::Fusion;
@@ -30,6 +31,9 @@ pub struct Manifest {
     pub impostor_scores: Vec<ImpostorScore>,
     /// The false match rate whose score is the threshold where none is given, above 0 and below 1.
     pub threshold_fmr: f64,
+    /// The score that is the threshold where `impostor_scores` is empty: an assumption until scores are measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
     /// Where the weights come from.
     pub source: String,
     /// Licence of the weights (SPDX).
@@ -46,6 +50,9 @@ pub struct Input {
     pub size: u32,
     /// Order of the colour planes.
     pub color: Color,
+    /// How `color` was decided, where the model was imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub color_source: Option<ColorSource>,
     /// Subtracted from each byte.
     pub mean: f32,
     /// Multiplied afterwards.
@@ -62,6 +69,20 @@ pub enum Color {
     Bgr,
 }
 
+/// How the colour order of an imported model was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColorSource {
+    /// By whoever imported it.
+    Operator,
+    /// By `color_space` in a file that came with the weights.
+    Config,
+    /// By the kind of checkpoint, which is trained with one order only.
+    Layout,
+    /// By what is usual; nothing that came with the weights says so.
+    Assumed,
+}
+
 /// Norms without and with flip fusion.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,6 +92,21 @@ pub struct Norms {
     /// Of the feature of a crop plus that of its mirror image. Without it the model cannot be used with flip fusion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flip: Option<NormStats>,
+    /// Where `plain` comes from, where the model was imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<NormSource>,
+}
+
+/// Where the norm statistics of an imported model come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormSource {
+    /// Running mean and deviation over the training pictures, kept by the loss head.
+    Head,
+    /// Measured on sample crops at import.
+    Samples,
+    /// Measured on drawn faces at import, which are no portraits: a guess.
+    Assumed,
 }
 
 /// The score at one false match rate.
@@ -87,11 +123,17 @@ pub struct ImpostorScore {
 }
 
 impl Manifest {
+    /// Reads a manifest and checks its values.
+    pub fn parse(text: &str) -> Result<Self, ModelError> {
+        let manifest: Self = serde_json::from_str(text)?;
+        manifest.check().map_err(ModelError::ManifestValue)?;
+        Ok(manifest)
+    }
+
     /// Checks the values a type cannot, naming the first that does not work.
     pub fn check(&self) -> Result<(), String> {
         let stats = [Some(self.norm.plain), self.norm.flip];
-        let name = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
-        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(name) {
+        if !super::registry::is_name(&self.name) {
             Err("`name` has 1 to 64 characters out of a-z 0-9 _ -".into())
         } else if !(1..=4096).contains(&self.dim) {
             Err(format!("`dim` is {}, outside of 1 to 4096", self.dim))
@@ -105,6 +147,8 @@ impl Manifest {
             Err("`fusion.tau` is positive".into())
         } else if !(self.threshold_fmr > 0.0 && self.threshold_fmr < 1.0) {
             Err("`threshold_fmr` lies between 0 and 1".into())
+        } else if self.threshold.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {
+            Err("`threshold` is a score from -1 to 1".into())
         } else if self.impostor_scores.iter().any(|s| !(s.fmr > 0.0 && s.fmr < 1.0 && s.score.abs() <= 1.0)) {
             Err("`impostor_scores` have rates between 0 and 1 and scores from -1 to 1".into())
         } else if self.sha256.len() != 64 || !self.sha256.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {

@@ -20,10 +20,12 @@ pub mod caface;
 mod device;
 #[cfg(test)]
 pub(crate) mod fill;
+pub mod import;
 mod impostor;
 pub mod ir;
 pub mod manifest;
 pub mod mobilefacenet;
+pub mod registry;
 pub mod vit;
 pub mod weights;
 
@@ -36,6 +38,7 @@ pub use architecture::{Architecture, UnknownArchitecture};
 pub use device::{DeviceError, select_device};
 pub use impostor::ImpostorScores;
 pub use manifest::{Color, ImpostorScore, Manifest};
+pub use registry::{Installed, Registry, RegistryError};
 pub use weights::WeightsError;
 
 use crate::align::{AlignedCrop, REFERENCE, SIZE};
@@ -119,6 +122,12 @@ pub enum ModelError {
     },
 }
 
+/// The id of a model by its name, the SHA-256 of its weights in hex, and its flip setting.
+pub(crate) fn id_of(name: &str, sha256: &str, flip: bool) -> ModelId {
+    let suffix = if flip { "+flip" } else { "" };
+    ModelId(format!("{name}-{}{suffix}", sha256.get(..16).unwrap_or(sha256)))
+}
+
 impl From<IrError> for ModelError {
     fn from(error: IrError) -> Self {
         match error {
@@ -175,8 +184,7 @@ impl Model {
         device: &Device,
         arithmetic: Arithmetic,
     ) -> Result<Self, ModelError> {
-        let manifest: Manifest = serde_json::from_str(manifest)?;
-        manifest.check().map_err(ModelError::ManifestValue)?;
+        let manifest = Manifest::parse(manifest)?;
         let found: String = Sha256::digest(weights).iter().map(|byte| format!("{byte:02x}")).collect();
         if found != manifest.sha256 {
             return Err(ModelError::Checksum { expected: manifest.sha256, found });
@@ -187,8 +195,7 @@ impl Model {
             (true, None) => return Err(ModelError::NoFlip(manifest.name)),
         };
         let backbone = build(manifest.architecture, manifest.dim, weights, device, arithmetic)?;
-        let suffix = if flip { "+flip" } else { "" };
-        let id = ModelId(format!("{}-{}{suffix}", manifest.name, &found[..16]));
+        let id = id_of(&manifest.name, &found, flip);
         let mut levels = [0f32; 256];
         for (byte, level) in levels.iter_mut().enumerate() {
             *level = (byte as f32 - manifest.input.mean) * manifest.input.scale;
