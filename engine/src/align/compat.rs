@@ -56,7 +56,7 @@ pub fn align_compat(photo: &RgbImage, landmarks: &Landmarks) -> Result<AlignedCr
         };
         image::Rgb(sample(photo, position(a, b, c), position(d, e, f)))
     });
-    Ok(AlignedCrop(crop))
+    AlignedCrop::new(crop)
 }
 
 /// The pixel at a position in 1/32 pixels, black outside of the photo.
