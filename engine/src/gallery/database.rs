@@ -9,9 +9,11 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::GalleryError;
 use super::open::OpenGallery;
+use super::mover::Mover;
+use super::open::State;
 use crate::ids::{FaceId, GalleryId, ModelId, SubjectId};
 use crate::index::IndexConfig;
-use crate::quality::NormStats;
+use crate::model::{ModelSource, ServedModel};
 use crate::store::{
     Gallery, GalleryCounts, GalleryKind, Operation, Store, StoreError, StoredAnswer, StoredFace, Subject,
 };
@@ -24,33 +26,11 @@ const ANSWER_LIFETIME_S: i64 = 24 * 3600;
 /// How often answers past their lifetime are looked for, in maintenance rounds.
 const FORGET_EVERY_ROUNDS: u64 = 600;
 
-/// The model whose embeddings the database compares.
-#[derive(Debug, Clone)]
-pub struct ServedModel {
-    /// Its embedding space.
-    pub id: ModelId,
-    /// Length of its embeddings.
-    pub dim: usize,
-    /// Mean and standard deviation of its norm.
-    pub norm_stats: NormStats,
-    /// How templates are fused where a gallery does not say.
-    pub fusion: Fusion,
-}
-
-impl ServedModel {
-    /// The rule of a gallery's templates.
-    pub fn fusion_of(&self, gallery: &Gallery) -> Fusion {
-        gallery.fusion.unwrap_or(self.fusion)
-    }
-}
-
 /// Settings of the database.
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
-    /// The model in use.
-    pub model: ServedModel,
-    /// Score from which a candidate is a match, where neither request nor gallery says.
-    pub threshold: f32,
+    /// The server's own model: that of galleries for which no other is asked.
+    pub model: Arc<ServedModel>,
     /// Settings of every gallery's index.
     pub index: IndexConfig,
 }
@@ -83,6 +63,8 @@ pub struct SubjectSettings {
 pub struct Database {
     pub(super) store: Arc<dyn Store>,
     pub(super) config: DatabaseConfig,
+    pub(super) models: Arc<dyn ModelSource>,
+    pub(super) mover: Mover,
     galleries: RwLock<HashMap<GalleryId, Arc<OpenGallery>>>,
     stopping: Arc<(Mutex<bool>, Condvar)>,
     keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -95,20 +77,28 @@ pub(super) fn now() -> Timestamp {
 }
 
 impl Database {
-    /// Builds the index of every gallery of the model in use, and starts the thread that maintains them.
-    pub fn open(store: Arc<dyn Store>, config: DatabaseConfig) -> Result<Arc<Self>, GalleryError> {
+    /// Builds the index of every gallery whose model is at hand, and starts the threads that maintain them and go on
+    /// with migrations.
+    pub fn open(
+        store: Arc<dyn Store>,
+        models: Arc<dyn ModelSource>,
+        config: DatabaseConfig,
+    ) -> Result<Arc<Self>, GalleryError> {
         let database = Arc::new(Self {
             store,
             config,
+            models,
+            mover: Mover::default(),
             galleries: RwLock::default(),
             stopping: Arc::default(),
             keeper: Mutex::new(None),
         });
         for gallery in database.store.galleries()? {
-            if gallery.model_id == database.config.model.id {
-                database.gallery_in_use(&gallery.id)?;
-            } else {
-                tracing::warn!(gallery = %gallery.id, model = %gallery.model_id, "the gallery is of another model");
+            match database.gallery_in_use(&gallery.id) {
+                Err(error @ GalleryError::ModelUnavailable { .. }) => {
+                    tracing::warn!(gallery = %gallery.id, %error, "the gallery cannot be searched");
+                }
+                other => drop(other?),
             }
         }
         let (weak, stopping) = (Arc::downgrade(&database), Arc::clone(&database.stopping));
@@ -117,6 +107,7 @@ impl Database {
             .spawn(move || keep(&weak, &stopping))
             .map_err(StoreError::Io)?;
         *database.keeper.lock() = Some(keeper);
+        database.mover.start(&database).map_err(StoreError::Io)?;
         Ok(database)
     }
 
@@ -125,14 +116,23 @@ impl Database {
         self.store.as_ref()
     }
 
-    /// The model in use.
-    pub fn model(&self) -> &ServedModel {
+    /// The server's own model.
+    pub fn model(&self) -> &Arc<ServedModel> {
         &self.config.model
     }
 
-    /// The score from which a candidate is a match, where neither request nor gallery says.
-    pub fn default_threshold(&self) -> f32 {
-        self.config.threshold
+    /// The model a gallery is of. [`GalleryError::ModelUnavailable`] when it is not at hand, so that the gallery can be
+    /// read but not searched.
+    pub fn model_of(&self, gallery: &GalleryId) -> Result<Arc<ServedModel>, GalleryError> {
+        Ok(Arc::clone(&self.gallery_in_use(gallery)?.state().in_use.model))
+    }
+
+    pub(super) fn find_model(&self, gallery: &GalleryId, id: &ModelId) -> Result<Arc<ServedModel>, GalleryError> {
+        self.models.model(id).map_err(|reason| GalleryError::ModelUnavailable {
+            gallery: gallery.clone(),
+            model: id.clone(),
+            reason,
+        })
     }
 
     /// A gallery with its index, opened on first use.
@@ -145,37 +145,31 @@ impl Database {
             return Ok(Arc::clone(open));
         }
         let gallery = self.store.gallery(id)?.ok_or_else(|| StoreError::NoGallery(id.clone()))?;
-        self.check_model(&gallery)?;
-        let open = Arc::new(OpenGallery::load(self.store(), gallery, self.model(), self.config.index)?);
+        let model = self.find_model(id, &gallery.model_id)?;
+        let open = Arc::new(OpenGallery::load(self.store(), gallery, model, self.config.index)?);
+        self.open_standby(&open)?;
         galleries.insert(id.clone(), Arc::clone(&open));
         Ok(open)
     }
 
-    /// Whether embeddings of the model in use may enter the gallery.
-    pub fn check_model(&self, gallery: &Gallery) -> Result<(), GalleryError> {
-        if gallery.model_id == self.model().id {
-            return Ok(());
-        }
-        Err(GalleryError::ModelMismatch {
-            gallery: gallery.id.clone(),
-            expected: gallery.model_id.clone(),
-            actual: self.model().id.clone(),
-        })
-    }
-
-    /// Adds a gallery bound to the model in use.
+    /// Adds a gallery bound to a model, the server's own where none is named.
     pub fn create_gallery(
         &self,
         id: GalleryId,
         kind: GalleryKind,
+        model: Option<&ModelId>,
         settings: GallerySettings,
     ) -> Result<Gallery, GalleryError> {
         let at = now();
+        let model = match model {
+            Some(model) => self.find_model(&id, model)?,
+            None => Arc::clone(self.model()),
+        };
         let gallery = Gallery {
             id,
             kind,
-            model_id: self.model().id.clone(),
-            dim: self.model().dim as u32,
+            model_id: model.id.clone(),
+            dim: model.dim as u32,
             fusion: settings.fusion,
             threshold: settings.threshold,
             min_quality: settings.min_quality,
@@ -224,7 +218,7 @@ impl Database {
         let committed = self.store.commit(at, &[Operation::UpdateGallery { gallery: gallery.clone(), expected }])?;
         let gallery = Gallery { revision: committed.last_seq, ..gallery };
         if let Ok(open) = self.gallery_in_use(id) {
-            open.update(self.store(), gallery.clone(), self.model(), self.config.index)?;
+            open.update(self.store(), gallery.clone(), self.config.index)?;
         }
         Ok(gallery)
     }
@@ -301,7 +295,12 @@ impl Database {
     pub fn delete_face(&self, gallery: &GalleryId, subject: &SubjectId, id: FaceId) -> Result<(), GalleryError> {
         let operation = Operation::DeleteFace { gallery: gallery.clone(), subject: subject.clone(), face: id };
         self.store.commit(now(), &[operation])?;
-        self.if_in_use(gallery, |open| open.refresh(self.store(), subject, &[id], self.model()))
+        self.if_in_use(gallery, |open| open.refresh(self.store(), subject, &[id]))
+    }
+
+    /// Galleries with their indexes.
+    pub(super) fn open_galleries(&self) -> Vec<Arc<OpenGallery>> {
+        self.galleries.read().values().cloned().collect()
     }
 
     /// Brings the index of a gallery after a write; one that is not in use reads the store when it is.
@@ -325,9 +324,12 @@ impl Database {
         let open: Vec<(GalleryId, Arc<OpenGallery>)> =
             self.galleries.read().iter().map(|(id, open)| (id.clone(), Arc::clone(open))).collect();
         for (gallery, open) in open {
-            let work = open.index().maintain();
-            if work.is_due() {
-                tracing::info!(%gallery, ?work, "index maintained");
+            let State { in_use, standby, .. } = &*open.state();
+            for side in std::iter::once(in_use).chain(standby.as_ref().map(|standby| &standby.side)) {
+                let work = side.index.maintain();
+                if work.is_due() {
+                    tracing::info!(%gallery, ?work, "index maintained");
+                }
             }
         }
         if round.is_multiple_of(FORGET_EVERY_ROUNDS)
@@ -340,6 +342,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        self.mover.stop();
         *self.stopping.0.lock() = true;
         self.stopping.1.notify_all();
         if let Some(keeper) = self.keeper.lock().take()

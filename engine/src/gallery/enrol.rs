@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use super::database::{Database, now};
 use super::{GalleryError, SubjectSettings};
 use crate::face::{BoundingBox, Feature, Landmarks};
-use crate::ids::{FaceId, GalleryId, MediaId, SubjectId};
+use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
+use crate::model::ServedModel;
 use crate::quality::quality;
 use crate::store::{Face, FaceSource, Operation, StoredFace, Subject};
 
@@ -39,15 +40,27 @@ pub struct Enrolled {
 impl Database {
     /// Adds faces to a subject, which is made when it is not there. Durable on return, and found by the next search.
     ///
-    /// The faces' embeddings are of the model in use: [`GalleryError::ModelMismatch`] when the gallery is not.
+    /// The faces' features are of `model`: [`GalleryError::ModelMismatch`] when the gallery is of another by now.
     pub fn enrol(
         &self,
         gallery: &GalleryId,
         subject: &SubjectId,
+        model: &ModelId,
         faces: Vec<NewFace>,
     ) -> Result<Enrolled, GalleryError> {
         let open = self.gallery_in_use(gallery)?;
-        let keep_crops = open.settings().keep_crops;
+        // While this is held the gallery stays with its model.
+        let _member = open.members.read();
+        let state = open.state();
+        let served = &state.in_use.model;
+        if served.id != *model {
+            return Err(GalleryError::ModelMismatch {
+                gallery: gallery.clone(),
+                expected: served.id.clone(),
+                actual: model.clone(),
+            });
+        }
+        let keep_crops = state.settings.keep_crops;
         let at = now();
         let ensured = Subject {
             id: subject.clone(),
@@ -60,7 +73,7 @@ impl Database {
         let mut operations = vec![Operation::EnsureSubject { gallery: gallery.clone(), subject: ensured }];
         let mut stored = Vec::with_capacity(faces.len());
         for new in faces {
-            let face = self.record(subject, &new, at);
+            let face = record(served, subject, &new, at);
             stored.push(face.clone());
             operations.push(Operation::AddFace {
                 gallery: gallery.clone(),
@@ -70,29 +83,32 @@ impl Database {
         }
         let committed = self.store.commit(at, &operations)?;
         let ids: Vec<FaceId> = stored.iter().map(|face| face.id).collect();
-        self.if_in_use(gallery, |open| open.refresh(self.store(), subject, &ids, self.model()))?;
+        open.refresh(self.store(), subject, &ids)?;
+        if state.standby.is_some() {
+            self.mover.wake();
+        }
         Ok(Enrolled { faces: stored, revision: committed.last_seq })
     }
 
     /// The records that [`enrol`](Self::enrol) would store, without storing them.
-    pub fn preview(&self, subject: &SubjectId, faces: &[NewFace]) -> Vec<Face> {
+    pub fn preview(&self, subject: &SubjectId, model: &ServedModel, faces: &[NewFace]) -> Vec<Face> {
         let at = now();
-        faces.iter().map(|face| self.record(subject, face, at)).collect()
+        faces.iter().map(|face| record(model, subject, face, at)).collect()
     }
+}
 
-    fn record(&self, subject: &SubjectId, new: &NewFace, at: Timestamp) -> Face {
-        Face {
-            id: FaceId::generate(),
-            subject: subject.clone(),
-            media: new.media.clone(),
-            source: new.source,
-            norm: new.feature.norm,
-            quality: quality(new.feature.norm, self.model().norm_stats),
-            bbox: new.bbox,
-            landmarks: new.landmarks,
-            detection_score: new.detection_score,
-            created_at: at,
-        }
+fn record(model: &ServedModel, subject: &SubjectId, new: &NewFace, at: Timestamp) -> Face {
+    Face {
+        id: FaceId::generate(),
+        subject: subject.clone(),
+        media: new.media.clone(),
+        source: new.source,
+        norm: new.feature.norm,
+        quality: quality(new.feature.norm, model.norm_stats),
+        bbox: new.bbox,
+        landmarks: new.landmarks,
+        detection_score: new.detection_score,
+        created_at: at,
     }
 }
 

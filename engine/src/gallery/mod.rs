@@ -9,19 +9,26 @@
 //! search ─► index.search ─► threshold ─► candidates (explain: store.faces)
 //! ```
 
+mod agreement;
 mod database;
 mod decision;
 mod enrol;
+mod migrate;
+mod mover;
 mod open;
 mod search;
+#[cfg(test)]
+mod tests;
 
-pub use database::{Database, DatabaseConfig, GallerySettings, ServedModel, SubjectSettings};
+pub use agreement::{Agreement, Mated, NonMated, Spread};
+pub use database::{Database, DatabaseConfig, GallerySettings, SubjectSettings};
 pub use decision::{Decision, Threshold, ThresholdSource};
 pub use enrol::{Enrolled, NewFace};
 pub use search::{Candidate, CandidateFace, SearchQuery, SearchResult, SubjectMatch};
 
 use crate::ids::{GalleryId, ModelId};
 use crate::index::IndexError;
+use crate::model::ModelUnavailable;
 use crate::store::StoreError;
 use crate::template::TemplateError;
 
@@ -37,7 +44,7 @@ pub enum GalleryError {
     /// The faces could not be fused.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The gallery's embeddings are of another model than the one in use.
+    /// The embeddings are of another model than the gallery.
     #[error("gallery {gallery} holds embeddings of model {expected}, not of {actual}")]
     ModelMismatch {
         /// Which gallery.
@@ -47,4 +54,17 @@ pub enum GalleryError {
         /// The model of the request.
         actual: ModelId,
     },
+    /// The gallery's model is not at hand.
+    #[error("gallery {gallery} is of model {model}, which cannot be used: {reason}")]
+    ModelUnavailable {
+        /// Which gallery.
+        gallery: GalleryId,
+        /// The model.
+        model: ModelId,
+        /// Why it cannot be used.
+        reason: ModelUnavailable,
+    },
+    /// A gallery is to move to the model it is of already.
+    #[error("gallery {0} is of model {1} already")]
+    SameModel(GalleryId, ModelId),
 }

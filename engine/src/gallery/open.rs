@@ -1,66 +1,126 @@
-//! One gallery in use: its settings and its index.
+//! One gallery in use: its settings and its indexes.
+//!
+//! A gallery has one side, or two while it moves to another model: the side in use and the standby side, each with the
+//! index of its feature set. What is published is one value, so a search sees either all of a switch or nothing of it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::{GalleryError, ServedModel};
-use crate::ids::{FaceId, SubjectId};
+use super::GalleryError;
+use crate::ids::{FaceId, MigrationId, ModelId, SubjectId};
 use crate::index::{GalleryIndex, IndexConfig, RowKey};
-use crate::store::{Gallery, GalleryKind, Store, StoredFace};
+use crate::model::ServedModel;
+use crate::store::{Gallery, GalleryKind, Store, StoreError, StoredFace};
 use crate::template::{Fusion, Template, TemplateError, TemplateFace, fuse};
 
-/// A gallery with its index.
+/// A gallery under one model.
+#[derive(Clone)]
+pub(super) struct Side {
+    pub(super) model: Arc<ServedModel>,
+    /// The gallery's own threshold under this model.
+    pub(super) threshold: Option<f32>,
+    pub(super) index: Arc<GalleryIndex>,
+}
+
+/// The side that is being filled, or that can be rolled back to.
+#[derive(Clone)]
+pub(super) struct Standby {
+    pub(super) migration: MigrationId,
+    pub(super) side: Side,
+}
+
+/// What is published of a gallery.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) settings: Gallery,
+    pub(super) in_use: Side,
+    pub(super) standby: Option<Standby>,
+}
+
+impl State {
+    /// The side whose embeddings are of a model.
+    pub(super) fn side(&self, model: &ModelId) -> Option<&Side> {
+        let standby = self.standby.as_ref().map(|standby| &standby.side);
+        std::iter::once(&self.in_use).chain(standby).find(|side| side.model.id == *model)
+    }
+
+    /// The rule of the gallery's templates under a model.
+    pub(super) fn fusion(&self, model: &ServedModel) -> Fusion {
+        self.settings.fusion.unwrap_or(model.fusion)
+    }
+}
+
+/// A gallery with its indexes.
 pub(super) struct OpenGallery {
-    settings: ArcSwap<Gallery>,
-    index: ArcSwap<GalleryIndex>,
+    state: ArcSwap<State>,
     /// Held while rows are made again from the store.
     writer: Mutex<()>,
+    /// Read by who adds faces, written by who exchanges the sides: a face comes in under the model in use, or waits.
+    pub(super) members: RwLock<()>,
 }
 
 impl OpenGallery {
     /// An index built from all the store holds of the gallery.
     pub(super) fn load(
         store: &dyn Store,
-        gallery: Gallery,
-        model: &ServedModel,
+        settings: Gallery,
+        model: Arc<ServedModel>,
         config: IndexConfig,
     ) -> Result<Self, GalleryError> {
-        let index = build_index(store, &gallery, model, config)?;
+        let index = Arc::new(build_index(store, &settings, &model, config)?);
+        let in_use = Side { model, threshold: settings.threshold, index };
         Ok(Self {
-            settings: ArcSwap::from_pointee(gallery),
-            index: ArcSwap::from_pointee(index),
+            state: ArcSwap::from_pointee(State { settings, in_use, standby: None }),
             writer: Mutex::new(()),
+            members: RwLock::new(()),
         })
     }
 
-    /// The settings as last published.
-    pub(super) fn settings(&self) -> Arc<Gallery> {
-        self.settings.load_full()
+    /// What was last published.
+    pub(super) fn state(&self) -> Arc<State> {
+        self.state.load_full()
     }
 
-    /// The index as last published.
-    pub(super) fn index(&self) -> Arc<GalleryIndex> {
-        self.index.load_full()
+    /// Keeps rows and sides as they are while it is held.
+    pub(super) fn hold(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock()
     }
 
-    /// Publishes new settings. Another fusion rule means other templates, so the index is then built again beside the
-    /// old one, which answers until it is done.
+    /// Publishes a state made of the present one, with the rows held.
+    pub(super) fn publish(&self, _held: &MutexGuard<'_, ()>, change: impl FnOnce(&mut State)) {
+        let mut state = State::clone(&self.state.load());
+        change(&mut state);
+        self.state.store(Arc::new(state));
+    }
+
+    /// Publishes new settings. Another fusion rule means other templates, so the indexes are then built again beside
+    /// the old ones, which answer until it is done.
     pub(super) fn update(
         &self,
         store: &dyn Store,
-        gallery: Gallery,
-        model: &ServedModel,
+        settings: Gallery,
         config: IndexConfig,
     ) -> Result<(), GalleryError> {
-        let _writer = self.writer.lock();
-        let refuse = self.settings.load().fusion != gallery.fusion && gallery.kind == GalleryKind::Consolidated;
-        if refuse {
-            self.index.store(Arc::new(build_index(store, &gallery, model, config)?));
+        let held = self.hold();
+        let mut state = State::clone(&self.state.load());
+        // A switch that came between the caller's write and this lock has published later settings.
+        if state.settings.revision > settings.revision {
+            return Ok(());
         }
-        self.settings.store(Arc::new(gallery));
+        let refuse = state.settings.fusion != settings.fusion && settings.kind == GalleryKind::Consolidated;
+        state.in_use.threshold = settings.threshold;
+        state.settings = settings;
+        if refuse {
+            let Side { model, index, .. } = &mut state.in_use;
+            *index = Arc::new(build_index(store, &state.settings, model, config)?);
+            if let Some(Standby { side: Side { model, index, .. }, .. }) = &mut state.standby {
+                *index = Arc::new(build_standby(store, &state.settings, model, config)?);
+            }
+        }
+        self.publish(&held, |published| *published = state);
         Ok(())
     }
 
@@ -70,36 +130,62 @@ impl OpenGallery {
         store: &dyn Store,
         subject: &SubjectId,
         faces: &[FaceId],
-        model: &ServedModel,
     ) -> Result<(), GalleryError> {
-        let _writer = self.writer.lock();
-        let (settings, index) = (self.settings.load(), self.index.load());
-        match settings.kind {
-            GalleryKind::Consolidated => {
-                let stored = store.faces(&settings.id, subject)?;
-                refresh_template(&index, subject, &stored, model.fusion_of(&settings), model)
-            }
+        let _held = self.hold();
+        let state = self.state();
+        let gallery = &state.settings.id;
+        let stored = match state.settings.kind {
+            GalleryKind::Consolidated => store.faces(gallery, subject)?,
+            // A row a face: the subject's others, of which there may be many, do not matter.
             GalleryKind::Events => {
-                for &id in faces {
-                    let key = RowKey { subject: subject.clone(), face: Some(id) };
-                    match store.face(&settings.id, id)? {
-                        Some(stored) if stored.face.subject == *subject => index.upsert(key, &stored.embedding)?,
-                        _ => drop(index.remove(&key)),
-                    }
-                }
-                Ok(())
+                let found = faces.iter().map(|&face| store.face(gallery, face)).collect::<Result<Vec<_>, _>>()?;
+                found.into_iter().flatten().filter(|stored| stored.face.subject == *subject).collect()
             }
+        };
+        refresh_side(&state, &state.in_use, subject, faces, &stored)?;
+        if let Some(standby) = &state.standby {
+            let stored = store.standby_faces(gallery, subject)?;
+            refresh_side(&state, &standby.side, subject, faces, &stored)?;
         }
+        Ok(())
     }
 
     /// Drops a subject's rows after it was removed from the store, unless it is there again.
     pub(super) fn forget(&self, store: &dyn Store, subject: &SubjectId) -> Result<(), GalleryError> {
-        let _writer = self.writer.lock();
-        let settings = self.settings.load();
-        if store.subject(&settings.id, subject)?.is_none() {
-            self.index.load().remove_subject(subject);
+        let _held = self.hold();
+        let state = self.state();
+        if store.subject(&state.settings.id, subject)?.is_none() {
+            state.in_use.index.remove_subject(subject);
+            if let Some(standby) = &state.standby {
+                standby.side.index.remove_subject(subject);
+            }
         }
         Ok(())
+    }
+}
+
+/// Makes a subject's rows of one side agree with its faces in that side's set.
+fn refresh_side(
+    state: &State,
+    side: &Side,
+    subject: &SubjectId,
+    faces: &[FaceId],
+    stored: &[StoredFace],
+) -> Result<(), GalleryError> {
+    match state.settings.kind {
+        GalleryKind::Consolidated => {
+            refresh_template(&side.index, subject, stored, state.fusion(&side.model), &side.model)
+        }
+        GalleryKind::Events => {
+            for &id in faces {
+                let key = RowKey { subject: subject.clone(), face: Some(id) };
+                match stored.iter().find(|stored| stored.face.id == id) {
+                    Some(stored) => side.index.upsert(key, &stored.embedding)?,
+                    None => drop(side.index.remove(&key)),
+                }
+            }
+            Ok(())
+        }
     }
 }
 
@@ -139,14 +225,41 @@ pub(super) fn template_faces(stored: &[StoredFace]) -> Vec<TemplateFace<'_>> {
         .collect()
 }
 
+/// The index of the set in use.
 fn build_index(
     store: &dyn Store,
     gallery: &Gallery,
     model: &ServedModel,
     config: IndexConfig,
 ) -> Result<GalleryIndex, GalleryError> {
-    let index = GalleryIndex::new(gallery.dim as usize, config);
-    let fusion = model.fusion_of(gallery);
+    let scan: Scan<'_> = &mut |add| store.scan_faces(&gallery.id, &mut |stored| add(stored));
+    build(gallery, model, config, scan)
+}
+
+/// The index of the standby set.
+pub(super) fn build_standby(
+    store: &dyn Store,
+    gallery: &Gallery,
+    model: &ServedModel,
+    config: IndexConfig,
+) -> Result<GalleryIndex, GalleryError> {
+    let scan: Scan<'_> = &mut |add| {
+        store.scan_standby(&gallery.id, &mut |face| face.stored.map_or(ControlFlow::Continue(()), &mut *add))
+    };
+    build(gallery, model, config, scan)
+}
+
+/// Goes through faces, subject by subject.
+type Scan<'a> = &'a mut dyn FnMut(&mut dyn FnMut(StoredFace) -> ControlFlow<()>) -> Result<(), StoreError>;
+
+fn build(
+    gallery: &Gallery,
+    model: &ServedModel,
+    config: IndexConfig,
+    scan: Scan<'_>,
+) -> Result<GalleryIndex, GalleryError> {
+    let index = GalleryIndex::new(model.dim, config);
+    let fusion = gallery.fusion.unwrap_or(model.fusion);
     let add = |faces: &mut Vec<StoredFace>| {
         let Some(subject) = faces.first().map(|stored| stored.face.subject.clone()) else { return Ok(()) };
         let added = match gallery.kind {
@@ -159,10 +272,10 @@ fn build_index(
         faces.clear();
         added
     };
-    // The scan goes subject by subject, so only one subject's faces are held at a time.
+    // Only one subject's faces are held at a time.
     let mut pending: Vec<StoredFace> = Vec::new();
     let mut failed = None;
-    store.scan_faces(&gallery.id, &mut |stored| {
+    scan(&mut |stored| {
         if pending.first().is_some_and(|first| first.face.subject != stored.face.subject)
             && let Err(error) = add(&mut pending)
         {

@@ -1,12 +1,10 @@
 //! Search and verification: from a probe template to candidates.
 
-use std::sync::Arc;
-
 use super::GalleryError;
 use super::database::Database;
 use super::decision::{Decision, Threshold};
-use super::open::{OpenGallery, template, template_faces};
-use crate::ids::{FaceId, GalleryId, MediaId, SubjectId};
+use super::open::{Side, State, template, template_faces};
+use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use crate::index::{IndexKind, SearchMode};
 use crate::store::{GalleryKind, StoreError, StoredFace};
 use crate::template::{FaceScore, TemplateError, scores};
@@ -94,18 +92,25 @@ pub struct SubjectMatch {
 }
 
 impl Database {
-    /// Searches a gallery with a unit probe vector of the model in use.
-    pub fn search(&self, gallery: &GalleryId, probe: &[f32], query: SearchQuery) -> Result<SearchResult, GalleryError> {
-        let open = self.gallery_in_use(gallery)?;
-        let settings = open.settings();
-        let threshold = Threshold::resolve(query.threshold, settings.threshold, self.config.threshold);
+    /// Searches a gallery with a unit probe vector of a model: the gallery's, or while it moves from one to another,
+    /// either of the two, so that a probe made before a switch is still answered after it.
+    pub fn search(
+        &self,
+        gallery: &GalleryId,
+        model: &ModelId,
+        probe: &[f32],
+        query: SearchQuery,
+    ) -> Result<SearchResult, GalleryError> {
+        let state = self.gallery_in_use(gallery)?.state();
+        let side = side_of(&state, model)?;
+        let threshold = Threshold::resolve(query.threshold, side.threshold, side.model.threshold);
         let revision = self.store.counts(gallery)?.revision;
-        let outcome = open.index().search(probe, query.limit, query.mode)?;
+        let outcome = side.index.search(probe, query.limit, query.mode)?;
         let mut candidates = Vec::with_capacity(outcome.hits.len());
         for (hit, rank) in outcome.hits.into_iter().zip(1..) {
             let faces = if query.explain {
-                let stored = self.store.faces(gallery, &hit.subject)?;
-                self.explain(&open, &stored, probe)?
+                let stored = self.faces_under(gallery, &hit.subject, model)?;
+                explain(&state, side, &stored, probe)?
             } else {
                 Vec::new()
             };
@@ -126,15 +131,17 @@ impl Database {
         &self,
         gallery: &GalleryId,
         subject: &SubjectId,
+        model: &ModelId,
         probe: &[f32],
         threshold: Option<f32>,
     ) -> Result<SubjectMatch, GalleryError> {
-        let open = self.gallery_in_use(gallery)?;
-        let settings = open.settings();
-        let stored = self.faces(gallery, subject)?;
-        let faces = self.explain(&open, &stored, probe)?;
-        let fused = template(&stored, self.model().fusion_of(&settings), self.model());
-        let (score, coherence) = match (settings.kind, fused) {
+        let state = self.gallery_in_use(gallery)?.state();
+        let side = side_of(&state, model)?;
+        self.subject(gallery, subject)?;
+        let stored = self.faces_under(gallery, subject, model)?;
+        let faces = explain(&state, side, &stored, probe)?;
+        let fused = template(&stored, state.fusion(&side.model), &side.model);
+        let (score, coherence) = match (state.settings.kind, fused) {
             (GalleryKind::Consolidated, fused) => {
                 let fused = fused?;
                 (crate::template::score(&fused.vector, probe), fused.coherence)
@@ -144,43 +151,71 @@ impl Database {
             (GalleryKind::Events, Err(TemplateError::Degenerate)) => (best(&faces), 0.0),
             (GalleryKind::Events, Err(error)) => return Err(error.into()),
         };
-        let threshold = Threshold::resolve(threshold, settings.threshold, self.config.threshold);
+        let threshold = Threshold::resolve(threshold, side.threshold, side.model.threshold);
         Ok(SubjectMatch { score, decision: threshold.decide(score), threshold, coherence, faces })
     }
 
-    fn explain(
+    /// A subject's faces with their features of one model, whichever set holds them at the moment.
+    fn faces_under(
         &self,
-        open: &Arc<OpenGallery>,
-        stored: &[StoredFace],
-        probe: &[f32],
-    ) -> Result<Vec<CandidateFace>, GalleryError> {
-        if stored.iter().any(|face| face.embedding.len() != probe.len()) {
-            return Err(StoreError::Damaged("a vector's length is not its gallery's dimension".to_owned()).into());
+        gallery: &GalleryId,
+        subject: &SubjectId,
+        model: &ModelId,
+    ) -> Result<Vec<StoredFace>, GalleryError> {
+        loop {
+            let before = self.gallery(gallery)?.model_id;
+            let stored = if before == *model {
+                self.store.faces(gallery, subject)?
+            } else {
+                self.store.standby_faces(gallery, subject)?
+            };
+            // Read again when the sets were exchanged in between.
+            if self.gallery(gallery)?.model_id == before {
+                return Ok(stored);
+            }
         }
-        if stored.is_empty() {
-            return Ok(Vec::new());
-        }
-        let parts = match template(stored, self.model().fusion_of(&open.settings()), self.model()) {
-            Ok(template) => scores(&template, &template_faces(stored), probe),
-            // Faces that cancel out have no template, and so no share in one; each still has its score.
-            Err(TemplateError::Degenerate) => stored
-                .iter()
-                .map(|face| FaceScore { weight: 0.0, score: crate::template::score(&face.embedding, probe) })
-                .collect(),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(stored
-            .iter()
-            .zip(parts)
-            .map(|(stored, part)| CandidateFace {
-                id: stored.face.id,
-                media: stored.face.media.clone(),
-                norm: stored.face.norm,
-                quality: stored.face.quality,
-                part,
-            })
-            .collect())
     }
+}
+
+/// The side whose embeddings are of a model.
+fn side_of<'a>(state: &'a State, model: &ModelId) -> Result<&'a Side, GalleryError> {
+    state.side(model).ok_or_else(|| GalleryError::ModelMismatch {
+        gallery: state.settings.id.clone(),
+        expected: state.in_use.model.id.clone(),
+        actual: model.clone(),
+    })
+}
+
+/// What each face contributes, and its own score.
+fn explain(
+    state: &State,
+    side: &Side,
+    stored: &[StoredFace],
+    probe: &[f32],
+) -> Result<Vec<CandidateFace>, GalleryError> {
+    if stored.iter().any(|face| face.embedding.len() != probe.len()) {
+        return Err(StoreError::Damaged("a vector's length is not its gallery's dimension".to_owned()).into());
+    }
+    if stored.is_empty() {
+        return Ok(Vec::new());
+    }
+    let parts = match template(stored, state.fusion(&side.model), &side.model) {
+        Ok(template) => scores(&template, &template_faces(stored), probe),
+        // Faces that cancel out have no template, and so no share in one; each still has its score.
+        Err(TemplateError::Degenerate) => stored
+            .iter()
+            .map(|face| FaceScore { weight: 0.0, score: crate::template::score(&face.embedding, probe) })
+            .collect(),
+        Err(error) => return Err(error.into()),
+    };
+    let face = |(stored, part): (&StoredFace, FaceScore)| CandidateFace {
+        id: stored.face.id,
+        media: stored.face.media.clone(),
+        norm: stored.face.norm,
+        quality: stored.face.quality,
+        part,
+    };
+    Ok(stored.iter().zip(parts).map(face).collect())
 }
 
 /// The best score among faces.

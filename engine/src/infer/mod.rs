@@ -5,16 +5,18 @@
 //!            (or QueueFull)    └─ embed ──► queue ─► backbone thread ─► features
 //! ```
 //!
-//! One thread owns each network. It takes all that waits in its queue, up to a budget, and runs it as one batch: no
+//! A server has one detector and a backbone for each model that its galleries are of. One thread owns each network. It takes all that waits in its queue, up to a budget, and runs it as one batch: no
 //! timer, so an idle server answers a lone request at once and a busy one fills its batches by itself. A request that
 //! nobody waits for any more (its receiver is dropped) is left out when the batch is formed.
 //!
 //! Admission is bounded before any work is done: [`Pipeline::admit`] hands out a fixed number of permits and refuses
 //! the rest, so that an overloaded server says so at once instead of queueing without end.
 
+mod models;
 mod pipeline;
 mod worker;
 
+pub use models::{Embedder, Models, UNMEASURED_THRESHOLD};
 pub use pipeline::{Permit, Pipeline, PipelineConfig, PipelineHealth};
 pub use worker::{Done, Timing, Waiting};
 

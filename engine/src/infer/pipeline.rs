@@ -1,19 +1,18 @@
-//! The two workers, detector and backbone, and the permits that guard them.
+//! The detector and the backbones, and the permits that guard them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use image::RgbImage;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::InferError;
-use super::worker::{Batch, Waiting, Worker};
+use super::models::{Embedder, Models};
+use super::worker::{Batch, Counters, Waiting, Worker};
 use crate::align::AlignedCrop;
 use crate::detect::{DetectOptions, Detector};
 use crate::face::{DetectedFace, Feature};
-use crate::ids::ModelId;
-use crate::model::{ImpostorScores, Manifest, Model, ModelError};
-use crate::quality::NormStats;
+use crate::model::{Model, ModelError};
 
 /// Sizes of queue and batches.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +40,7 @@ pub struct Permit {
 /// What the readiness probe and the metrics read.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct PipelineHealth {
-    /// Both worker threads run.
+    /// All worker threads run.
     pub running: bool,
     /// Images in work.
     pub in_work: usize,
@@ -53,27 +52,29 @@ pub struct PipelineHealth {
     pub withdrawn: u64,
 }
 
-/// Detector and backbone behind one bounded queue.
+/// Detector and backbones behind one bounded queue.
 pub struct Pipeline {
     permits: Arc<Semaphore>,
     capacity: usize,
     detector: Worker<DetectInput, Vec<DetectedFace>>,
-    embedder: Worker<Vec<AlignedCrop>, Vec<Feature>>,
-    model: Arc<Model>,
+    models: Arc<Models>,
 }
 
 impl Pipeline {
-    /// Starts the worker threads.
-    pub fn start(detector: Box<dyn Detector>, model: Model, config: PipelineConfig) -> std::io::Result<Self> {
-        let model = Arc::new(model);
+    /// Starts the detector's thread.
+    pub fn start(detector: Box<dyn Detector>, models: Arc<Models>, config: PipelineConfig) -> std::io::Result<Self> {
         let capacity = config.max_queued_images.max(1);
         Ok(Self {
             permits: Arc::new(Semaphore::new(capacity)),
             capacity,
             detector: Worker::start(DetectBatch(detector), config.detect_batch)?,
-            embedder: Worker::start(EmbedBatch(model.clone(), config.embed_batch.max(1)), config.embed_batch)?,
-            model,
+            models,
         })
+    }
+
+    /// The backbones.
+    pub fn models(&self) -> &Arc<Models> {
+        &self.models
     }
 
     /// Asks to have `images` worked on, without waiting.
@@ -89,40 +90,24 @@ impl Pipeline {
         self.detector.submit(DetectInput { photo, options })
     }
 
-    /// Embeds aligned crops; the features come in their order.
-    pub fn embed(&self, _permit: &Permit, crops: Vec<AlignedCrop>) -> Waiting<Vec<Feature>> {
-        self.embedder.submit(crops)
-    }
-
-    /// The embedding space of the features.
-    pub fn model_id(&self) -> &ModelId {
-        self.model.id()
-    }
-
-    /// What the model says of itself.
-    pub fn manifest(&self) -> &Manifest {
-        self.model.manifest()
-    }
-
-    /// Mean and standard deviation of the norm under the model's settings.
-    pub fn norm_stats(&self) -> NormStats {
-        self.model.norm_stats()
-    }
-
-    /// What a score is worth under the model's settings.
-    pub fn impostor_scores(&self) -> ImpostorScores {
-        self.model.impostor_scores()
+    /// Embeds aligned crops with a backbone; the features come in their order.
+    pub fn embed(&self, _permit: &Permit, with: &Embedder, crops: Vec<AlignedCrop>) -> Waiting<Vec<Feature>> {
+        with.submit(crops)
     }
 
     /// Whether the workers run, and how busy they are.
     pub fn health(&self) -> PipelineHealth {
-        let (detect, embed) = (&self.detector.counters, &self.embedder.counters);
+        let detect = &self.detector.counters;
+        let backbones = self.models.in_use();
+        let sum = |count: fn(&Counters) -> &AtomicU64| {
+            backbones.iter().map(|one| count(&one.worker.counters).load(Ordering::Relaxed)).sum::<u64>()
+        };
         PipelineHealth {
-            running: !detect.stopped.load(Ordering::Acquire) && !embed.stopped.load(Ordering::Acquire),
+            running: !detect.stopped.load(Ordering::Acquire) && !backbones.iter().any(|one| one.stopped()),
             in_work: self.capacity - self.permits.available_permits(),
-            embed_batches: embed.batches.load(Ordering::Relaxed),
-            embed_requests: embed.requests.load(Ordering::Relaxed),
-            withdrawn: detect.withdrawn.load(Ordering::Relaxed) + embed.withdrawn.load(Ordering::Relaxed),
+            embed_batches: sum(|counters| &counters.batches),
+            embed_requests: sum(|counters| &counters.requests),
+            withdrawn: detect.withdrawn.load(Ordering::Relaxed) + sum(|counters| &counters.withdrawn),
         }
     }
 }
@@ -169,7 +154,8 @@ impl Batch for DetectBatch {
     }
 }
 
-struct EmbedBatch(Arc<Model>, usize);
+/// A model and the most crops it takes at once.
+pub(super) struct EmbedBatch(pub(super) Arc<Model>, pub(super) usize);
 
 impl Batch for EmbedBatch {
     type Input = Vec<AlignedCrop>;

@@ -26,6 +26,7 @@ pub mod ir;
 pub mod manifest;
 pub mod mobilefacenet;
 pub mod registry;
+mod served;
 pub mod vit;
 pub mod weights;
 
@@ -39,6 +40,7 @@ pub use device::{DeviceError, select_device};
 pub use impostor::ImpostorScores;
 pub use manifest::{Color, ImpostorScore, Manifest};
 pub use registry::{Installed, Registry, RegistryError};
+pub use served::{ModelSource, ModelUnavailable, ServedModel};
 pub use weights::WeightsError;
 
 use crate::align::{AlignedCrop, REFERENCE, SIZE};

@@ -1,0 +1,177 @@
+//! A gallery's move to another model, as its owner drives it: start, cut over, roll back, end.
+//!
+//! What happens by itself in between is [`mover`](super::mover)'s: it fills the standby set, keeps it up to date and
+//! makes the report.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::GalleryError;
+use super::database::{Database, now};
+use super::open::{OpenGallery, Side, Standby, build_standby};
+use crate::ids::{GalleryId, MigrationId, ModelId};
+use crate::index::GalleryIndex;
+use crate::store::{Migration, Operation, Stage, StandbyFace, StoreError};
+
+impl Database {
+    /// The gallery's migrations, newest first.
+    pub fn migrations(&self, gallery: &GalleryId) -> Result<Vec<Migration>, GalleryError> {
+        let mut migrations = self.store.migrations(gallery)?;
+        migrations.reverse();
+        Ok(migrations)
+    }
+
+    /// One migration.
+    pub fn migration(&self, gallery: &GalleryId, id: MigrationId) -> Result<Migration, GalleryError> {
+        let found = self.store.migrations(gallery)?.into_iter().find(|migration| migration.id == id);
+        Ok(found.ok_or_else(|| StoreError::NoMigration(gallery.clone(), id))?)
+    }
+
+    /// Starts moving a gallery to a model. Faces are embedded in the background, from their kept crops.
+    ///
+    /// `threshold` is the gallery's own under the new model; scores of the old one mean nothing there.
+    pub fn start_migration(
+        &self,
+        gallery: &GalleryId,
+        model: &ModelId,
+        threshold: Option<f32>,
+    ) -> Result<Migration, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        let model = self.find_model(gallery, model)?;
+        let held = open.hold();
+        let settings = &open.state().settings;
+        if settings.model_id == model.id {
+            return Err(GalleryError::SameModel(gallery.clone(), model.id.clone()));
+        }
+        let at = now();
+        let side = |model_id: &ModelId, dim, threshold| crate::store::Side { model_id: model_id.clone(), dim, threshold };
+        let id = MigrationId::generate();
+        let migration = Migration {
+            id,
+            from: side(&settings.model_id, settings.dim, settings.threshold),
+            to: side(&model.id, model.dim as u32, threshold),
+            stage: Stage::Embedding,
+            standby_faces: 0,
+            failure: None,
+            report: None,
+            created_at: at,
+            updated_at: at,
+        };
+        let start = Operation::StartMigration { gallery: gallery.clone(), migration };
+        self.store.commit(at, &[start])?;
+        let index = Arc::new(GalleryIndex::new(model.dim, self.config.index));
+        let side = Side { model, threshold, index };
+        open.publish(&held, |state| state.standby = Some(Standby { migration: id, side }));
+        drop(held);
+        self.mover.wake();
+        self.migration(gallery, id)
+    }
+
+    /// Puts the new model into use. Refused while faces lack their new features, unless `discard_missing`: then those
+    /// faces, which have no crop to embed, are removed from the gallery for good.
+    pub fn cut_over(
+        &self,
+        gallery: &GalleryId,
+        id: MigrationId,
+        discard_missing: bool,
+    ) -> Result<Migration, GalleryError> {
+        self.switch(gallery, id, true, discard_missing)
+    }
+
+    /// Puts the old model back into use. Refused while faces enrolled since lack features of it.
+    pub fn roll_back(&self, gallery: &GalleryId, id: MigrationId) -> Result<Migration, GalleryError> {
+        self.switch(gallery, id, false, false)
+    }
+
+    /// Ends a migration: the model in use stays, the features of the other are dropped.
+    pub fn end_migration(&self, gallery: &GalleryId, id: MigrationId) -> Result<Migration, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        let held = open.hold();
+        self.store.commit(now(), &[Operation::EndMigration { gallery: gallery.clone(), migration: id }])?;
+        open.publish(&held, |state| state.standby = None);
+        drop(held);
+        self.migration(gallery, id)
+    }
+
+    fn switch(
+        &self,
+        gallery: &GalleryId,
+        id: MigrationId,
+        to_new: bool,
+        discard_missing: bool,
+    ) -> Result<Migration, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        // No face comes in from here on, so what is embedded now is all there is.
+        let members = open.members.write();
+        if !self.migration(gallery, id)?.stage.is_ended() {
+            self.catch_up(&open)?;
+        }
+        let mut operations = Vec::new();
+        if discard_missing && to_new {
+            for StandbyFace { subject, face, .. } in self.lacking(gallery, usize::MAX)? {
+                operations.push(Operation::DeleteFace { gallery: gallery.clone(), subject, face });
+            }
+        }
+        let discarded: Vec<_> = operations.clone();
+        operations.push(Operation::SwitchModel { gallery: gallery.clone(), migration: id, to_new });
+        let held = open.hold();
+        // Where the other model could not be loaded there is nothing to switch to.
+        if open.state().standby.as_ref().is_none_or(|standby| standby.migration != id) {
+            let stage = self.migration(gallery, id)?.stage;
+            return Err(StoreError::WrongStage { id, stage }.into());
+        }
+        self.store.commit(now(), &operations)?;
+        let settings = self.gallery(gallery)?;
+        open.publish(&held, |state| {
+            if let Some(standby) = &mut state.standby {
+                std::mem::swap(&mut state.in_use, &mut standby.side);
+            }
+            state.in_use.threshold = settings.threshold;
+            state.settings = settings;
+        });
+        drop(held);
+        for operation in discarded {
+            if let Operation::DeleteFace { subject, face, .. } = operation {
+                open.refresh(self.store(), &subject, &[face])?;
+            }
+        }
+        drop(members);
+        tracing::info!(%gallery, migration = %id, to_new, "the gallery changed its model");
+        self.migration(gallery, id)
+    }
+
+    /// At most `limit` faces without a feature in the standby set.
+    pub(super) fn lacking(&self, gallery: &GalleryId, limit: usize) -> Result<Vec<StandbyFace>, GalleryError> {
+        let mut lacking = Vec::new();
+        self.store.scan_standby(gallery, &mut |face| {
+            if face.stored.is_none() {
+                lacking.push(face);
+            }
+            if lacking.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(lacking)
+    }
+
+    /// Opens the standby side of a gallery that is in the middle of a migration.
+    pub(super) fn open_standby(&self, open: &OpenGallery) -> Result<(), GalleryError> {
+        let settings = &open.state().settings;
+        let migrations = self.store.migrations(&settings.id)?;
+        let Some(migration) = migrations.into_iter().find(|migration| !migration.stage.is_ended()) else {
+            return Ok(());
+        };
+        let standby = migration.standby();
+        let model = match self.find_model(&settings.id, &standby.model_id) {
+            Ok(model) => model,
+            // The gallery itself can be searched all the same.
+            Err(error) => {
+                tracing::warn!(gallery = %settings.id, migration = %migration.id, %error, "a migration cannot go on");
+                return Ok(());
+            }
+        };
+        let index = Arc::new(build_standby(self.store(), settings, &model, self.config.index)?);
+        let side = Side { model, threshold: standby.threshold, index };
+        let held = open.hold();
+        open.publish(&held, |state| state.standby = Some(Standby { migration: migration.id, side }));
+        Ok(())
+    }
+}

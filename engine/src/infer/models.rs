@@ -1,0 +1,174 @@
+//! The backbones in use: the server's own and those that galleries are bound to, each on a thread of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use candle_core::Device;
+use parking_lot::{Mutex, RwLock};
+
+use super::InferError;
+use super::pipeline::EmbedBatch;
+use super::worker::{Waiting, Worker};
+use crate::align::AlignedCrop;
+use crate::face::Feature;
+use crate::ids::ModelId;
+use crate::model::{Manifest, Model, ModelSource, ModelUnavailable, Registry, ServedModel};
+
+/// Threshold of a model without measurements and without one in its manifest: usual for networks of the AdaFace family.
+pub const UNMEASURED_THRESHOLD: f32 = 0.3;
+/// Crops of a background job that go through a network at once, so that a request never waits long behind them.
+const BACKGROUND_BATCH: usize = 4;
+
+/// One backbone with its thread.
+pub struct Embedder {
+    served: Arc<ServedModel>,
+    model: Arc<Model>,
+    pub(super) worker: Worker<Vec<AlignedCrop>, Vec<Feature>>,
+}
+
+impl std::fmt::Debug for Embedder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedder").field("model", &self.served.id).finish_non_exhaustive()
+    }
+}
+
+impl Embedder {
+    /// Starts the thread of a model. `threshold` stands before the model's own.
+    pub fn start(model: Model, threshold: Option<f32>, batch: usize) -> std::io::Result<Self> {
+        let model = Arc::new(model);
+        let (manifest, impostors) = (model.manifest(), model.impostor_scores());
+        let measured = impostors.score_at(manifest.threshold_fmr);
+        let served = ServedModel {
+            id: model.id().clone(),
+            dim: model.dim(),
+            norm_stats: model.norm_stats(),
+            fusion: manifest.fusion,
+            threshold: threshold.or(measured).or(manifest.threshold).unwrap_or(UNMEASURED_THRESHOLD),
+            impostors,
+        };
+        let batch = batch.max(1);
+        let worker = Worker::start(EmbedBatch(Arc::clone(&model), batch), batch)?;
+        Ok(Self { served: Arc::new(served), model, worker })
+    }
+
+    /// What galleries need of it.
+    pub fn served(&self) -> &Arc<ServedModel> {
+        &self.served
+    }
+
+    /// What it says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        self.model.manifest()
+    }
+
+    /// The network.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub(super) fn submit(&self, crops: Vec<AlignedCrop>) -> Waiting<Vec<Feature>> {
+        self.worker.submit(crops)
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        self.worker.counters.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// All backbones in use.
+#[derive(Debug)]
+pub struct Models {
+    default: Arc<Embedder>,
+    registry: Registry,
+    device: Device,
+    batch: usize,
+    loaded: RwLock<HashMap<ModelId, Arc<Embedder>>>,
+    /// Held while a model is loaded, so that none is loaded twice.
+    loading: Mutex<()>,
+}
+
+impl Models {
+    /// Over the server's own model; others are looked for in `registry` when a gallery needs them.
+    pub fn new(default: Embedder, registry: Registry, device: Device, batch: usize) -> Self {
+        let default = Arc::new(default);
+        let loaded = HashMap::from([(default.served.id.clone(), Arc::clone(&default))]);
+        Self { default, registry, device, batch, loaded: RwLock::new(loaded), loading: Mutex::new(()) }
+    }
+
+    /// The server's own model.
+    pub fn default_model(&self) -> &Arc<Embedder> {
+        &self.default
+    }
+
+    /// The models at hand.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The models in use.
+    pub fn in_use(&self) -> Vec<Arc<Embedder>> {
+        self.loaded.read().values().cloned().collect()
+    }
+
+    /// The id of a model asked for by name or id. A bare name takes the flip setting of the server's own model.
+    pub fn resolve(&self, wanted: &str) -> Result<ModelId, ModelUnavailable> {
+        let default = &self.default;
+        if wanted == default.served.id.0 || wanted == default.manifest().name {
+            return Ok(default.served.id.clone());
+        }
+        let installed = self.registry.find(wanted).map_err(|error| ModelUnavailable(error.to_string()))?;
+        let by_id = wanted != installed.name;
+        let flip = if by_id { wanted.ends_with("+flip") } else { default.model.flip() };
+        Ok(installed.id(flip))
+    }
+
+    /// The backbone of a model id, loaded when it is not in use yet. Blocks while it loads.
+    pub fn get(&self, id: &ModelId) -> Result<Arc<Embedder>, ModelUnavailable> {
+        if let Some(there) = self.loaded.read().get(id) {
+            return Ok(Arc::clone(there));
+        }
+        let _loading = self.loading.lock();
+        if let Some(there) = self.loaded.read().get(id) {
+            return Ok(Arc::clone(there));
+        }
+        let unavailable = |error: &dyn std::fmt::Display| ModelUnavailable(error.to_string());
+        let model = self.registry.load(&id.0, false, &self.device).map_err(|error| unavailable(&error))?;
+        if model.id() != id {
+            return Err(ModelUnavailable(format!("the model of that name is {}, not {id}", model.id())));
+        }
+        let embedder = Embedder::start(model, None, self.batch).map_err(|error| unavailable(&error))?;
+        let embedder = Arc::new(embedder);
+        tracing::info!(model = %id, "model loaded");
+        self.loaded.write().insert(id.clone(), Arc::clone(&embedder));
+        Ok(embedder)
+    }
+}
+
+impl ModelSource for Models {
+    fn model(&self, id: &ModelId) -> Result<Arc<ServedModel>, ModelUnavailable> {
+        Ok(Arc::clone(self.get(id)?.served()))
+    }
+
+    fn embed(&self, id: &ModelId, crops: Vec<AlignedCrop>) -> Result<Vec<Option<Feature>>, ModelUnavailable> {
+        let embedder = self.get(id)?;
+        let mut features = Vec::with_capacity(crops.len());
+        for crops in crops.chunks(BACKGROUND_BATCH) {
+            match embedder.submit(crops.to_vec()).wait() {
+                Ok(done) => features.extend(done.output.into_iter().map(Some)),
+                // One of them has no feature; each for itself then says which.
+                Err(InferError::Unusable) => {
+                    for crop in crops {
+                        match embedder.submit(vec![crop.clone()]).wait() {
+                            Ok(done) => features.extend(done.output.into_iter().map(Some)),
+                            Err(InferError::Unusable) => features.push(None),
+                            Err(error) => return Err(ModelUnavailable(error.to_string())),
+                        }
+                    }
+                }
+                Err(error) => return Err(ModelUnavailable(error.to_string())),
+            }
+        }
+        Ok(features)
+    }
+}
