@@ -19,7 +19,8 @@ use crate::config::Settings;
 /// `{"path","model_id","faces":[{"box","landmarks","score","norm","quality","embedding":[…]}]}` for each.
 #[derive(Debug, Args)]
 pub(super) struct Embed {
-    /// `mobilefacenet` or its model id for the embedded model, or a safetensors file with its manifest beside it
+    /// Name or id of an installed model, `mobilefacenet` for the embedded one, or a safetensors file with its
+    /// manifest beside it
     #[arg(long, default_value = "mobilefacenet")]
     model: String,
     /// The images are 112×112 crops that were aligned already

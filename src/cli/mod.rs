@@ -9,6 +9,7 @@ mod detect;
 mod embed;
 mod enrol;
 mod local;
+mod models;
 mod openapi;
 mod parallel;
 mod search;
@@ -44,6 +45,8 @@ enum Command {
     Enrol(enrol::Enrol),
     /// Search a gallery with images
     Search(search::Search),
+    /// List, describe, fetch, import and verify models
+    Models(models::Models),
     /// Read all of the data directory and compare
     Check(check::Check),
     /// Print the OpenAPI document
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Verify(command) => command.run(),
         Command::Enrol(command) => command.run(),
         Command::Search(command) => command.run(),
+        Command::Models(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Openapi => openapi::run(),
     };

@@ -23,7 +23,8 @@ pub(super) struct Serve {
     /// Address and port; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
-    /// `mobilefacenet` or its model id for the embedded model, or a safetensors file with its manifest beside it
+    /// Name or id of an installed model, `mobilefacenet` for the embedded one, or a safetensors file with its
+    /// manifest beside it
     #[arg(long, value_name = "ID|FILE")]
     model: Option<String>,
     /// `auto`, `cpu`, `cuda` or `cuda:N` [default: auto]
@@ -54,7 +55,7 @@ fn name_of_detector(text: &str) -> Result<String, String> {
 /// The settings cannot be served as they stand.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Usage(String);
+pub(super) struct Usage(pub(super) String);
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {

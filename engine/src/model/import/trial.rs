@@ -19,6 +19,8 @@ use crate::model::manifest::{NormSource, Norms};
 use crate::model::{Color, Model, ModelError};
 use crate::quality::NormStats;
 
+/// Crops in a forward pass: speed hardly matters here, and memory does.
+const AT_ONCE: usize = 4;
 /// Norms of drawn faces over those of portraits.
 const DRAWN_OVER_PORTRAITS: f64 = 1.25;
 /// Deviation of the norms of portraits, in terms of their mean.
@@ -118,8 +120,12 @@ fn flip_ratio(model: &Model, crops: &[AlignedCrop], mean: f64) -> Result<f32, Mo
     Ok((sums.sum::<f64>() / crops.len() as f64 / mean) as f32)
 }
 
-fn norms(model: &Model, crops: &[AlignedCrop]) -> Result<Vec<f64>, ModelError> {
-    Ok(model.extract(crops)?.into_iter().map(|feature| f64::from(feature.norm)).collect())
+pub(super) fn norms(model: &Model, crops: &[AlignedCrop]) -> Result<Vec<f64>, ModelError> {
+    let mut norms = Vec::with_capacity(crops.len());
+    for crops in crops.chunks(AT_ONCE) {
+        norms.extend(model.extract(crops)?.into_iter().map(|feature| f64::from(feature.norm)));
+    }
+    Ok(norms)
 }
 
 /// The crop with red and blue exchanged.

@@ -31,14 +31,14 @@ pub fn verify(installed: &Installed, device: &Device) -> Result<Verified, Import
     let model = installed.load(false, device)?;
     let crops = samples::drawn();
     let color_check = trial::run(&model, &crops, false, None)?.color;
-    let norms = model.extract(&crops)?;
+    let norms = trial::norms(&model, &crops)?;
     let manifest = model.manifest();
     Ok(Verified {
         model_id: model.id().clone(),
         sha256: manifest.sha256.clone(),
         tensors: manifest.architecture.tensors(manifest.dim).len(),
         crops: crops.len(),
-        mean_norm: norms.iter().map(|feature| f64::from(feature.norm)).sum::<f64>() / crops.len() as f64,
+        mean_norm: norms.iter().sum::<f64>() / crops.len() as f64,
         color_check,
     })
 }
