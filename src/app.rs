@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use vultus_engine::gallery::Database;
-use vultus_engine::infer::Pipeline;
+use vultus_engine::ids::GalleryId;
+use vultus_engine::infer::{Embedder, Pipeline};
 
 use crate::config::Settings;
 use crate::middleware::auth::KeyHash;
@@ -26,8 +27,6 @@ pub struct Parts {
     pub database: Arc<Database>,
     /// The networks.
     pub pipeline: Arc<Pipeline>,
-    /// Scores of pairs of different people, to say what a score is worth.
-    pub impostors: vultus_engine::model::ImpostorScores,
     /// Hash of the key that requests must carry, when one is set.
     pub key: Option<KeyHash>,
     /// The OpenAPI document.
@@ -57,6 +56,21 @@ impl App {
     ) -> Result<T, Problem> {
         let app = self.clone();
         self.background.spawn_blocking(move || work(&app)).await.unwrap_or_else(|error| Err(Problem::internal(error)))
+    }
+
+    /// The server's own backbone.
+    pub fn default_model(&self) -> Arc<Embedder> {
+        Arc::clone(self.pipeline.models().default_model())
+    }
+
+    /// The backbone of the model a gallery is of.
+    pub async fn model_of(&self, gallery: &GalleryId) -> Result<Arc<Embedder>, Problem> {
+        let gallery = gallery.clone();
+        self.blocking(move |app| {
+            let model = app.database.model_of(&gallery)?;
+            Ok(app.pipeline.models().get(&model.id)?)
+        })
+        .await
     }
 
     /// Waits until one more decoded photo may be held.

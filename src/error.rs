@@ -5,6 +5,7 @@ use vultus_engine::gallery::GalleryError;
 use vultus_engine::image::DecodeError;
 use vultus_engine::index::IndexError;
 use vultus_engine::infer::InferError;
+use vultus_engine::model::ModelUnavailable;
 use vultus_engine::store::StoreError;
 use vultus_engine::template::TemplateError;
 
@@ -20,6 +21,11 @@ impl From<StoreError> for Problem {
             StoreError::SubjectExists(..) => Code::SubjectExists,
             StoreError::RevisionMismatch { .. } => Code::RevisionMismatch,
             StoreError::WrongDimension { .. } => Code::InvalidRequest,
+            StoreError::NoMigration(..) => Code::MigrationNotFound,
+            StoreError::MigrationUnderWay(..) => Code::MigrationUnderWay,
+            StoreError::WrongStage { .. } => Code::MigrationStage,
+            StoreError::StandbyIncomplete { .. } => Code::MigrationIncomplete,
+            StoreError::Switched(_) => Code::ModelMismatch,
             StoreError::Io(_) => {
                 tracing::error!(%error, "the store failed");
                 return Self::new(Code::StorageUnavailable);
@@ -38,11 +44,19 @@ impl From<GalleryError> for Problem {
             GalleryError::Store(error) => error.into(),
             GalleryError::Index(error) => error.into(),
             GalleryError::Template(error) => error.into(),
-            GalleryError::ModelMismatch { ref expected, .. } => Self {
+            GalleryError::ModelMismatch { ref expected, .. }
+            | GalleryError::ModelUnavailable { model: ref expected, .. } => Self {
                 expected_model_id: Some(expected.to_string()),
                 ..Self::with(Code::ModelMismatch, error.to_string())
             },
+            GalleryError::SameModel(..) => Self::with(Code::InvalidRequest, error.to_string()),
         }
+    }
+}
+
+impl From<ModelUnavailable> for Problem {
+    fn from(error: ModelUnavailable) -> Self {
+        Self::with(Code::UnknownModel, error.to_string())
     }
 }
 

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::api::{changes, detect, embed, faces, galleries, health, search, subjects, verify};
+use crate::api::{changes, detect, embed, faces, galleries, health, migrations, search, subjects, verify};
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
 use crate::openapi::Document;
@@ -35,6 +35,11 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(search::several))
         .routes(routes!(verify::subject))
         .routes(routes!(verify::pair))
+        .routes(routes!(migrations::list, migrations::start))
+        .routes(routes!(migrations::get))
+        .routes(routes!(migrations::cut_over))
+        .routes(routes!(migrations::roll_back))
+        .routes(routes!(migrations::end))
         .routes(routes!(detect::detect))
         .routes(routes!(embed::embed))
         .routes(routes!(changes::list))

@@ -17,9 +17,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vultus_engine::detect::Detectors;
-use vultus_engine::gallery::{Database, DatabaseConfig, ServedModel};
+use vultus_engine::gallery::{Database, DatabaseConfig};
 use vultus_engine::index::IndexConfig;
-use vultus_engine::infer::{Pipeline, PipelineConfig};
+use vultus_engine::infer::{Embedder, Models, Pipeline, PipelineConfig};
 use vultus_engine::model::{Model, Registry, select_device};
 use vultus_engine::store::Store;
 use vultus_engine::store::sled::SledStore;
@@ -30,8 +30,6 @@ use crate::middleware::auth::KeyHash;
 
 /// Folder of the store within the data directory.
 const STORE_FOLDER: &str = "store";
-/// Score from which a candidate is a match, for a model whose impostor scores were not measured.
-const UNMEASURED_THRESHOLD: f32 = 0.4;
 
 /// Fails unless the folder is a data directory already, so that a mistyped one is not made.
 pub fn require_data_dir(data_dir: &Path) -> anyhow::Result<()> {
@@ -64,30 +62,24 @@ pub fn load_model(settings: &Settings) -> anyhow::Result<Model> {
 pub fn start_pipeline(settings: &Settings) -> anyhow::Result<Pipeline> {
     let model = load_model(settings)?;
     let device = select_device(&settings.model.device)?;
+    let registry = Registry::new(settings.models_dir(false));
+    let own = Embedder::start(model, settings.search.threshold, settings.model.embed_batch)?;
+    let models = Models::new(own, registry, device.clone(), settings.model.embed_batch);
     let detector = Box::new(Detectors::embedded(&device)?);
     let config = PipelineConfig {
         max_queued_images: settings.limits.max_queued_images,
         detect_batch: settings.model.detect_batch,
-        embed_batch: settings.model.embed_batch,
     };
-    Ok(Pipeline::start(detector, model, config)?)
+    Ok(Pipeline::start(detector, Arc::new(models), config)?)
 }
 
 /// Everything the handlers share, over an open store.
 pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let pipeline = start_pipeline(&settings)?;
-    let manifest = pipeline.manifest();
-    let model = ServedModel {
-        id: pipeline.model_id().clone(),
-        dim: manifest.dim,
-        norm_stats: pipeline.norm_stats(),
-        fusion: manifest.fusion,
-    };
-    let impostors = pipeline.impostor_scores();
-    let measured = impostors.score_at(manifest.threshold_fmr);
-    let threshold = settings.search.threshold.or(measured).or(manifest.threshold).unwrap_or(UNMEASURED_THRESHOLD);
+    let models = Arc::clone(pipeline.models());
+    let model = Arc::clone(models.default_model().served());
     let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
-    let database = Database::open(store, DatabaseConfig { model, threshold, index })?;
+    let database = Database::open(store, models, DatabaseConfig { model, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
     Ok(App::new(Parts {
@@ -95,7 +87,6 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
         config: settings,
         database,
         pipeline: Arc::new(pipeline),
-        impostors,
         openapi: Bytes::from(crate::openapi::text()),
         in_progress: Default::default(),
         photo_slots: Arc::new(Semaphore::new(photos)),

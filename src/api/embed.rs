@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
 use crate::problem::Problem;
-use crate::service::examine::{Sample, Wanted, embed_all};
+use crate::service::examine::{Embedding, Sample, Wanted, embed_all};
 use crate::service::select::Select;
 use crate::service::timing::{TimingsMs, since};
 
@@ -132,7 +132,9 @@ pub async fn embed(State(app): State<App>, submission: Submission<EmbedBody>) ->
     let started = Instant::now();
     let detector = submission.options.detector.map(Into::into);
     let wanted = submission.options.select.map_or(Wanted::Every, Wanted::One);
-    let examined = embed_all(&app, submission.items, wanted, detector).await?.or_problem()?;
+    let model = app.default_model();
+    let how = Embedding { model: &model, wanted, detector };
+    let examined = embed_all(&app, submission.items, how).await?.or_problem()?;
     let images = examined
         .images
         .into_iter()
@@ -146,7 +148,7 @@ pub async fn embed(State(app): State<App>, submission: Submission<EmbedBody>) ->
         })
         .collect();
     Ok(axum::Json(EmbeddingsView {
-        model_id: app.database.model().id.to_string(),
+        model_id: model.served().id.to_string(),
         images,
         timings_ms: TimingsMs { total: since(started), ..examined.timings },
     }))

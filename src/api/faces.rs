@@ -213,7 +213,7 @@ pub async fn enrol(
     let view = EnrolmentView {
         gallery: gallery.to_string(),
         subject: subject.to_string(),
-        model_id: app.database.model().id.to_string(),
+        model_id: done.model.to_string(),
         dry_run: options.dry_run,
         faces: done.faces.iter().map(|(image, face)| EnrolledFace { image: *image, face: face.into() }).collect(),
         rejected: done.rejected,

@@ -11,7 +11,7 @@ use vultus_engine::store::{Gallery, GalleryCounts, GalleryKind};
 
 use super::paging::{Page, PageParams};
 use super::params::{GalleryPath, IfMatchHeader};
-use super::wire::{FusionPatch, FusionSpec, ThresholdPatch, ThresholdRequest};
+use super::wire::{FusionPatch, FusionSpec, RuleName, ThresholdPatch, ThresholdRequest};
 use crate::app::App;
 use crate::extract::condition::{IfMatch, etag, until_settled};
 use crate::extract::object;
@@ -79,6 +79,10 @@ pub struct CreateGallery {
     /// What is searched. Cannot be changed later.
     #[serde(default)]
     pub kind: KindName,
+    /// Name or id of an installed model; the server's own where left out. Changed later by a migration.
+    #[serde(default)]
+    #[schema(max_length = 128, nullable = false)]
+    pub model: Option<String>,
     /// How templates are fused; null follows the model.
     #[serde(default, deserialize_with = "object::optional")]
     pub fusion: Option<FusionSpec>,
@@ -201,6 +205,12 @@ impl SettingsBody {
         if self.label.as_ref().is_some_and(|label| label.chars().count() > 1000) {
             return Err(Problem::with(Code::InvalidRequest, "label has at most 1000 characters"));
         }
+        if self.fusion.is_some_and(|fusion| fusion.rule == RuleName::Caface) {
+            return Err(Problem::with(
+                Code::InvalidRequest,
+                "caface fuses probes; templates of a gallery take another rule",
+            ));
+        }
         Ok(GallerySettings {
             fusion: self.fusion.map(FusionSpec::checked).transpose()?,
             threshold: self.threshold.map(ThresholdRequest::checked).transpose()?,
@@ -259,17 +269,18 @@ pub async fn list(State(app): State<App>, Query(page): Query<PageParams>) -> Res
     .await
 }
 
-/// Adds a gallery, bound to the model the server runs.
+/// Adds a gallery, bound to a model: the server's own, or the one named.
 #[utoipa::path(post, path = "/v1/galleries", operation_id = "create_gallery", tag = "galleries",
     request_body = CreateGallery,
     responses((status = 201, description = "The gallery.", body = GalleryView,
         headers(("Location" = String, description = "Where it is."), ("ETag" = String, description = "Its revision.")))),
-    extensions(("x-problems" = json!(["gallery_exists"]))))]
+    extensions(("x-problems" = json!(["gallery_exists", "unknown_model"]))))]
 pub async fn create(State(app): State<App>, Json(body): Json<CreateGallery>) -> Result<impl IntoResponse, Problem> {
-    let CreateGallery { id, kind, fusion, threshold, min_quality, keep_crops, label } = body;
+    let CreateGallery { id, kind, model, fusion, threshold, min_quality, keep_crops, label } = body;
     let settings = SettingsBody { fusion, threshold, min_quality, keep_crops, label }.checked()?;
     app.blocking(move |app| {
-        let gallery = app.database.create_gallery(id, kind.into(), settings)?;
+        let model = model.map(|model| app.pipeline.models().resolve(&model)).transpose()?;
+        let gallery = app.database.create_gallery(id, kind.into(), model.as_ref(), settings)?;
         answer(app, StatusCode::CREATED, &gallery)
     })
     .await
@@ -325,7 +336,7 @@ pub async fn put(
             }
             None => {
                 let kind = kind.unwrap_or_default().into();
-                let gallery = app.database.create_gallery(id.clone(), kind, settings.clone())?;
+                let gallery = app.database.create_gallery(id.clone(), kind, None, settings.clone())?;
                 answer(app, StatusCode::CREATED, &gallery).map(IntoResponse::into_response)
             }
         })

@@ -40,6 +40,17 @@ pub struct FacePath {
     pub face: Uuid,
 }
 
+/// A migration in the path.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct MigrationPath {
+    /// Gallery id.
+    #[param(value_type = String, pattern = "^[A-Za-z0-9_.:-]{1,128}$", example = "staff")]
+    pub gallery: GalleryId,
+    /// Migration id.
+    pub migration: Uuid,
+}
+
 /// A condition on the revision.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]

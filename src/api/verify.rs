@@ -1,5 +1,6 @@
 //! `/v1/verify` and a subject's `/verify`: is this the same person?
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State;
@@ -20,8 +21,8 @@ use crate::app::App;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
 use crate::extract::{Path, object};
 use crate::problem::{Code, Problem};
-use crate::service::examine::{Wanted, embed_all};
-use crate::service::search::{Grouping, probes};
+use crate::service::examine::{Embedding, Wanted, embed_all};
+use crate::service::search::{Grouping, ProbeOptions, probes};
 use crate::service::select::Select;
 use crate::service::timing::{TimingsMs, since};
 
@@ -178,29 +179,29 @@ pub async fn subject(
     let threshold = options.threshold.map(|threshold| checked_score(threshold.score)).transpose()?;
     let fusion = options.fusion.map(FusionSpec::checked).transpose()?;
     let (id, who) = (gallery.clone(), subject.clone());
-    app.blocking(move |app| {
-        app.database.check_model(&app.database.gallery(&id)?)?;
-        Ok(app.database.subject(&id, &who)?)
-    })
-    .await?;
+    app.blocking(move |app| Ok(app.database.subject(&id, &who)?)).await?;
+    let model = app.model_of(&gallery).await?;
     let grouping = Grouping::Fuse(options.select.unwrap_or_default());
-    let made = probes(&app, items, grouping, fusion, options.detector.map(Into::into)).await?;
+    let how = ProbeOptions { grouping, fusion, detector: options.detector.map(Into::into) };
+    let made = probes(&app, items, model, &how).await?;
     let probe = made.probes.into_iter().next().ok_or_else(|| Problem::internal("a fused probe is one"))?;
     let (id, who, vector) = (gallery.clone(), subject.clone(), probe.template.vector.clone());
+    let model = Arc::clone(made.model.served());
+    let served = Arc::clone(&model);
     let (found, search_ms) = app
         .blocking(move |app| {
             let started = Instant::now();
-            Ok((app.database.verify(&id, &who, &vector, threshold)?, since(started)))
+            Ok((app.database.verify(&id, &who, &served.id, &vector, threshold)?, since(started)))
         })
         .await?;
     Ok(axum::Json(SubjectVerification {
         gallery: gallery.to_string(),
         subject: subject.to_string(),
-        model_id: app.database.model().id.to_string(),
+        model_id: model.id.to_string(),
         score: found.score,
         decision: found.decision.into(),
         threshold: found.threshold.into(),
-        same_at: SameAt { fmr: app.impostors.fmr_at(found.score) },
+        same_at: SameAt { fmr: model.impostors.fmr_at(found.score) },
         coherence: found.coherence,
         faces: found.faces.iter().map(CandidateFaceView::from).collect(),
         probe: probe_view(&probe),
@@ -230,19 +231,21 @@ pub async fn pair(State(app): State<App>, submission: Submission<VerifyBody>) ->
     }
     let threshold = options.threshold.map(|threshold| checked_score(threshold.score)).transpose()?;
     let wanted = Wanted::One(options.select.unwrap_or_default());
-    let examined = embed_all(&app, items, wanted, options.detector.map(Into::into)).await?;
+    let model = app.default_model();
+    let how = Embedding { model: &model, wanted, detector: options.detector.map(Into::into) };
+    let examined = embed_all(&app, items, how).await?;
     let timings = examined.timings;
     // Two faces or none: a comparison with one side missing is the missing side's problem.
     let samples: Vec<_> = examined.images.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let [a, b] = samples.as_slice() else { return Err(Problem::internal("each image gives one face")) };
     let score = score(&a.feature.embedding, &b.feature.embedding);
-    let threshold = Threshold::resolve(threshold, None, app.database.default_threshold());
+    let threshold = Threshold::resolve(threshold, None, model.served().threshold);
     Ok(axum::Json(Verification {
-        model_id: app.database.model().id.to_string(),
+        model_id: model.served().id.to_string(),
         score,
         decision: threshold.decide(score).into(),
         threshold: threshold.into(),
-        same_at: SameAt { fmr: app.impostors.fmr_at(score) },
+        same_at: SameAt { fmr: model.served().impostors.fmr_at(score) },
         faces: vec![ProbeFace::new(a, 1.0), ProbeFace::new(b, 1.0)],
         timings_ms: TimingsMs { total: since(started), ..timings },
     }))

@@ -62,7 +62,7 @@ impl Embed {
         settings.model.flip = self.flip;
         settings.detect.detector = self.detector;
         let local = Local::start(settings)?;
-        let model_id = local.pipeline.model_id().to_string();
+        let model_id = local.model().served().id.to_string();
         each_image(&self.images, |path| {
             let faces = embed_one(&local, path, self.aligned)?;
             Ok(Line { path: path.to_string_lossy(), model_id: &model_id, faces })
@@ -79,7 +79,7 @@ fn embed_one(local: &Local, path: &Path, aligned: bool) -> anyhow::Result<Vec<Em
         let crops = local.align(&photo, &faces)?;
         (faces.iter().map(|face| Some(face).into()).collect(), crops)
     };
-    let stats = local.pipeline.norm_stats();
+    let stats = local.model().served().norm_stats;
     let features = local.embed(crops)?;
     Ok(locations
         .into_iter()

@@ -12,7 +12,7 @@ use vultus_engine::align::AlignedCrop;
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::face::{DetectedFace, Feature};
 use vultus_engine::image::decode;
-use vultus_engine::infer::Pipeline;
+use vultus_engine::infer::{Embedder, Pipeline};
 
 use super::{SomeFailed, parallel};
 use crate::config::Settings;
@@ -77,6 +77,11 @@ impl Local {
         Ok(Self { pipeline: crate::server::start_pipeline(&settings)?, settings })
     }
 
+    /// The backbone.
+    pub(super) fn model(&self) -> &Embedder {
+        self.pipeline.models().default_model()
+    }
+
     /// Reads an image file.
     pub(super) fn read(&self, path: &Path) -> anyhow::Result<RgbImage> {
         let bytes = std::fs::read(path).context("cannot be read")?;
@@ -99,6 +104,6 @@ impl Local {
     /// Embeds aligned crops.
     pub(super) fn embed(&self, crops: Vec<AlignedCrop>) -> anyhow::Result<Vec<Feature>> {
         let permit = self.pipeline.admit(1)?;
-        Ok(self.pipeline.embed(&permit, crops).wait()?.output)
+        Ok(self.pipeline.embed(&permit, self.model(), crops).wait()?.output)
     }
 }

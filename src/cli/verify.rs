@@ -42,7 +42,7 @@ impl Verify {
         let local = Local::start(settings)?;
         let (a, b) = (main_face(&local, &self.a)?, main_face(&local, &self.b)?);
         let score = score(&a.embedding, &b.embedding);
-        let fmr = local.pipeline.impostor_scores().fmr_at(score);
+        let fmr = local.model().served().impostors.fmr_at(score);
         writeln!(std::io::stdout(), "{}", json!({ "score": score, "same_at": { "fmr": fmr } }))?;
         Ok(())
     }

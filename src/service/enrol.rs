@@ -1,12 +1,14 @@
 //! Enrolment: images become faces of a subject.
 
+use std::sync::Arc;
+
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::gallery::NewFace;
-use vultus_engine::ids::{GalleryId, SubjectId};
+use vultus_engine::ids::{GalleryId, ModelId, SubjectId};
 use vultus_engine::image::encode_png;
-use vultus_engine::store::{Face, Gallery};
+use vultus_engine::store::Face;
 
-use super::examine::{Sample, Wanted, embed_all};
+use super::examine::{Embedding, Sample, Wanted, embed_again, embed_all};
 use super::select::Select;
 use super::timing::{TimingsMs, since};
 use crate::app::App;
@@ -34,6 +36,8 @@ pub struct Enrolment {
     pub rejected: Vec<Problem>,
     /// The gallery's revision with these faces; `None` in a dry run.
     pub revision: Option<u64>,
+    /// The model of the features.
+    pub model: ModelId,
     /// By stage.
     pub timings: TimingsMs,
 }
@@ -49,9 +53,11 @@ pub async fn enrol(
     let started = std::time::Instant::now();
     let settings = {
         let id = gallery.clone();
-        app.blocking(move |app| open_gallery(app, &id)).await?
+        app.blocking(move |app| Ok(app.database.gallery(&id)?)).await?
     };
-    let examined = embed_all(app, items, Wanted::One(options.select), options.detector).await?;
+    let mut model = app.model_of(&gallery).await?;
+    let how = Embedding { model: &model, wanted: Wanted::One(options.select), detector: options.detector };
+    let examined = embed_all(app, items, how).await?;
     let mut timings = examined.timings;
     // A request can be stricter than its gallery, never laxer.
     let required = settings.min_quality.into_iter().chain(options.min_quality).reduce(f32::max);
@@ -70,26 +76,47 @@ pub async fn enrol(
         return Err(rejected.into_iter().next().unwrap_or_else(|| Problem::new(Code::NoFace)));
     }
     let images: Vec<usize> = accepted.iter().map(|sample| sample.image).collect();
-    let (faces, revision) = app
-        .blocking(move |app| {
-            let keep = settings.keep_crops;
-            let new = accepted.into_iter().map(|sample| new_face(sample, keep)).collect::<Result<Vec<_>, _>>()?;
+    let mut accepted = encode_crops(app, accepted, settings.keep_crops).await?;
+    let (faces, revision) = loop {
+        let new: Vec<NewFace> = accepted.iter().map(|(sample, crop)| new_face(sample, crop.clone())).collect();
+        let (gallery, subject, served) = (gallery.clone(), subject.clone(), Arc::clone(model.served()));
+        let stored = app.blocking(move |app| {
             if options.dry_run {
-                return Ok((app.database.preview(&subject, &new), None));
+                return Ok((app.database.preview(&subject, &served, &new), None));
             }
-            let enrolled = app.database.enrol(&gallery, &subject, new)?;
+            let enrolled = app.database.enrol(&gallery, &subject, &served.id, new)?;
             Ok((enrolled.faces, Some(enrolled.revision)))
-        })
-        .await?;
+        });
+        match stored.await {
+            // The gallery changed its model in the meantime: the same faces, seen by the new one.
+            Err(problem) if problem.code == Code::ModelMismatch => {
+                let now = app.model_of(&settings.id).await?;
+                if now.served().id == model.served().id {
+                    return Err(problem);
+                }
+                model = now;
+                let (mut samples, crops): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
+                embed_again(app, &mut samples, &model).await?;
+                accepted = samples.into_iter().zip(crops).collect();
+            }
+            stored => break stored?,
+        }
+    };
     timings.total = since(started);
-    Ok(Enrolment { faces: images.into_iter().zip(faces).collect(), rejected, revision, timings })
+    let model = model.served().id.clone();
+    Ok(Enrolment { faces: images.into_iter().zip(faces).collect(), rejected, revision, model, timings })
 }
 
-/// A gallery that can be written with the model in use.
-fn open_gallery(app: &App, id: &GalleryId) -> Result<Gallery, Problem> {
-    let gallery = app.database.gallery(id)?;
-    app.database.check_model(&gallery)?;
-    Ok(gallery)
+/// The samples with their crops as PNG files, where the gallery keeps them.
+async fn encode_crops(app: &App, samples: Vec<Sample>, keep: bool) -> Result<Vec<(Sample, Option<Vec<u8>>)>, Problem> {
+    app.blocking(move |_| {
+        let encode = |sample: Sample| {
+            let crop = sample.crop.as_ref().filter(|_| keep).map(|crop| encode_png(crop.image())).transpose();
+            Ok((sample, crop.map_err(Problem::internal)?))
+        };
+        samples.into_iter().map(encode).collect()
+    })
+    .await
 }
 
 fn gate(sample: Sample, required: Option<f32>) -> Result<Sample, Problem> {
@@ -107,15 +134,14 @@ fn gate(sample: Sample, required: Option<f32>) -> Result<Sample, Problem> {
     }
 }
 
-fn new_face(sample: Sample, keep_crop: bool) -> Result<NewFace, Problem> {
-    let crop = sample.crop.filter(|_| keep_crop).map(|crop| encode_png(crop.image())).transpose();
-    Ok(NewFace {
-        feature: sample.feature,
-        media: sample.media,
+fn new_face(sample: &Sample, crop: Option<Vec<u8>>) -> NewFace {
+    NewFace {
+        feature: sample.feature.clone(),
+        media: sample.media.clone(),
         source: sample.source,
         bbox: sample.detection.map(|face| face.bbox),
         landmarks: sample.detection.map(|face| face.landmarks),
         detection_score: sample.detection.map(|face| face.score),
-        crop: crop.map_err(Problem::internal)?,
-    })
+        crop,
+    }
 }

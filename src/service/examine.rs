@@ -12,7 +12,8 @@ use vultus_engine::detect::{DetectOptions, DetectorKind};
 use vultus_engine::face::{DetectedFace, Feature};
 use vultus_engine::ids::MediaId;
 use vultus_engine::image::decode;
-use vultus_engine::infer::Permit;
+use vultus_engine::infer::{Embedder, Permit};
+use vultus_engine::model::ServedModel;
 use vultus_engine::quality::quality;
 use vultus_engine::store::FaceSource;
 
@@ -104,18 +105,48 @@ pub async fn detect_all(app: &App, items: Vec<Item>, options: DetectOptions) -> 
     Ok(Examined::collect(futures::future::join_all(each).await))
 }
 
-/// Embeds the wanted faces of every image, found by the given detector or else by the server's.
-pub async fn embed_all(
-    app: &App,
-    items: Vec<Item>,
-    wanted: Wanted,
-    detector: Option<DetectorKind>,
-) -> Result<Examined<Vec<Sample>>, Problem> {
+/// How faces become samples.
+#[derive(Debug, Clone, Copy)]
+pub struct Embedding<'a> {
+    /// The backbone.
+    pub model: &'a Embedder,
+    /// Which faces.
+    pub wanted: Wanted,
+    /// Who looks for them; the server's choice where left out.
+    pub detector: Option<DetectorKind>,
+}
+
+impl Embedding<'_> {
+    fn detect_options(&self, app: &App) -> DetectOptions {
+        let defaults = app.config.detect_options();
+        DetectOptions { detector: self.detector.unwrap_or(defaults.detector), ..defaults }
+    }
+}
+
+/// Embeds the wanted faces of every image.
+pub async fn embed_all(app: &App, items: Vec<Item>, how: Embedding<'_>) -> Result<Examined<Vec<Sample>>, Problem> {
     let permit = app.pipeline.admit(items.len())?;
-    let defaults = app.config.detect_options();
-    let options = DetectOptions { detector: detector.unwrap_or(defaults.detector), ..defaults };
-    let each = items.into_iter().enumerate().map(|(index, item)| embed_one(app, &permit, index, item, wanted, options));
+    let each = items.into_iter().enumerate().map(|(index, item)| embed_one(app, &permit, index, item, how));
     Ok(Examined::collect(futures::future::join_all(each).await))
+}
+
+/// Embeds samples anew with another backbone, from their crops. Refused when one came in as an embedding, which is of
+/// the model it is of.
+pub async fn embed_again(app: &App, samples: &mut [Sample], model: &Embedder) -> Result<(), Problem> {
+    let crops: Option<Vec<AlignedCrop>> = samples.iter().map(|sample| sample.crop.clone()).collect();
+    let Some(crops) = crops else {
+        return Err(Problem {
+            expected_model_id: Some(model.served().id.to_string()),
+            ..Problem::new(Code::ModelMismatch)
+        });
+    };
+    let permit = app.pipeline.admit(crops.len())?;
+    let features = app.pipeline.embed(&permit, model, crops).done().await?;
+    for (sample, feature) in samples.iter_mut().zip(features.output) {
+        sample.quality = quality(feature.norm, model.served().norm_stats);
+        sample.feature = feature;
+    }
+    Ok(())
 }
 
 async fn detect_one(
@@ -143,13 +174,13 @@ async fn embed_one(
     permit: &Permit,
     image: usize,
     item: Item,
-    wanted: Wanted,
-    options: DetectOptions,
+    how: Embedding<'_>,
 ) -> (Result<Vec<Sample>, Problem>, TimingsMs) {
     let mut timings = TimingsMs::default();
+    let model = how.model;
     let samples = async {
         let (bytes, media, aligned) = match item {
-            Item::Embedding { item, media } => return Ok(vec![ready(app, image, item, media)?]),
+            Item::Embedding { item, media } => return Ok(vec![ready(model.served(), image, item, media)?]),
             Item::Image { bytes, media, aligned } => (bytes, media, aligned),
         };
         let (source, crops) = if aligned {
@@ -158,13 +189,13 @@ async fn embed_one(
             let picture = decode_photo(app, bytes, &mut timings).await?;
             (FaceSource::Crop, vec![(None, aligned_crop(picture)?)])
         } else {
-            (FaceSource::Photo, crops(app, permit, bytes, wanted, options, &mut timings).await?)
+            (FaceSource::Photo, crops(app, permit, bytes, how, &mut timings).await?)
         };
         let started = Instant::now();
         let pictures = crops.iter().map(|(_, crop)| crop.clone()).collect();
-        let features = app.pipeline.embed(permit, pictures).done().await?;
+        let features = app.pipeline.embed(permit, model, pictures).done().await?;
         timings.embed = since(started);
-        let stats = app.database.model().norm_stats;
+        let stats = model.served().norm_stats;
         Ok(crops
             .into_iter()
             .zip(features.output)
@@ -188,14 +219,14 @@ async fn crops(
     app: &App,
     permit: &Permit,
     bytes: Vec<u8>,
-    wanted: Wanted,
-    options: DetectOptions,
+    how: Embedding<'_>,
     timings: &mut TimingsMs,
 ) -> Result<Vec<(Option<DetectedFace>, AlignedCrop)>, Problem> {
+    let options = how.detect_options(app);
     let _slot = app.photo_slot().await?;
     let photo = decode_photo(app, bytes, timings).await?;
     let faces = detect_photo(app, permit, &photo, options, timings).await?;
-    let chosen = match wanted {
+    let chosen = match how.wanted {
         Wanted::One(select) => vec![select.pick(&faces, photo.width(), photo.height())?],
         Wanted::Every if faces.is_empty() => {
             return Err(Problem::with(Code::NoFace, "no face was found in the image"));
@@ -234,8 +265,7 @@ fn aligned_crop(picture: Arc<RgbImage>) -> Result<AlignedCrop, Problem> {
 }
 
 /// A ready embedding, checked.
-fn ready(app: &App, image: usize, item: EmbeddingItem, media: MediaId) -> Result<Sample, Problem> {
-    let model = app.database.model();
+fn ready(model: &ServedModel, image: usize, item: EmbeddingItem, media: MediaId) -> Result<Sample, Problem> {
     if item.model_id != model.id.0 {
         return Err(Problem {
             expected_model_id: Some(model.id.to_string()),

@@ -1,18 +1,21 @@
 //! Search: images become probe templates, galleries answer with candidates.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::gallery::{SearchQuery, SearchResult};
 use vultus_engine::ids::GalleryId;
+use vultus_engine::infer::Embedder;
+use vultus_engine::model::ServedModel;
 use vultus_engine::template::{Fusion, Template, TemplateFace, fuse};
 
-use super::examine::{Sample, Wanted, embed_all};
+use super::examine::{Embedding, Sample, Wanted, embed_again, embed_all};
 use super::select::Select;
 use super::timing::{TimingsMs, since};
 use crate::app::App;
 use crate::extract::submission::Item;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 
 /// How faces become probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,26 +46,38 @@ pub struct Searched {
 pub struct Probes {
     /// At least one.
     pub probes: Vec<Probe>,
+    /// The backbone that made them.
+    pub model: Arc<Embedder>,
     /// Images that gave no face, and why.
     pub rejected: Vec<Problem>,
     /// By stage.
     pub timings: TimingsMs,
 }
 
-/// Makes probes of a request's images, their faces found by the given detector or else by the server's. Fails when no
-/// image gives a face.
+/// How a request's images become probes.
+#[derive(Debug, Clone)]
+pub struct ProbeOptions {
+    /// Fused, or each for itself.
+    pub grouping: Grouping,
+    /// The rule; the model's where left out.
+    pub fusion: Option<Fusion>,
+    /// Who looks for faces; the server's choice where left out.
+    pub detector: Option<DetectorKind>,
+}
+
+/// Makes probes of a request's images with a backbone. Fails when no image gives a face.
 pub async fn probes(
     app: &App,
     items: Vec<Item>,
-    grouping: Grouping,
-    fusion: Option<Fusion>,
-    detector: Option<DetectorKind>,
+    model: Arc<Embedder>,
+    options: &ProbeOptions,
 ) -> Result<Probes, Problem> {
-    let wanted = match grouping {
+    let wanted = match options.grouping {
         Grouping::Fuse(select) => Wanted::One(select),
         Grouping::Each => Wanted::Every,
     };
-    let examined = embed_all(app, items, wanted, detector).await?.or_problem()?;
+    let how = Embedding { model: &model, wanted, detector: options.detector };
+    let examined = embed_all(app, items, how).await?.or_problem()?;
     let (mut samples, mut rejected) = (Vec::new(), Vec::new());
     for result in examined.images {
         match result {
@@ -70,41 +85,105 @@ pub async fn probes(
             Err(problem) => rejected.push(problem),
         }
     }
-    let fusion = fusion.unwrap_or(app.database.model().fusion);
-    let probes = match grouping {
-        Grouping::Fuse(_) => vec![probe(app, samples, fusion)?],
-        Grouping::Each => samples.into_iter().map(|s| probe(app, vec![s], fusion)).collect::<Result<_, _>>()?,
-    };
-    Ok(Probes { probes, rejected, timings: examined.timings })
+    let probes = group(samples, &model, options)?;
+    Ok(Probes { probes, model, rejected, timings: examined.timings })
 }
 
-fn probe(app: &App, samples: Vec<Sample>, fusion: Fusion) -> Result<Probe, Problem> {
+fn group(samples: Vec<Sample>, model: &Embedder, options: &ProbeOptions) -> Result<Vec<Probe>, Problem> {
+    let served = model.served();
+    let fusion = options.fusion.unwrap_or(served.fusion);
+    match options.grouping {
+        Grouping::Fuse(_) => Ok(vec![probe(served, samples, fusion)?]),
+        Grouping::Each => samples.into_iter().map(|sample| probe(served, vec![sample], fusion)).collect(),
+    }
+}
+
+fn probe(model: &ServedModel, samples: Vec<Sample>, fusion: Fusion) -> Result<Probe, Problem> {
     let faces: Vec<TemplateFace<'_>> = samples
         .iter()
         .map(|s| TemplateFace { embedding: &s.feature.embedding, norm: s.feature.norm, media: s.media.as_str() })
         .collect();
-    let template = fuse(&faces, fusion, app.database.model().norm_stats)?;
+    let template = fuse(&faces, fusion, model.norm_stats)?;
     Ok(Probe { samples, template })
 }
 
-/// Searches galleries with each probe.
+/// The backbone of the model that all of these galleries are of.
+pub async fn common_model(app: &App, galleries: &[GalleryId]) -> Result<Arc<Embedder>, Problem> {
+    let galleries = galleries.to_vec();
+    app.blocking(move |app| {
+        let mut common: Option<Arc<ServedModel>> = None;
+        for gallery in &galleries {
+            let model = app.database.model_of(gallery)?;
+            let first = common.get_or_insert_with(|| Arc::clone(&model));
+            if first.id != model.id {
+                return Err(Problem {
+                    expected_model_id: Some(first.id.to_string()),
+                    ..Problem::with(
+                        Code::ModelMismatch,
+                        format!("gallery {gallery} is of model {}, another is of {}", model.id, first.id),
+                    )
+                });
+            }
+        }
+        let common = common.ok_or_else(|| Problem::internal("a search names a gallery"))?;
+        Ok(app.pipeline.models().get(&common.id)?)
+    })
+    .await
+}
+
+/// Searches galleries with each probe, and says how long that took.
+///
+/// When the galleries have left the probes' model in the meantime, the probes are made again with the new one.
 pub async fn search(
     app: &App,
     galleries: Vec<GalleryId>,
-    probes: Vec<Probe>,
+    mut made: Probes,
+    options: &ProbeOptions,
     query: SearchQuery,
-) -> Result<(Vec<Searched>, f64), Problem> {
+) -> Result<(Vec<Searched>, Arc<Embedder>, f64), Problem> {
+    let (probes, outcome) = search_once(app, &galleries, made.probes, &made.model, query).await?;
+    let (results, took) = match outcome {
+        Err(problem) if problem.code == Code::ModelMismatch => {
+            made.model = common_model(app, &galleries).await?;
+            let mut samples: Vec<Sample> = probes.into_iter().flat_map(|probe| probe.samples).collect();
+            embed_again(app, &mut samples, &made.model).await?;
+            let probes = group(samples, &made.model, options)?;
+            let (probes, outcome) = search_once(app, &galleries, probes, &made.model, query).await?;
+            let (results, took) = outcome?;
+            made.probes = probes;
+            (results, took)
+        }
+        outcome => {
+            made.probes = probes;
+            outcome?
+        }
+    };
+    let searched = made.probes.into_iter().zip(results).map(|(probe, results)| Searched { probe, results }).collect();
+    Ok((searched, made.model, took))
+}
+
+/// Each gallery's answer to each probe, in order.
+type Results = Vec<Vec<(GalleryId, SearchResult)>>;
+
+async fn search_once(
+    app: &App,
+    galleries: &[GalleryId],
+    probes: Vec<Probe>,
+    model: &Arc<Embedder>,
+    query: SearchQuery,
+) -> Result<(Vec<Probe>, Result<(Results, f64), Problem>), Problem> {
+    let (galleries, model) = (galleries.to_vec(), Arc::clone(model));
     app.blocking(move |app| {
         let started = Instant::now();
-        let mut searched = Vec::with_capacity(probes.len());
-        for probe in probes {
-            let mut results = Vec::with_capacity(galleries.len());
-            for gallery in &galleries {
-                results.push((gallery.clone(), app.database.search(gallery, &probe.template.vector, query)?));
-            }
-            searched.push(Searched { probe, results });
-        }
-        Ok((searched, since(started)))
+        let one = |probe: &Probe| {
+            let answers = galleries.iter().map(|gallery| {
+                let vector = &probe.template.vector;
+                Ok((gallery.clone(), app.database.search(gallery, &model.served().id, vector, query)?))
+            });
+            answers.collect::<Result<Vec<_>, Problem>>()
+        };
+        let results = probes.iter().map(one).collect::<Result<Vec<_>, _>>();
+        Ok((probes, results.map(|results| (results, since(started)))))
     })
     .await
 }

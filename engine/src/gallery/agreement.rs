@@ -127,9 +127,7 @@ fn view(
         GalleryKind::Consolidated => template(&rest, side.model.fusion, &side.model)
             .ok()
             .map(|template| score(&template.vector, &probe.embedding)),
-        GalleryKind::Events => {
-            rest.iter().map(|stored| score(&stored.embedding, &probe.embedding)).reduce(f32::max)
-        }
+        GalleryKind::Events => rest.iter().map(|stored| score(&stored.embedding, &probe.embedding)).reduce(f32::max),
     };
     let mate = mated.map(|mated| (mated, 1 + others.iter().filter(|hit| hit.score > mated).count()));
     let best_other = others.into_iter().next().map(|hit| (hit.subject, hit.score));

@@ -8,8 +8,8 @@ use jiff::{Timestamp, Unit};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::GalleryError;
-use super::open::OpenGallery;
 use super::mover::Mover;
+use super::open::OpenGallery;
 use super::open::State;
 use crate::ids::{FaceId, GalleryId, ModelId, SubjectId};
 use crate::index::IndexConfig;

@@ -44,7 +44,8 @@ impl Database {
             return Err(GalleryError::SameModel(gallery.clone(), model.id.clone()));
         }
         let at = now();
-        let side = |model_id: &ModelId, dim, threshold| crate::store::Side { model_id: model_id.clone(), dim, threshold };
+        let side =
+            |model_id: &ModelId, dim, threshold| crate::store::Side { model_id: model_id.clone(), dim, threshold };
         let id = MigrationId::generate();
         let migration = Migration {
             id,

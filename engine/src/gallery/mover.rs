@@ -145,7 +145,9 @@ impl Database {
         match result {
             // Ended, deleted or switched in the middle: the next round sees what there is now.
             Err(GalleryError::Store(
-                StoreError::WrongStage { .. } | StoreError::NoGallery(_) | StoreError::NoMigration(..)
+                StoreError::WrongStage { .. }
+                | StoreError::NoGallery(_)
+                | StoreError::NoMigration(..)
                 | StoreError::Switched(_),
             )) => Ok(()),
             Err(GalleryError::ModelUnavailable { reason, .. }) => {

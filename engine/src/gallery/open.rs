@@ -98,12 +98,7 @@ impl OpenGallery {
 
     /// Publishes new settings. Another fusion rule means other templates, so the indexes are then built again beside
     /// the old ones, which answer until it is done.
-    pub(super) fn update(
-        &self,
-        store: &dyn Store,
-        settings: Gallery,
-        config: IndexConfig,
-    ) -> Result<(), GalleryError> {
+    pub(super) fn update(&self, store: &dyn Store, settings: Gallery, config: IndexConfig) -> Result<(), GalleryError> {
         let held = self.hold();
         let mut state = State::clone(&self.state.load());
         // A switch that came between the caller's write and this lock has published later settings.
@@ -125,12 +120,7 @@ impl OpenGallery {
     }
 
     /// Makes a subject's rows agree with the store. `faces` are those that were added or removed.
-    pub(super) fn refresh(
-        &self,
-        store: &dyn Store,
-        subject: &SubjectId,
-        faces: &[FaceId],
-    ) -> Result<(), GalleryError> {
+    pub(super) fn refresh(&self, store: &dyn Store, subject: &SubjectId, faces: &[FaceId]) -> Result<(), GalleryError> {
         let _held = self.hold();
         let state = self.state();
         let gallery = &state.settings.id;

@@ -21,13 +21,11 @@ pub struct PipelineConfig {
     pub max_queued_images: usize,
     /// Megapixels of photos detected as one batch, each photo counted as at least one.
     pub detect_batch: usize,
-    /// Faces embedded as one batch.
-    pub embed_batch: usize,
 }
 
 impl Default for PipelineConfig {
     fn default() -> Self {
-        Self { max_queued_images: 256, detect_batch: 8, embed_batch: 32 }
+        Self { max_queued_images: 256, detect_batch: 8 }
     }
 }
 

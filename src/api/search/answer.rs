@@ -4,11 +4,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use vultus_engine::gallery::{Candidate, Decision, SearchResult};
-use vultus_engine::ids::GalleryId;
+use vultus_engine::ids::{GalleryId, ModelId};
 use vultus_engine::index::IndexKind;
 
 use crate::api::wire::{DecisionName, FusionSpec, ProbeFace, ThresholdInForce};
-use crate::app::App;
 use crate::problem::Problem;
 use crate::service::search::{Probe, Searched};
 use crate::service::timing::TimingsMs;
@@ -147,7 +146,7 @@ pub enum SearchResponse {
 }
 
 /// The answer to one probe, best candidates of all galleries first.
-pub(super) fn view(app: &App, searched: Searched, limit: usize, timings_ms: TimingsMs) -> AnswerView {
+pub(super) fn view(model: &ModelId, searched: Searched, limit: usize, timings_ms: TimingsMs) -> AnswerView {
     let Searched { probe, results } = searched;
     let mut candidates: Vec<(GalleryId, Candidate)> = Vec::new();
     let mut galleries = Vec::with_capacity(results.len());
@@ -162,7 +161,7 @@ pub(super) fn view(app: &App, searched: Searched, limit: usize, timings_ms: Timi
     let shared = galleries.first().map(|first| first.threshold);
     AnswerView {
         search_id: Uuid::now_v7(),
-        model_id: app.database.model().id.to_string(),
+        model_id: model.to_string(),
         decision: decision.into(),
         threshold: shared.filter(|shared| galleries.iter().all(|g| g.threshold == *shared)),
         candidates: candidates.into_iter().zip(1..).map(|((g, c), rank)| candidate_view(&g, c, rank)).collect(),

@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::extract::Path;
 use crate::extract::submission::Submission;
 use crate::problem::{Code, Problem};
-use crate::service::search::{Grouping, probes, search as search_galleries};
+use crate::service::search::{Grouping, ProbeOptions, common_model, probes, search as search_galleries};
 use crate::service::timing::{TimingsMs, since};
 
 /// Most galleries of a search.
@@ -77,23 +77,19 @@ async fn serve(
     let grouping = options.grouping();
     let fusion = options.fusion.map(FusionSpec::checked).transpose()?;
     // A gallery that cannot be searched is not worth an inference.
-    let asked = galleries.clone();
-    app.blocking(move |app| {
-        asked.iter().try_for_each(|id| Ok(app.database.check_model(&app.database.gallery(id)?)?))
-    })
-    .await?;
-    let made = probes(app, items, grouping, fusion, options.detector.map(Into::into)).await?;
-    let (searched, search_ms) = search_galleries(app, galleries, made.probes, query).await?;
-    let timings_ms = TimingsMs { search: search_ms, total: since(started), ..made.timings };
-    let limit = query.limit;
-    let mut answers = searched.into_iter().map(|one| answer::view(app, one, limit, timings_ms));
+    let model = common_model(app, &galleries).await?;
+    let how = ProbeOptions { grouping, fusion, detector: options.detector.map(Into::into) };
+    let mut made = probes(app, items, model, &how).await?;
+    let (rejected, timings) = (std::mem::take(&mut made.rejected), made.timings);
+    let (searched, model, search_ms) = search_galleries(app, galleries, made, &how, query).await?;
+    let timings_ms = TimingsMs { search: search_ms, total: since(started), ..timings };
+    let (limit, model) = (query.limit, &model.served().id);
+    let mut answers = searched.into_iter().map(|one| answer::view(model, one, limit, timings_ms));
     Ok(axum::Json(match grouping {
         Grouping::Fuse(_) => {
             let answer = answers.next().ok_or_else(|| Problem::internal("a fused search has one answer"))?;
-            SearchResponse::Fused(AnswerView { rejected: made.rejected, ..answer })
+            SearchResponse::Fused(AnswerView { rejected, ..answer })
         }
-        Grouping::Each => {
-            SearchResponse::Each(AnswersView { searches: answers.collect(), rejected: made.rejected, timings_ms })
-        }
+        Grouping::Each => SearchResponse::Each(AnswersView { searches: answers.collect(), rejected, timings_ms }),
     }))
 }
