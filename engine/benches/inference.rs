@@ -8,7 +8,7 @@ use candle_core::Device;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use image::{Rgb, RgbImage};
 use vultus_engine::align::{AlignedCrop, SIZE};
-use vultus_engine::detect::{DetectOptions, Detector, YuNetDetector};
+use vultus_engine::detect::{DetectOptions, Detector, DetectorKind, Detectors};
 use vultus_engine::model::Model;
 
 /// Blocks of pseudo-random colour, the same on every run.
@@ -21,15 +21,17 @@ fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
 }
 
 fn detect(criterion: &mut Criterion) {
-    let detector = YuNetDetector::embedded(&Device::Cpu).expect("the embedded detector loads");
-    let options = DetectOptions::default();
+    let detectors = Detectors::embedded(&Device::Cpu).expect("the embedded detectors load");
     let mut group = criterion.benchmark_group("detect");
     group.sample_size(20);
-    for (width, height) in [(250, 250), (640, 640), (4000, 3000)] {
-        let photo = picture(width, height, 1);
-        group.bench_function(format!("{width}x{height}"), |bencher| {
-            bencher.iter(|| detector.detect(black_box(&[&photo]), &options).expect("detection runs"));
-        });
+    for (detector, prefix) in [(DetectorKind::Yunet, ""), (DetectorKind::Mtcnn, "mtcnn/")] {
+        let options = DetectOptions { detector, ..DetectOptions::default() };
+        for (width, height) in [(250, 250), (640, 640), (4000, 3000)] {
+            let photo = picture(width, height, 1);
+            group.bench_function(format!("{prefix}{width}x{height}"), |bencher| {
+                bencher.iter(|| detectors.detect(black_box(&[&photo]), &options).expect("detection runs"));
+            });
+        }
     }
     group.finish();
 }

@@ -67,7 +67,7 @@ enum ColorName {
     Rgb,
 }
 
-fn architecture(text: &str) -> Result<Architecture, String> {
+pub(super) fn architecture(text: &str) -> Result<Architecture, String> {
     let known: Vec<&str> = Architecture::ALL.iter().map(|architecture| architecture.name()).collect();
     text.parse().map_err(|_| format!("one of {}", known.join(", ")))
 }

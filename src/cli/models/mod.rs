@@ -3,6 +3,7 @@
 mod import;
 mod info;
 mod list;
+mod pull;
 mod samples;
 mod verify;
 
@@ -29,6 +30,8 @@ enum Command {
     List(list::List),
     /// Print what the manifest of a model says
     Info(info::Info),
+    /// Install a published model from the Hugging Face hub
+    Pull(pull::Pull),
     /// Install a model from a checkpoint file
     Import(import::Import),
     /// Check that a model is undamaged and runs
@@ -37,7 +40,7 @@ enum Command {
 
 impl Models {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let writes = matches!(self.command, Command::Import(_));
+        let writes = matches!(self.command, Command::Import(_) | Command::Pull(_));
         let registry = Registry::new(match self.models_dir {
             Some(folder) => folder,
             None => settings()?.models_dir(writes),
@@ -45,6 +48,7 @@ impl Models {
         match self.command {
             Command::List(command) => command.run(&registry),
             Command::Info(command) => command.run(&registry),
+            Command::Pull(command) => command.run(&registry),
             Command::Import(command) => command.run(&registry),
             Command::Verify(command) => command.run(&registry),
         }

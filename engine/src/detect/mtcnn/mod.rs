@@ -1,15 +1,15 @@
 //! MTCNN, the detector that the authors of AdaFace align with: a pyramid of scales and three networks in a cascade
-//! ([`networks`]; Zhang, Zhang, Li and Qiao, 2016).
+//! (Zhang, Zhang, Li and Qiao, 2016).
 //!
 //! It exists in two forms. [`Form::Compat`] does what the published code does, to the pixel: its first network takes the
 //! softmax over the columns of a row of cells instead of over the two classes, so that at most one cell of a row can
 //! pass, and of several small faces many are missed. [`Form::Correct`] takes it over the classes. Everything else is the
-//! same, including what looks odd: boxes that were cut at the photo's edge stay cut ([`boxes`]).
+//! same, including what looks odd: boxes that were cut at the photo's edge stay cut.
 //!
 //! Thresholds are those of the published code; [`DetectOptions::min_score`] applies to the last network's score on top.
 //! Smallest faces are 20 pixels, or [`DetectOptions::min_size_px`] if that is more. It decides the finest scale, and with
-//! it the cost, which grows with the pixels at that scale: for a large photo whose faces are large, ask for 40 and it
-//! takes a quarter. [`DetectOptions::nms`] has no meaning here.
+//! it most of the cost: for a large photo whose faces are large, ask for 40, and P-Net sees a quarter of the pixels.
+//! [`DetectOptions::nms`] has no meaning here.
 
 mod boxes;
 mod cascade;

@@ -184,6 +184,11 @@ pub fn import(file: &Path, registry: &Registry, options: &Options, device: &Devi
     Ok(Imported { installed, warnings, left_out: layout.left_out, color_check })
 }
 
+/// Fails where a model cannot be imported under the wanted name, before anything is fetched or read for it.
+pub fn check_name(registry: &Registry, options: &Options) -> Result<(), ImportError> {
+    free_path(registry, options).map(drop)
+}
+
 /// The weights' path, if the name may be used.
 fn free_path(registry: &Registry, options: &Options) -> Result<PathBuf, ImportError> {
     if !is_name(&options.name) {
