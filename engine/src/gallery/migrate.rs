@@ -13,6 +13,9 @@ use crate::ids::{GalleryId, MigrationId, ModelId};
 use crate::index::GalleryIndex;
 use crate::store::{Migration, Operation, Stage, StandbyFace, StoreError};
 
+/// Most faces embedded while enrolments wait for a switch; the background has to see to more.
+const MOST_MISSING: u64 = 64;
+
 impl Database {
     /// The gallery's migrations, newest first.
     pub fn migrations(&self, gallery: &GalleryId) -> Result<Vec<Migration>, GalleryError> {
@@ -102,11 +105,17 @@ impl Database {
         discard_missing: bool,
     ) -> Result<Migration, GalleryError> {
         let open = self.gallery_in_use(gallery)?;
-        // No face comes in from here on, so what is embedded now is all there is.
-        let members = open.members.write();
-        if !self.migration(gallery, id)?.stage.is_ended() {
-            self.catch_up(&open)?;
+        let Migration { stage, standby_faces, .. } = self.migration(gallery, id)?;
+        if !matches!((stage, to_new), (Stage::Ready | Stage::RolledBack, true) | (Stage::CutOver, false)) {
+            return Err(StoreError::WrongStage { id, stage }.into());
         }
+        // Enrolments wait from here on, so there must not be much left to embed.
+        let missing = self.counts(gallery)?.faces.saturating_sub(standby_faces);
+        if missing > MOST_MISSING && !discard_missing {
+            return Err(StoreError::StandbyIncomplete { missing }.into());
+        }
+        let members = open.members.write();
+        self.catch_up(&open)?;
         let mut operations = Vec::new();
         if discard_missing && to_new {
             for StandbyFace { subject, face, .. } in self.lacking(gallery, usize::MAX)? {
