@@ -49,6 +49,7 @@ async fn settings_are_replaced_or_merged() {
         json!({ "threshold": { "score": 2 } }),
         json!({ "threshold": { "fpir": 0.1 } }),
         json!({ "fusion": { "rule": "caface" } }),
+        json!({ "fusion": { "rule": "mystery" } }),
         json!({ "fusion": { "rule": "softmax_quality", "tau": 0 } }),
         json!({ "unknown": 1 }),
         json!({ "unknown": null }),

@@ -10,6 +10,7 @@ mod enrolment;
 mod galleries;
 mod harness;
 mod idempotency;
+mod migrations;
 mod openapi;
 mod photos;
 mod refusals;
