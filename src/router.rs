@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::api::{changes, detect, embed, faces, galleries, health, search, subjects, verify};
+use crate::api::{changes, detect, embed, faces, galleries, health, models, search, subjects, verify};
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
 use crate::openapi::Document;
@@ -37,6 +37,8 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(verify::pair))
         .routes(routes!(detect::detect))
         .routes(routes!(embed::embed))
+        .routes(routes!(models::list))
+        .routes(routes!(models::get))
         .routes(routes!(changes::list))
 }
 

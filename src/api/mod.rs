@@ -6,6 +6,7 @@ pub mod embed;
 pub mod faces;
 pub mod galleries;
 pub mod health;
+pub mod models;
 pub mod paging;
 pub mod params;
 pub mod search;

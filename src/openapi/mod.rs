@@ -33,6 +33,7 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
         (name = "faces", description = "Enrolment, detection, embedding."),
         (name = "search", description = "Who is this?"),
         (name = "verify", description = "Is this the same person?"),
+        (name = "models", description = "Networks that embed faces."),
         (name = "changes", description = "What happened, in order."),
         (name = "health", description = "For supervisors and load balancers.")
     ),
