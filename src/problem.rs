@@ -48,6 +48,7 @@ codes! {
     GalleryNotFound "gallery_not_found" NOT_FOUND "There is no such gallery."
     SubjectNotFound "subject_not_found" NOT_FOUND "There is no such subject in the gallery."
     FaceNotFound "face_not_found" NOT_FOUND "There is no such face of the subject."
+    ModelNotFound "model_not_found" NOT_FOUND "There is no such model."
     CropNotFound "crop_not_found" NOT_FOUND "No crop is kept of this face."
     MigrationNotFound "migration_not_found" NOT_FOUND "There is no such migration of the gallery."
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The resource does not have this method."

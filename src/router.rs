@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::api::{changes, detect, embed, faces, galleries, health, migrations, search, subjects, verify};
+use crate::api::{changes, detect, embed, faces, galleries, health, migrations, models, search, subjects, verify};
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
 use crate::openapi::Document;
@@ -42,6 +42,8 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(migrations::end))
         .routes(routes!(detect::detect))
         .routes(routes!(embed::embed))
+        .routes(routes!(models::list))
+        .routes(routes!(models::get))
         .routes(routes!(changes::list))
 }
 

@@ -7,6 +7,7 @@ pub mod faces;
 pub mod galleries;
 pub mod health;
 pub mod migrations;
+pub mod models;
 pub mod paging;
 pub mod params;
 pub mod search;

@@ -35,6 +35,9 @@ pub(super) struct Enrol {
     /// Which face of a photo with several: only, main, largest, central or best
     #[arg(long, default_value = "main", value_parser = select)]
     select: Select,
+    /// Where the gallery is made: keep aligned crops, which a later change of model needs
+    #[arg(long)]
+    keep_crops: bool,
     /// Enrol at most this many photos of each subject, first by name
     #[arg(long, value_name = "N")]
     max_per_subject: Option<usize>,
@@ -80,7 +83,7 @@ impl Enrol {
         let photos: usize = subjects.iter().map(|subject| subject.photos.len()).sum();
         anyhow::ensure!(photos > 0, "{} holds no folder with photos in it", self.folder.display());
         let connected = self.target.connect()?;
-        ensure_gallery(&connected.client, &self.gallery)?;
+        ensure_gallery(&connected.client, &self.gallery, self.keep_crops)?;
 
         let started = Instant::now();
         let bar = progress(photos, "photos");
@@ -149,8 +152,8 @@ fn subject_folders(folder: &Path, max_per_subject: Option<usize>) -> anyhow::Res
 }
 
 /// Makes the gallery unless it is there.
-fn ensure_gallery(client: &Client, gallery: &str) -> anyhow::Result<()> {
-    match client.post::<Value>("/v1/galleries", &json!({ "id": gallery })) {
+fn ensure_gallery(client: &Client, gallery: &str, keep_crops: bool) -> anyhow::Result<()> {
+    match client.post::<Value>("/v1/galleries", &json!({ "id": gallery, "keep_crops": keep_crops })) {
         Ok(_) => Ok(()),
         Err(ClientError::Problem(problem)) if problem.code == Code::GalleryExists => Ok(()),
         Err(error) => Err(error).with_context(|| format!("gallery {gallery} cannot be made")),

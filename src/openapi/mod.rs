@@ -34,6 +34,7 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
         (name = "search", description = "Who is this?"),
         (name = "verify", description = "Is this the same person?"),
         (name = "migrations", description = "A gallery moves to another model."),
+        (name = "models", description = "Networks that embed faces."),
         (name = "changes", description = "What happened, in order."),
         (name = "health", description = "For supervisors and load balancers.")
     ),

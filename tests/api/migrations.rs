@@ -46,7 +46,8 @@ async fn gallery() -> TestApp {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gallery_moves_and_comes_back() {
     let app = gallery().await;
-    let started = app.post("/v1/galleries/g/migrations", json!({ "model": other(), "threshold": { "score": 0.5 } })).await;
+    let started =
+        app.post("/v1/galleries/g/migrations", json!({ "model": other(), "threshold": { "score": 0.5 } })).await;
     let path = started.header("location").unwrap().to_owned();
     let migration = started.ok(201);
     assert_eq!((&migration["from_model_id"], &migration["to_model_id"]), (&json!(MODEL_ID), &json!(other())));
@@ -81,7 +82,8 @@ async fn galleries_of_two_models_live_side_by_side() {
     let app = gallery().await;
     let body = json!({ "id": "h", "model": other() });
     assert_eq!(app.post("/v1/galleries", body).await.ok(201)["model_id"], other());
-    let enrolled = app.post_bytes("/v1/galleries/h/subjects/a/faces?aligned=true", "image/png", crop_png(1)).await.ok(201);
+    let enrolled =
+        app.post_bytes("/v1/galleries/h/subjects/a/faces?aligned=true", "image/png", crop_png(1)).await.ok(201);
     assert_eq!(enrolled["model_id"], other());
     let picture = json!({ "data": crate::harness::base64(&crop_png(1)), "aligned": true });
     let both = json!({ "galleries": ["g", "h"], "images": [picture] });

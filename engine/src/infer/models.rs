@@ -1,6 +1,7 @@
 //! The backbones in use: the server's own and those that galleries are bound to, each on a thread of its own.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +14,7 @@ use super::worker::{Waiting, Worker};
 use crate::align::AlignedCrop;
 use crate::face::Feature;
 use crate::ids::ModelId;
-use crate::model::{Manifest, Model, ModelSource, ModelUnavailable, Registry, ServedModel};
+use crate::model::{Installed, Manifest, Model, ModelSource, ModelUnavailable, Registry, RegistryError, ServedModel};
 
 /// Threshold of a model without measurements and without one in its manifest: usual for networks of the AdaFace family.
 pub const UNMEASURED_THRESHOLD: f32 = 0.3;
@@ -101,9 +102,29 @@ impl Models {
         &self.default
     }
 
-    /// The models at hand.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
+    /// The models at hand: as [`Registry::list`], and the server's own where it was loaded from elsewhere.
+    pub fn list(&self) -> Result<Vec<Result<Installed, RegistryError>>, RegistryError> {
+        let mut models = self.registry.list()?;
+        let own = self.own();
+        if !models.iter().flatten().any(|model| model.model_id == own.model_id) {
+            models.push(Ok(own));
+        }
+        Ok(models)
+    }
+
+    /// A model at hand by name or id, with or without `+flip`.
+    pub fn find(&self, wanted: &str) -> Result<Installed, RegistryError> {
+        let own = self.own();
+        if wanted == own.name || wanted.trim_end_matches("+flip") == own.model_id.0 {
+            return Ok(own);
+        }
+        self.registry.find(wanted)
+    }
+
+    fn own(&self) -> Installed {
+        let (manifest, path) = (self.default.manifest().clone(), self.default.model.path().map(Path::to_path_buf));
+        let bytes = path.as_deref().and_then(|path| path.metadata().ok()).map_or(0, |metadata| metadata.len());
+        Installed::new(manifest, path, bytes)
     }
 
     /// The models in use.
@@ -114,10 +135,7 @@ impl Models {
     /// The id of a model asked for by name or id. A bare name takes the flip setting of the server's own model.
     pub fn resolve(&self, wanted: &str) -> Result<ModelId, ModelUnavailable> {
         let default = &self.default;
-        if wanted == default.served.id.0 || wanted == default.manifest().name {
-            return Ok(default.served.id.clone());
-        }
-        let installed = self.registry.find(wanted).map_err(|error| ModelUnavailable(error.to_string()))?;
+        let installed = self.find(wanted).map_err(|error| ModelUnavailable(error.to_string()))?;
         let by_id = wanted != installed.name;
         let flip = if by_id { wanted.ends_with("+flip") } else { default.model.flip() };
         Ok(installed.id(flip))
@@ -133,7 +151,8 @@ impl Models {
             return Ok(Arc::clone(there));
         }
         let unavailable = |error: &dyn std::fmt::Display| ModelUnavailable(error.to_string());
-        let model = self.registry.load(&id.0, false, &self.device).map_err(|error| unavailable(&error))?;
+        let installed = self.find(&id.0).map_err(|error| unavailable(&error))?;
+        let model = installed.load(id.0.ends_with("+flip"), &self.device).map_err(|error| unavailable(&error))?;
         if model.id() != id {
             return Err(ModelUnavailable(format!("the model of that name is {}, not {id}", model.id())));
         }

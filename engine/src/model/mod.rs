@@ -150,6 +150,7 @@ pub struct Model {
     backbone: Box<dyn Backbone>,
     /// (byte - mean) * scale for each byte.
     levels: [f32; 256],
+    path: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Model {
@@ -175,7 +176,8 @@ impl Model {
         let manifest = std::fs::read_to_string(&manifest_path)
             .map_err(|source| ModelError::Io { path: manifest_path.clone(), source })?;
         let bytes = std::fs::read(weights).map_err(|source| ModelError::Io { path: weights.to_path_buf(), source })?;
-        Self::from_parts(&bytes, &manifest, flip, device, Arithmetic::for_device(device))
+        let model = Self::from_parts(&bytes, &manifest, flip, device, Arithmetic::for_device(device))?;
+        Ok(Self { path: Some(weights.to_path_buf()), ..model })
     }
 
     /// A model from the bytes of a safetensors file and of its manifest.
@@ -202,12 +204,17 @@ impl Model {
         for (byte, level) in levels.iter_mut().enumerate() {
             *level = (byte as f32 - manifest.input.mean) * manifest.input.scale;
         }
-        Ok(Self { manifest, id, flip, norm_stats, device: device.clone(), backbone, levels })
+        Ok(Self { manifest, id, flip, norm_stats, device: device.clone(), backbone, levels, path: None })
     }
 
     /// Names the embedding space: name, first 16 hex digits of the weights' SHA-256, `+flip` with flip fusion.
     pub fn id(&self) -> &ModelId {
         &self.id
+    }
+
+    /// The weights file. `None` for the model that is compiled in.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// The manifest.

@@ -85,7 +85,7 @@ pub struct Installed {
 }
 
 impl Installed {
-    fn new(manifest: Manifest, path: Option<PathBuf>, bytes: u64) -> Self {
+    pub(crate) fn new(manifest: Manifest, path: Option<PathBuf>, bytes: u64) -> Self {
         let (name, model_id) = (manifest.name.clone(), id_of(&manifest.name, &manifest.sha256, false));
         Self { name, model_id, path, manifest, bytes }
     }
