@@ -2,13 +2,14 @@
 //!
 //! Findings name galleries, trees and numbers, never a subject or what a record holds.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use ::sled::IVec;
 
 use super::codec::{
     Sets, decode_answer, decode_change, decode_counts, decode_face, decode_gallery, decode_migration, decode_subject,
 };
+use super::findings::Findings;
 use super::layout::{
     GalleryKey, PIECE_BYTES, SetKey, Tree, answer_time, decode_key, face_of_key, gallery_of_key, owner_of_value,
     subject_of_key,
@@ -17,42 +18,6 @@ use super::sets::FeatureSet;
 use super::{Core, Writer, database};
 use crate::ids::GalleryId;
 use crate::store::{CheckReport, GalleryCounts, StoreError, StoredFace};
-
-/// Longest list of problems in a report.
-const MAX_PROBLEMS: usize = 100;
-
-/// What is gathered on the way. Like findings are counted, so that a lost tree is one line and not a million.
-#[derive(Default)]
-struct Findings {
-    counted: BTreeMap<(String, &'static str), u64>,
-    lines: Vec<String>,
-}
-
-impl Findings {
-    fn count(&mut self, place: &str, what: &'static str) {
-        *self.counted.entry((place.to_owned(), what)).or_default() += 1;
-    }
-
-    /// Keeps a result; damage becomes a finding, while errors of the disk end the check.
-    fn keep<T>(&mut self, result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(StoreError::Damaged(what)) => {
-                *self.counted.entry((what, "")).or_default() += 1;
-                Ok(None)
-            }
-            Err(other) => Err(other),
-        }
-    }
-
-    fn into_problems(self) -> Vec<String> {
-        let counted = self.counted.into_iter().map(|((place, what), times)| match what {
-            "" => format!("{place} ({times} times)"),
-            _ => format!("{place}: {what} ({times} times)"),
-        });
-        self.lines.into_iter().chain(counted).take(MAX_PROBLEMS).collect()
-    }
-}
 
 /// A gallery with what was counted in it.
 struct Found {

@@ -26,6 +26,7 @@ mod check;
 mod codec;
 mod committer;
 mod draft;
+mod findings;
 mod layout;
 mod purge;
 mod read;
