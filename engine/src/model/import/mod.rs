@@ -149,7 +149,7 @@ pub fn import(file: &Path, registry: &Registry, options: &Options, device: &Devi
         fusion: own.as_ref().map_or(FusionRule::Norm.into(), |own| own.fusion),
         impostor_scores: own.as_ref().map(|own| own.impostor_scores.clone()).unwrap_or_default(),
         threshold_fmr: own.as_ref().map_or(THRESHOLD_FMR, |own| own.threshold_fmr),
-        threshold: Some(threshold.unwrap_or(ASSUMED_THRESHOLD)),
+        threshold,
         source: own.as_ref().map_or_else(|| format!("imported from {file_name}"), |own| own.source.clone()),
         licence: own.as_ref().map_or_else(|| NO_LICENCE.to_owned(), |own| own.licence.clone()),
         sha256,
@@ -161,6 +161,7 @@ pub fn import(file: &Path, registry: &Registry, options: &Options, device: &Devi
         manifest.licence.clone_from(licence);
     }
     if manifest.impostor_scores.is_empty() && threshold.is_none() {
+        manifest.threshold = Some(ASSUMED_THRESHOLD);
         warnings.push(format!(
             "the threshold {ASSUMED_THRESHOLD} is an assumption until scores are measured; set --threshold, or one for \
              the server or gallery"

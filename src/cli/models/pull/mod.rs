@@ -4,6 +4,7 @@
 //! file. What was downloaded is kept until the import is done, so a second attempt goes on where the first ended.
 
 mod download;
+mod error;
 mod hub;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use vultus_engine::model::import::import;
 use vultus_engine::model::{Architecture, Registry, select_device};
 
 use super::import::{How, architecture};
-use download::{Hub, PullError};
+use download::Hub;
+use error::PullError;
 
 /// Weights on the hub.
 const WEIGHTS: &str = "model.safetensors";

@@ -125,10 +125,10 @@ pub(super) fn is_forbidden(module: &str, name: &str) -> bool {
     if matches!(module, "builtins" | "__builtin__" | "__builtins__") {
         return !BUILTINS.contains(&name);
     }
-    let below = |root: &&str| module.strip_prefix(*root).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let below = |root: &str| module.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     // Attributes such as `__globals__` lead from a harmless class to anything.
     let hidden = name.split('.').any(|part| part.starts_with("__")) && !module.starts_with("copy");
-    hidden || MODULES.iter().any(|root| below(&root)) || NAMES.contains(&(module, name))
+    hidden || MODULES.iter().any(|root| below(root)) || NAMES.contains(&(module, name))
 }
 
 #[cfg(test)]
