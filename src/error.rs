@@ -69,6 +69,7 @@ impl From<IndexError> for Problem {
 impl From<TemplateError> for Problem {
     fn from(error: TemplateError) -> Self {
         let code = match error {
+            TemplateError::Network(error) => return Self::internal(error),
             TemplateError::Empty => Code::SubjectHasNoFaces,
             TemplateError::Degenerate => Code::FacesContradict,
             TemplateError::MixedDimensions

@@ -77,7 +77,7 @@ impl Database {
             stored.push(face.clone());
             operations.push(Operation::AddFace {
                 gallery: gallery.clone(),
-                face: StoredFace { face, embedding: new.feature.embedding },
+                face: StoredFace { face, embedding: new.feature.embedding, style: new.feature.style },
                 crop: new.crop.filter(|_| keep_crops),
             });
         }

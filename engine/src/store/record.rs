@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::face::{BoundingBox, Landmarks};
+use crate::face::{BoundingBox, Landmarks, Style};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use crate::template::Fusion;
 
@@ -110,13 +110,15 @@ pub struct Face {
     pub created_at: Timestamp,
 }
 
-/// A face with its unit embedding.
+/// A face with its feature: the record has the norm.
 #[derive(Clone, PartialEq)]
 pub struct StoredFace {
     /// The record.
     pub face: Face,
     /// Unit vector of the gallery's dimension.
     pub embedding: Vec<f32>,
+    /// How the face was taken, where the model had a network for set fusion.
+    pub style: Option<Style>,
 }
 
 /// Embeddings are biometric data, so they stay out of logs.

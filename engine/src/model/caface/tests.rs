@@ -65,8 +65,8 @@ fn distance(found: &Tensor, expected: &Tensor) -> f32 {
     (found.flatten_all().unwrap() - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
-fn vector(values: Option<Vec<f32>>) -> Tensor {
-    Tensor::new(values.unwrap(), &Device::Cpu).unwrap()
+fn vector(fused: Option<Aggregated>) -> Tensor {
+    Tensor::new(fused.unwrap().vector, &Device::Cpu).unwrap()
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn the_configuration_is_taken_from_the_file() {
         let counter = Tensor::zeros((), DType::I64, &Device::Cpu).unwrap();
         tensors.insert("style_maker.bn.num_batches_tracked".into(), counter);
         let aggregator = Aggregator::load(&file(&tensors), &Device::Cpu).unwrap();
-        let fused = aggregator.fuse(&golden["features"], &golden["compressed_style"]).unwrap().unwrap();
+        let fused = aggregator.fuse(&golden["features"], &golden["compressed_style"]).unwrap().unwrap().vector;
         let length = fused.iter().map(|value| value * value).sum::<f32>();
         assert!(fused.len() == 512 && length > 0.0 && length < 1.1, "{sizes:?}: {length}");
     }
