@@ -251,10 +251,14 @@ mod tests {
     fn the_embedded_model_comes_first_and_the_rest_by_name() {
         let (_folder, registry) = registry(&["zoe", "amy"]);
         std::fs::write(registry.directory().join("readme.txt"), "").unwrap();
+        let beside = aggregator_path(&registry.weights_path("zoe"));
+        assert!(beside.ends_with("zoe.caface.safetensors"));
+        std::fs::write(&beside, "a network for set fusion").unwrap();
         let models: Vec<Installed> = registry.list().unwrap().into_iter().map(Result::unwrap).collect();
         let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
         assert_eq!(names, ["mobilefacenet", "amy", "zoe"]);
         assert!(models[0].path.is_none() && models[1].path.is_some());
+        assert_eq!((models[1].aggregator.as_ref(), models[2].aggregator.as_ref()), (None, Some(&beside)));
         assert!(models.iter().all(|model| model.bytes == 5_184_360));
         assert_eq!(models[1].model_id.0, "amy-17d5763f9ac4054b");
         assert_eq!(models[1].id(true).0, "amy-17d5763f9ac4054b+flip");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::face::{BoundingBox, Landmarks, Style};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
-use crate::template::Fusion;
+use crate::template::{Fusion, FusionRule};
 
 /// What a row of a gallery's index is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,13 @@ pub struct Gallery {
     pub updated_at: Timestamp,
     /// Sequence number of the last change of these settings. Set by the store.
     pub revision: u64,
+}
+
+impl Gallery {
+    /// Whether the gallery's rule is `caface`.
+    pub fn by_caface(&self) -> bool {
+        self.fusion.is_some_and(|fusion| fusion.rule == FusionRule::Caface)
+    }
 }
 
 /// A person with an id.

@@ -20,8 +20,6 @@ mod cluster;
 mod fusion;
 mod parts;
 
-use std::collections::HashMap;
-
 use candle_core::{D, DType, Device, Module, ModuleT, Result, Tensor};
 use candle_nn::{BatchNorm, BatchNormConfig, Linear, PReLU, VarBuilder};
 
@@ -68,15 +66,14 @@ struct Sizes {
 
 impl Sizes {
     /// Those of a file, as far as its tensors tell. Wrong ones come to light when all shapes are checked.
-    fn of(tensors: &HashMap<String, Tensor>) -> Self {
-        let block = |index: &usize| tensors.contains_key(&format!("{}.norm1.weight", cluster::block_name(*index)));
+    fn of(dims: &dyn Fn(&str) -> Option<Vec<usize>>) -> Self {
+        let block = |index: &usize| dims(&format!("{}.norm1.weight", cluster::block_name(*index))).is_some();
         let blocks = (0..MOST_BLOCKS).take_while(block).count().max(1);
-        let dims = |name: &str| tensors.get(name).map(Tensor::dims);
-        let clusters = match dims(cluster::TOKENS) {
+        let clusters = match dims(cluster::TOKENS).as_deref() {
             Some([1, clusters, INPUT]) if (1..=MOST_CLUSTERS).contains(clusters) => *clusters,
             _ => 4,
         };
-        let confidence = match dims(&format!("{}.fc2.bias", parts::confidence_name(blocks))) {
+        let confidence = match dims(&format!("{}.fc2.bias", parts::confidence_name(blocks))).as_deref() {
             Some([1]) => 1,
             _ => FEATURE,
         };
@@ -93,6 +90,14 @@ impl Sizes {
     }
 }
 
+/// The two names under which the first tensor is published.
+pub(super) const FIRST_NAMES: [&str; 2] = [StyleCompressor::WEIGHTS, StyleCompressor::OTHER_NAME];
+
+/// Names and shapes of the tensors of a network, whose sizes follow from the shapes that `dims` tells.
+pub(super) fn tensors(dims: &dyn Fn(&str) -> Option<Vec<usize>>) -> Vec<(String, Vec<usize>)> {
+    Sizes::of(dims).tensors()
+}
+
 impl Aggregator {
     /// Reads a safetensors file with the names of the published state dictionary. The number of blocks and clusters is
     /// taken from the tensors. `num_batches_tracked` is ignored; `style_maker.cfc` and `style_maker.cfcs.0` are two
@@ -104,7 +109,7 @@ impl Aggregator {
         if let Some(tensor) = tensors.remove(StyleCompressor::OTHER_NAME) {
             tensors.entry(StyleCompressor::WEIGHTS.to_owned()).or_insert(tensor);
         }
-        let sizes = Sizes::of(&tensors);
+        let sizes = Sizes::of(&|name| tensors.get(name).map(|tensor| tensor.dims().to_vec()));
         let tensors = check(tensors, &sizes.tensors(), device)?;
         let vb = VarBuilder::from_tensors(tensors, DType::F32, device);
         let mut id = [0; 8];
@@ -336,4 +341,4 @@ impl NormCode {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
