@@ -49,7 +49,9 @@ impl From<GalleryError> for Problem {
                 expected_model_id: Some(expected.to_string()),
                 ..Self::with(Code::ModelMismatch, error.to_string())
             },
-            GalleryError::SameModel(..) => Self::with(Code::InvalidRequest, error.to_string()),
+            GalleryError::SameModel(..) | GalleryError::NoCaface { .. } | GalleryError::NeedsImages(_) => {
+                Self::with(Code::InvalidRequest, error.to_string())
+            }
         }
     }
 }
@@ -69,6 +71,7 @@ impl From<IndexError> for Problem {
 impl From<TemplateError> for Problem {
     fn from(error: TemplateError) -> Self {
         let code = match error {
+            TemplateError::Network(error) => return Self::internal(error),
             TemplateError::Empty => Code::SubjectHasNoFaces,
             TemplateError::Degenerate => Code::FacesContradict,
             TemplateError::MixedDimensions

@@ -70,7 +70,7 @@ fn enrol(number: u64) -> [Operation; 2] {
     };
     [
         Operation::EnsureSubject { gallery: gallery_id(), subject: record },
-        Operation::AddFace { gallery: gallery_id(), face: StoredFace { face, embedding }, crop: None },
+        Operation::AddFace { gallery: gallery_id(), face: StoredFace { face, embedding, style: None }, crop: None },
     ]
 }
 

@@ -131,5 +131,5 @@ fn add_face(gallery: &GalleryId, subject: &SubjectId, number: u32) -> Result<Ope
     };
     // Not an image: the store does not look inside.
     let crop = (source != FaceSource::Embedding).then(|| vec![number as u8; 5000]);
-    Ok(Operation::AddFace { gallery: gallery.clone(), face: StoredFace { face, embedding }, crop })
+    Ok(Operation::AddFace { gallery: gallery.clone(), face: StoredFace { face, embedding, style: None }, crop })
 }

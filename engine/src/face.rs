@@ -83,6 +83,18 @@ pub struct Feature {
     pub embedding: Vec<f32>,
     /// Euclidean length of the raw feature, which grows with the quality of the image (AdaFace, section 3).
     pub norm: f32,
+    /// How the face was taken, for set fusion; only where the model has a network for it.
+    pub style: Option<Style>,
+}
+
+/// How a face was taken, as a network for set fusion sees it: statistics of inner maps of the backbone, compressed by
+/// that network. It tells blur, pose and light from each other but says nothing without the network that made it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Style {
+    /// Names the network ([`SetFusion::id`](crate::template::SetFusion::id)).
+    pub network: [u8; 8],
+    /// 64 values.
+    pub values: Vec<f32>,
 }
 
 impl Feature {
@@ -95,6 +107,6 @@ impl Feature {
         for value in &mut raw {
             *value = (f64::from(*value) / norm) as f32;
         }
-        Some(Self { embedding: raw, norm: norm as f32 })
+        Some(Self { embedding: raw, norm: norm as f32, style: None })
     }
 }

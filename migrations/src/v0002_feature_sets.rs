@@ -17,7 +17,8 @@
 //!
 //! The first set of a gallery has the gallery's key, so what version 1 wrote is such a set as it stands. Norm and
 //! quality of a feature are those of its row in `measures` and, where there is none, those in the record of the face,
-//! which are of the model the face was enrolled with.
+//! which are of the model the face was enrolled with. A feature with a style has a row in `measures` in any case, one
+//! without has one in every set but a gallery's first.
 //!
 //! A purge mark (`purges`) covers a deleted gallery's rows in the trees of version 1, those of its first set included;
 //! its other sets are marked in `retired_sets`.
@@ -59,13 +60,24 @@ pub(crate) fn run(db: &sled::Db) -> Result<(), MigrationError> {
     Ok(())
 }
 
-/// Norm and quality of a feature.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Norm, quality and style of a feature.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
     /// Length of the raw feature.
     pub norm: f32,
     /// Quality, 0 to 1.
     pub quality: f32,
+    /// What a network for set fusion looks at, where the model had one.
+    pub style: Option<Style>,
+}
+
+/// How a face was taken, as a network for set fusion sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Style {
+    /// First bytes of the SHA-256 of the network's weights.
+    pub network: [u8; 8],
+    /// What the network made of statistics of the face.
+    pub values: Vec<f32>,
 }
 
 /// The feature sets of a gallery.

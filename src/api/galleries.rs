@@ -11,7 +11,7 @@ use vultus_engine::store::{Gallery, GalleryCounts, GalleryKind};
 
 use super::paging::{Page, PageParams};
 use super::params::{GalleryPath, IfMatchHeader};
-use super::wire::{FusionPatch, FusionSpec, RuleName, ThresholdPatch, ThresholdRequest};
+use super::wire::{FusionPatch, FusionSpec, ThresholdPatch, ThresholdRequest};
 use crate::app::App;
 use crate::extract::condition::{IfMatch, etag, until_settled};
 use crate::extract::object;
@@ -204,12 +204,6 @@ impl SettingsBody {
         }
         if self.label.as_ref().is_some_and(|label| label.chars().count() > 1000) {
             return Err(Problem::with(Code::InvalidRequest, "label has at most 1000 characters"));
-        }
-        if self.fusion.is_some_and(|fusion| fusion.rule == RuleName::Caface) {
-            return Err(Problem::with(
-                Code::InvalidRequest,
-                "caface fuses probes; templates of a gallery take another rule",
-            ));
         }
         Ok(GallerySettings {
             fusion: self.fusion.map(FusionSpec::checked).transpose()?,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use vultus_engine::detect::DetectorKind;
-use vultus_engine::gallery::NewFace;
+use vultus_engine::gallery::{GalleryError, NewFace};
 use vultus_engine::ids::{GalleryId, ModelId, SubjectId};
 use vultus_engine::image::encode_png;
-use vultus_engine::store::Face;
+use vultus_engine::store::{Face, FaceSource, Gallery};
 
 use super::examine::{Embedding, Sample, Wanted, embed_again, embed_all};
 use super::select::Select;
@@ -64,7 +64,7 @@ pub async fn enrol(
     let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
     for result in examined.images {
         let gated = result.and_then(|samples| {
-            samples.into_iter().map(|sample| gate(sample, required)).collect::<Result<Vec<_>, _>>()
+            samples.into_iter().map(|sample| gate(sample, &settings, required)).collect::<Result<Vec<_>, _>>()
         });
         match gated {
             Ok(samples) => accepted.extend(samples),
@@ -119,7 +119,10 @@ async fn encode_crops(app: &App, samples: Vec<Sample>, keep: bool) -> Result<Vec
     .await
 }
 
-fn gate(sample: Sample, required: Option<f32>) -> Result<Sample, Problem> {
+fn gate(sample: Sample, gallery: &Gallery, required: Option<f32>) -> Result<Sample, Problem> {
+    if gallery.by_caface() && sample.source == FaceSource::Embedding {
+        return Err(Problem::from(GalleryError::NeedsImages(gallery.id.clone())).at_image(sample.image));
+    }
     match required {
         Some(required) if sample.quality < required => Err(Problem {
             value: Some(f64::from(sample.quality)),

@@ -292,7 +292,7 @@ fn ready(model: &ServedModel, image: usize, item: EmbeddingItem, media: MediaId)
         media,
         source: FaceSource::Embedding,
         quality: quality(item.norm, model.norm_stats),
-        feature: Feature { embedding, norm: item.norm },
+        feature: Feature { embedding, norm: item.norm, style: None },
         detection: None,
         crop: None,
     })

@@ -8,7 +8,7 @@ use vultus_engine::gallery::{SearchQuery, SearchResult};
 use vultus_engine::ids::GalleryId;
 use vultus_engine::infer::Embedder;
 use vultus_engine::model::ServedModel;
-use vultus_engine::template::{Fusion, Template, TemplateFace, fuse};
+use vultus_engine::template::{Fusion, Template, TemplateFace};
 
 use super::examine::{Embedding, Sample, Wanted, embed_again, embed_all};
 use super::select::Select;
@@ -101,9 +101,14 @@ fn group(samples: Vec<Sample>, model: &Embedder, options: &ProbeOptions) -> Resu
 fn probe(model: &ServedModel, samples: Vec<Sample>, fusion: Fusion) -> Result<Probe, Problem> {
     let faces: Vec<TemplateFace<'_>> = samples
         .iter()
-        .map(|s| TemplateFace { embedding: &s.feature.embedding, norm: s.feature.norm, media: s.media.as_str() })
+        .map(|Sample { feature, media, .. }| TemplateFace {
+            embedding: &feature.embedding,
+            norm: feature.norm,
+            media: media.as_str(),
+            style: feature.style.as_ref(),
+        })
         .collect();
-    let template = fuse(&faces, fusion, model.norm_stats)?;
+    let template = model.fuse(&faces, fusion)?;
     Ok(Probe { samples, template })
 }
 

@@ -17,7 +17,7 @@ use crate::model::{ModelSource, ServedModel};
 use crate::store::{
     Gallery, GalleryCounts, GalleryKind, Operation, Store, StoreError, StoredAnswer, StoredFace, Subject,
 };
-use crate::template::Fusion;
+use crate::template::{Fusion, FusionRule};
 
 /// How often the background thread looks for index work.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -165,6 +165,7 @@ impl Database {
             Some(model) => self.find_model(&id, model)?,
             None => Arc::clone(self.model()),
         };
+        require_network(&id, &settings, &model)?;
         let gallery = Gallery {
             id,
             kind,
@@ -206,6 +207,12 @@ impl Database {
         expected: Option<u64>,
     ) -> Result<Gallery, GalleryError> {
         let at = now();
+        let there = self.gallery(id)?;
+        // A gallery that has the rule keeps it, also where the network has gone since.
+        if settings.by_caface() && !there.by_caface() {
+            let model = self.find_model(id, &there.model_id)?;
+            require_network(id, &settings, &model)?;
+        }
         let gallery = Gallery {
             fusion: settings.fusion,
             threshold: settings.threshold,
@@ -213,7 +220,7 @@ impl Database {
             keep_crops: settings.keep_crops,
             label: settings.label,
             updated_at: at,
-            ..self.gallery(id)?
+            ..there
         };
         let committed = self.store.commit(at, &[Operation::UpdateGallery { gallery: gallery.clone(), expected }])?;
         let gallery = Gallery { revision: committed.last_seq, ..gallery };
@@ -352,6 +359,20 @@ impl Drop for Database {
             let _ = keeper.join();
         }
     }
+}
+
+impl GallerySettings {
+    fn by_caface(&self) -> bool {
+        self.fusion.is_some_and(|fusion| fusion.rule == FusionRule::Caface)
+    }
+}
+
+/// Refuses the rule `caface` where the gallery's model has no network for it.
+fn require_network(gallery: &GalleryId, settings: &GallerySettings, model: &ServedModel) -> Result<(), GalleryError> {
+    if settings.by_caface() && model.network.is_none() {
+        return Err(GalleryError::NoCaface { gallery: gallery.clone(), model: model.id.clone() });
+    }
+    Ok(())
 }
 
 fn new_subject(id: SubjectId, settings: SubjectSettings) -> Subject {

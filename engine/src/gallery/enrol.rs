@@ -41,6 +41,7 @@ impl Database {
     /// Adds faces to a subject, which is made when it is not there. Durable on return, and found by the next search.
     ///
     /// The faces' features are of `model`: [`GalleryError::ModelMismatch`] when the gallery is of another by now.
+    /// [`GalleryError::NeedsImages`] for a ready embedding where the gallery fuses by `caface`.
     pub fn enrol(
         &self,
         gallery: &GalleryId,
@@ -60,6 +61,9 @@ impl Database {
                 actual: model.clone(),
             });
         }
+        if state.settings.by_caface() && faces.iter().any(|face| face.source == FaceSource::Embedding) {
+            return Err(GalleryError::NeedsImages(gallery.clone()));
+        }
         let keep_crops = state.settings.keep_crops;
         let at = now();
         let ensured = Subject {
@@ -77,7 +81,7 @@ impl Database {
             stored.push(face.clone());
             operations.push(Operation::AddFace {
                 gallery: gallery.clone(),
-                face: StoredFace { face, embedding: new.feature.embedding },
+                face: StoredFace { face, embedding: new.feature.embedding, style: new.feature.style },
                 crop: new.crop.filter(|_| keep_crops),
             });
         }

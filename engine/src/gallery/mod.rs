@@ -10,6 +10,8 @@
 //! ```
 
 mod agreement;
+#[cfg(test)]
+mod caface_tests;
 mod database;
 mod decision;
 mod enrol;
@@ -64,6 +66,19 @@ pub enum GalleryError {
         /// Why it cannot be used.
         reason: ModelUnavailable,
     },
+    /// A gallery is to fuse by `caface`, and its model has no network for that.
+    #[error(
+        "the rule caface needs a CAFace network beside the model, and no flip fusion; gallery {gallery} is of {model}"
+    )]
+    NoCaface {
+        /// Which gallery.
+        gallery: GalleryId,
+        /// Its model.
+        model: ModelId,
+    },
+    /// A ready embedding was to be enrolled where faces are fused by `caface`.
+    #[error("gallery {0} fuses by caface, which looks at images, so ready embeddings cannot be enrolled there")]
+    NeedsImages(GalleryId),
     /// A gallery is to move to the model it is of already.
     #[error("gallery {0} is of model {1} already")]
     SameModel(GalleryId, ModelId),

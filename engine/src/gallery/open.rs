@@ -4,7 +4,7 @@
 //! index of its feature set. What is published is one value, so a search sees either all of a switch or nothing of it.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -14,7 +14,7 @@ use crate::ids::{FaceId, MigrationId, ModelId, SubjectId};
 use crate::index::{GalleryIndex, IndexConfig, RowKey};
 use crate::model::ServedModel;
 use crate::store::{Gallery, GalleryKind, Store, StoreError, StoredFace};
-use crate::template::{Fusion, Template, TemplateError, TemplateFace, fuse};
+use crate::template::{Fusion, Template, TemplateError, TemplateFace};
 
 /// A gallery under one model.
 #[derive(Clone)]
@@ -203,15 +203,35 @@ fn refresh_template(
 }
 
 /// The template of a subject's stored faces.
+///
+/// Where the rule is `caface` and a face has no style of the model's network, since it was enrolled as an embedding,
+/// or before the network was there, or the network is gone, the model's own rule takes its place: the subject is to be
+/// found all the same.
 pub(super) fn template(stored: &[StoredFace], fusion: Fusion, model: &ServedModel) -> Result<Template, TemplateError> {
-    fuse(&template_faces(stored), fusion, model.norm_stats)
+    static TOLD: Once = Once::new();
+    let faces = template_faces(stored);
+    match model.fuse(&faces, fusion) {
+        Err(TemplateError::NoCaface) => {
+            TOLD.call_once(|| {
+                let (model, rule) = (&model.id, model.fusion.rule);
+                tracing::warn!(%model, %rule, "subjects of a caface gallery have faces without style; they follow the model's rule");
+            });
+            model.fuse(&faces, model.fusion)
+        }
+        template => template,
+    }
 }
 
 /// Stored faces as the template module takes them.
 pub(super) fn template_faces(stored: &[StoredFace]) -> Vec<TemplateFace<'_>> {
     stored
         .iter()
-        .map(|s| TemplateFace { embedding: &s.embedding, norm: s.face.norm, media: s.face.media.as_str() })
+        .map(|StoredFace { face, embedding, style }| TemplateFace {
+            embedding,
+            norm: face.norm,
+            media: face.media.as_str(),
+            style: style.as_ref(),
+        })
         .collect()
 }
 

@@ -49,6 +49,7 @@ impl ModelSource for Fakes {
             fusion: Fusion::from(FusionRule::Norm),
             threshold: if *id == *OLD { 0.3 } else { 0.4 },
             impostors: ImpostorScores::default(),
+            network: None,
         }))
     }
 

@@ -47,6 +47,7 @@ impl Embedder {
             fusion: manifest.fusion,
             threshold: threshold.or(measured).or(manifest.threshold).unwrap_or(UNMEASURED_THRESHOLD),
             impostors,
+            network: model.set_fusion(),
         };
         let batch = batch.max(1);
         let worker = Worker::start(EmbedBatch(Arc::clone(&model), batch), batch)?;

@@ -131,6 +131,11 @@ impl Architecture {
     pub const fn needs_landmarks(self) -> bool {
         matches!(self, Self::VitBaseKprpe)
     }
+
+    /// Whether the network has a style for set fusion ([`super::Backbone::forward_with_style`]).
+    pub fn has_style(self) -> bool {
+        self.ir().is_some_and(|design| design.style_units().is_some())
+    }
 }
 
 impl fmt::Display for Architecture {

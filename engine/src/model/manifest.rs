@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ModelError;
 pub use super::architecture::Architecture;
 use crate::quality::NormStats;
-use crate::template::Fusion;
+use crate::template::{Fusion, FusionRule};
 
 /// Description of one model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -145,6 +145,9 @@ impl Manifest {
             Err("`norm` has finite means and positive standard deviations".into())
         } else if !self.fusion.tau.is_finite() || self.fusion.tau <= 0.0 {
             Err("`fusion.tau` is positive".into())
+        } else if self.fusion.rule == FusionRule::Caface {
+            // What takes its place where it cannot be used has to be some other rule.
+            Err("`fusion.rule` is not caface, which galleries and requests ask for".into())
         } else if !(self.threshold_fmr > 0.0 && self.threshold_fmr < 1.0) {
             Err("`threshold_fmr` lies between 0 and 1".into())
         } else if self.threshold.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {

@@ -31,6 +31,7 @@ pub mod vit;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
@@ -44,10 +45,12 @@ pub use served::{ModelSource, ModelUnavailable, ServedModel};
 pub use weights::WeightsError;
 
 use crate::align::{AlignedCrop, REFERENCE, SIZE};
-use crate::face::{Feature, Landmarks};
+use crate::face::{Feature, Landmarks, Style};
 use crate::ids::ModelId;
 pub use crate::kernel::conv::Arithmetic;
 use crate::quality::NormStats;
+use crate::template::SetFusion;
+use caface::Aggregator;
 use ir::{Ir, IrError};
 use mobilefacenet::{MobileFaceNet, Variant};
 use vit::Vit;
@@ -110,6 +113,22 @@ pub enum ModelError {
     /// The weights do not fit the network.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The network for set fusion beside the model cannot be used.
+    #[error("{}: {source}", path.display())]
+    Aggregator {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: WeightsError,
+    },
+    /// There is a network for set fusion, but none for this architecture.
+    #[error("{}: a CAFace network goes with an ir_101 of 512 dimensions, not with {architecture}", path.display())]
+    NoStyle {
+        /// Its file.
+        path: PathBuf,
+        /// Architecture of the model.
+        architecture: Architecture,
+    },
     /// The manifest has no norm statistics for flip fusion.
     #[error("model {0} has no norm statistics for flip fusion")]
     NoFlip(String),
@@ -148,6 +167,8 @@ pub struct Model {
     norm_stats: NormStats,
     device: Device,
     backbone: Box<dyn Backbone>,
+    /// For set fusion. The styles of crops are compressed by it.
+    aggregator: Option<Arc<Aggregator>>,
     /// (byte - mean) * scale for each byte.
     levels: [f32; 256],
     path: Option<PathBuf>,
@@ -170,14 +191,35 @@ impl Model {
         Self::from_parts(EMBEDDED_WEIGHTS, EMBEDDED_MANIFEST, flip, device, arithmetic)
     }
 
-    /// A model from a safetensors file and the manifest beside it (same name, extension `json`).
+    /// A model from a safetensors file and the manifest beside it (same name, extension `json`). Where a network for set
+    /// fusion lies beside ([`registry::aggregator_path`]), it is loaded too, unless the model is used with flip fusion:
+    /// such a network has only ever seen features of single crops.
     pub fn from_file(weights: &Path, flip: bool, device: &Device) -> Result<Self, ModelError> {
         let manifest_path = weights.with_extension("json");
         let manifest = std::fs::read_to_string(&manifest_path)
             .map_err(|source| ModelError::Io { path: manifest_path.clone(), source })?;
         let bytes = std::fs::read(weights).map_err(|source| ModelError::Io { path: weights.to_path_buf(), source })?;
         let model = Self::from_parts(&bytes, &manifest, flip, device, Arithmetic::for_device(device))?;
-        Ok(Self { path: Some(weights.to_path_buf()), ..model })
+        let model = Self { path: Some(weights.to_path_buf()), ..model };
+        let beside = registry::aggregator_path(weights);
+        if flip || !beside.exists() { Ok(model) } else { model.with_aggregator(&beside) }
+    }
+
+    /// With the network for set fusion of a file. It runs on the CPU, wherever the backbone runs: it is small, and
+    /// templates are made on any thread.
+    fn with_aggregator(self, path: &Path) -> Result<Self, ModelError> {
+        let path = path.to_path_buf();
+        let architecture = self.manifest.architecture;
+        if !architecture.has_style() || self.manifest.dim != architecture.default_dim() {
+            return Err(ModelError::NoStyle { path, architecture });
+        }
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(ModelError::Io { path, source }),
+        };
+        let aggregator =
+            Aggregator::load(&bytes, &Device::Cpu).map_err(|source| ModelError::Aggregator { path, source })?;
+        Ok(Self { aggregator: Some(Arc::new(aggregator)), ..self })
     }
 
     /// A model from the bytes of a safetensors file and of its manifest.
@@ -204,7 +246,17 @@ impl Model {
         for (byte, level) in levels.iter_mut().enumerate() {
             *level = (byte as f32 - manifest.input.mean) * manifest.input.scale;
         }
-        Ok(Self { manifest, id, flip, norm_stats, device: device.clone(), backbone, levels, path: None })
+        Ok(Self {
+            manifest,
+            id,
+            flip,
+            norm_stats,
+            device: device.clone(),
+            backbone,
+            aggregator: None,
+            levels,
+            path: None,
+        })
     }
 
     /// Names the embedding space: name, first 16 hex digits of the weights' SHA-256, `+flip` with flip fusion.
@@ -247,12 +299,48 @@ impl Model {
         self.manifest.impostor_scores.iter().copied().filter(|score| score.flip == self.flip).collect()
     }
 
-    /// The feature of each crop, in order. With flip fusion the raw features of crop and mirror image are added
-    /// before direction and norm are taken.
+    /// The network of the rule `caface`, where there is one.
+    pub fn set_fusion(&self) -> Option<Arc<dyn SetFusion>> {
+        self.aggregator.clone().map(|aggregator| aggregator as Arc<dyn SetFusion>)
+    }
+
+    /// The feature of each crop, in order, with its style where there is a network for set fusion. With flip fusion the
+    /// raw features of crop and mirror image are added before direction and norm are taken.
     pub fn extract(&self, crops: &[AlignedCrop]) -> Result<Vec<Feature>, ModelError> {
-        let raw = self.raw_features(crops)?;
-        let feature = |(index, raw)| Feature::from_raw(raw).ok_or(ModelError::UnusableFeature { index });
+        let (raw, styles) = match &self.aggregator {
+            Some(aggregator) => self.raw_features_with_styles(crops, aggregator)?,
+            None => (self.raw_features(crops)?, Vec::new()),
+        };
+        let mut styles = styles.into_iter();
+        let feature = |(index, raw)| {
+            let style = styles.next();
+            let feature = Feature::from_raw(raw).ok_or(ModelError::UnusableFeature { index })?;
+            Ok(Feature { style, ..feature })
+        };
         raw.into_iter().enumerate().map(feature).collect()
+    }
+
+    /// Raw features and compressed styles. A style that is not finite, as that of a crop of one colour can be, is one
+    /// reason more to refuse the crop.
+    fn raw_features_with_styles(
+        &self,
+        crops: &[AlignedCrop],
+        aggregator: &Aggregator,
+    ) -> Result<(Vec<Vec<f32>>, Vec<Style>), ModelError> {
+        let (mut features, mut styles) = (Vec::with_capacity(crops.len()), Vec::with_capacity(crops.len()));
+        for crops in crops.chunks(MAX_BATCH) {
+            let images: Vec<(&AlignedCrop, bool)> = crops.iter().map(|crop| (crop, false)).collect();
+            let (raw, style) = self.backbone.forward_with_style(&self.batch(&images)?)?;
+            features.extend(raw.to_vec2::<f32>()?);
+            let Some(style) = style else { continue };
+            for values in aggregator.compress(&style)?.to_vec2::<f32>()? {
+                if !values.iter().all(|value| value.is_finite()) {
+                    return Err(ModelError::UnusableFeature { index: styles.len() });
+                }
+                styles.push(Style { network: aggregator.id(), values });
+            }
+        }
+        Ok((features, styles))
     }
 
     /// As [`Model::extract`], not yet split into direction and norm.

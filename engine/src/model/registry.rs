@@ -2,7 +2,8 @@
 //!
 //! An installed model is two files of one name in the folder, `NAME.safetensors` and its manifest `NAME.json`. Looking
 //! models up reads manifests only, so it stays cheap with weights of any size: what a manifest says of its weights is
-//! verified when they are loaded. A model is asked for by its name or by its model id, with or without `+flip`.
+//! verified when they are loaded. A network for set fusion lies beside as `NAME.caface.safetensors`; it is a part of its
+//! model and not listed. A model is asked for by its name or by its model id, with or without `+flip`.
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,8 @@ use crate::ids::ModelId;
 pub const WEIGHTS_EXTENSION: &str = "safetensors";
 /// Extension of manifests.
 pub const MANIFEST_EXTENSION: &str = "json";
+/// What stands before the extension in the name of a network for set fusion.
+const AGGREGATOR_SUFFIX: &str = ".caface";
 /// Most bytes of a manifest; a longer file is none.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// Suffix of a model id under flip fusion.
@@ -82,12 +85,15 @@ pub struct Installed {
     pub manifest: Manifest,
     /// Bytes of its weights.
     pub bytes: u64,
+    /// The file of its network for set fusion, where there is one.
+    pub aggregator: Option<PathBuf>,
 }
 
 impl Installed {
     pub(crate) fn new(manifest: Manifest, path: Option<PathBuf>, bytes: u64) -> Self {
         let (name, model_id) = (manifest.name.clone(), id_of(&manifest.name, &manifest.sha256, false));
-        Self { name, model_id, path, manifest, bytes }
+        let aggregator = path.as_deref().map(aggregator_path).filter(|path| path.exists());
+        Self { name, model_id, path, manifest, bytes, aggregator }
     }
 
     /// The id under a flip setting.
@@ -140,7 +146,7 @@ impl Registry {
         let mut paths = Vec::new();
         for entry in entries {
             let path = entry.map_err(io)?.path();
-            if path.extension().is_some_and(|extension| extension == WEIGHTS_EXTENSION) {
+            if path.extension().is_some_and(|extension| extension == WEIGHTS_EXTENSION) && !is_aggregator(&path) {
                 paths.push(path);
             }
         }
@@ -176,6 +182,15 @@ impl Registry {
         let flip = if model.name == wanted { flip } else { wanted.ends_with(FLIP_SUFFIX) };
         model.load(flip, device)
     }
+}
+
+/// Where the network for set fusion of a model lies: beside its weights, `NAME.caface.safetensors`.
+pub fn aggregator_path(weights: &Path) -> PathBuf {
+    weights.with_extension(format!("{}.{WEIGHTS_EXTENSION}", &AGGREGATOR_SUFFIX[1..]))
+}
+
+fn is_aggregator(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem.as_encoded_bytes().ends_with(AGGREGATOR_SUFFIX.as_bytes()))
 }
 
 /// The model that is compiled in.
@@ -236,10 +251,14 @@ mod tests {
     fn the_embedded_model_comes_first_and_the_rest_by_name() {
         let (_folder, registry) = registry(&["zoe", "amy"]);
         std::fs::write(registry.directory().join("readme.txt"), "").unwrap();
+        let beside = aggregator_path(&registry.weights_path("zoe"));
+        assert!(beside.ends_with("zoe.caface.safetensors"));
+        std::fs::write(&beside, "a network for set fusion").unwrap();
         let models: Vec<Installed> = registry.list().unwrap().into_iter().map(Result::unwrap).collect();
         let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
         assert_eq!(names, ["mobilefacenet", "amy", "zoe"]);
         assert!(models[0].path.is_none() && models[1].path.is_some());
+        assert_eq!((models[1].aggregator.as_ref(), models[2].aggregator.as_ref()), (None, Some(&beside)));
         assert!(models.iter().all(|model| model.bytes == 5_184_360));
         assert_eq!(models[1].model_id.0, "amy-17d5763f9ac4054b");
         assert_eq!(models[1].id(true).0, "amy-17d5763f9ac4054b+flip");

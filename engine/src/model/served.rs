@@ -7,7 +7,7 @@ use crate::align::AlignedCrop;
 use crate::face::Feature;
 use crate::ids::ModelId;
 use crate::quality::NormStats;
-use crate::template::Fusion;
+use crate::template::{Fusion, SetFusion, Template, TemplateError, TemplateFace, fuse};
 
 /// A model whose embeddings are compared.
 #[derive(Debug, Clone)]
@@ -24,6 +24,15 @@ pub struct ServedModel {
     pub threshold: f32,
     /// What a score is worth.
     pub impostors: ImpostorScores,
+    /// The network of the rule `caface`, where the model has one.
+    pub network: Option<Arc<dyn SetFusion>>,
+}
+
+impl ServedModel {
+    /// Fuses faces of this model by a rule.
+    pub fn fuse(&self, faces: &[TemplateFace<'_>], fusion: Fusion) -> Result<Template, TemplateError> {
+        fuse(faces, fusion, self.norm_stats, self.network.as_deref())
+    }
 }
 
 /// A model that is not to be had, or failed; the text says why.

@@ -322,3 +322,62 @@ fn a_model_is_read_from_files() {
     let model = Model::from_file(&weights, false, &Device::Cpu).unwrap();
     assert_eq!(model.id(), embedded(false, Arithmetic::Kernels).id());
 }
+
+/// Gives each picture's mean of the first plane as a feature, and a style made of it.
+struct Tinted;
+
+impl Backbone for Tinted {
+    fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor> {
+        batch.pixels.get_on_dim(1, 0)?.flatten_from(1)?.mean_keepdim(1)?.abs()?.broadcast_add(&Tensor::ones(
+            1,
+            candle_core::DType::F32,
+            &Device::Cpu,
+        )?)
+    }
+
+    fn forward_with_style(&self, batch: &Batch) -> candle_core::Result<(Tensor, Option<Tensor>)> {
+        let feature = self.forward(batch)?;
+        let style = feature.unsqueeze(2)?.broadcast_as((feature.dim(0)?, 384, 2))?.contiguous()?;
+        Ok((feature, Some(style)))
+    }
+
+    fn dim(&self) -> usize {
+        1
+    }
+}
+
+#[test]
+fn features_have_a_style_where_there_is_a_network_for_it() {
+    let aggregator = Aggregator::load(&caface::tests::small_file(), &Device::Cpu).unwrap();
+    let crops: Vec<AlignedCrop> = (0..40).map(synthetic).collect();
+    let mut model = Model { backbone: Box::new(Tinted), ..embedded(false, Arithmetic::Kernels) };
+    assert!(model.set_fusion().is_none());
+    assert!(model.extract(&crops).unwrap().iter().all(|feature| feature.style.is_none()));
+    let id = aggregator.id();
+    model.aggregator = Some(Arc::new(aggregator));
+    assert_eq!(model.set_fusion().unwrap().id(), id);
+    let features = model.extract(&crops).unwrap();
+    for index in [0, 7, 39] {
+        let alone = model.extract(&crops[index..=index]).unwrap().remove(0);
+        let style = features[index].style.as_ref().unwrap();
+        assert_eq!((style.network, style.values.len()), (id, 64));
+        for (found, expected) in style.values.iter().zip(&alone.style.unwrap().values) {
+            approx::assert_abs_diff_eq!(found, expected, epsilon = 1e-5);
+        }
+    }
+    assert!(features[0].style != features[7].style);
+}
+
+#[test]
+fn a_network_beside_a_model_that_has_no_style_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("mine.safetensors");
+    std::fs::write(&weights, EMBEDDED_WEIGHTS).unwrap();
+    std::fs::write(weights.with_extension("json"), EMBEDDED_MANIFEST).unwrap();
+    std::fs::write(folder.path().join("mine.caface.safetensors"), "anything").unwrap();
+    assert!(matches!(
+        Model::from_file(&weights, false, &Device::Cpu),
+        Err(ModelError::NoStyle { path, architecture: Architecture::Mobilefacenet }) if path.ends_with("mine.caface.safetensors")
+    ));
+    assert!(Model::from_file(&weights, true, &Device::Cpu).unwrap().set_fusion().is_none());
+}

@@ -6,9 +6,9 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::face::{BoundingBox, Landmarks};
+use crate::face::{BoundingBox, Landmarks, Style};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
-use crate::template::Fusion;
+use crate::template::{Fusion, FusionRule};
 
 /// What a row of a gallery's index is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,13 @@ pub struct Gallery {
     pub updated_at: Timestamp,
     /// Sequence number of the last change of these settings. Set by the store.
     pub revision: u64,
+}
+
+impl Gallery {
+    /// Whether the gallery's rule is `caface`.
+    pub fn by_caface(&self) -> bool {
+        self.fusion.is_some_and(|fusion| fusion.rule == FusionRule::Caface)
+    }
 }
 
 /// A person with an id.
@@ -110,13 +117,15 @@ pub struct Face {
     pub created_at: Timestamp,
 }
 
-/// A face with its unit embedding.
+/// A face with its feature: the record has the norm.
 #[derive(Clone, PartialEq)]
 pub struct StoredFace {
     /// The record.
     pub face: Face,
     /// Unit vector of the gallery's dimension.
     pub embedding: Vec<f32>,
+    /// How the face was taken, where the model had a network for set fusion.
+    pub style: Option<Style>,
 }
 
 /// Embeddings are biometric data, so they stay out of logs.

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
-use crate::face::{BoundingBox, Landmarks};
+use crate::face::{BoundingBox, Landmarks, Style};
 use crate::ids::{MediaId, ModelId};
 use crate::template::{Fusion, FusionRule};
 
@@ -87,7 +87,14 @@ pub(super) fn face(subject: &str, number: u128) -> StoredFace {
             created_at: at(2),
         },
         embedding: vector(number, DIM),
+        style: style(number),
     }
+}
+
+/// The style of a face, which every third has not.
+pub(super) fn style(number: u128) -> Option<Style> {
+    let network = (number as u64).to_le_bytes();
+    (!number.is_multiple_of(3)).then(|| Style { network, values: vector(number + 1000, 64) })
 }
 
 /// A unit vector that follows from a seed.

@@ -12,14 +12,22 @@
 //!
 //! The same faces give the same bytes, in whatever order they come: faces are sorted by content and summed in f64.
 
+//!
+//! The rule `caface` is a network ([`SetFusion`]) that weighs value by value instead of face by face. It knows nothing of
+//! media, so every face counts there, and it looks at more of a face than embedding and norm, so it is to be had only
+//! where a model brings the network and for faces that have a style of it.
+
 mod explain;
+mod network;
 pub mod rule;
 
 pub use explain::{FaceScore, scores};
+pub use network::{Fused, NetworkError, SetFace, SetFusion};
 pub use rule::{Fusion, FusionRule, UnknownRule};
 
 use std::collections::HashMap;
 
+use crate::face::Style;
 use crate::quality::NormStats;
 
 /// One face that goes into a template.
@@ -31,6 +39,8 @@ pub struct TemplateFace<'a> {
     pub norm: f32,
     /// The photo or video it came from.
     pub media: &'a str,
+    /// What the rule `caface` looks at beside.
+    pub style: Option<&'a Style>,
 }
 
 /// Faces fused into one unit vector.
@@ -61,16 +71,27 @@ pub enum TemplateError {
     /// τ outside [`rule::TAU_RANGE`].
     #[error("tau is a number from 0.05 to 100")]
     BadTau,
-    /// The rule is `caface`, and no such network is loaded or the faces lack what it looks at.
-    #[error("the rule caface needs the CAFace network and faces that came in as images")]
+    /// The rule is `caface`, and the model has no such network or a face has no style of it.
+    #[error(
+        "the rule caface needs a CAFace network beside the model, no flip fusion, and faces that came in as images"
+    )]
     NoCaface,
+    /// The network of the rule `caface` failed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The faces cancel each other out.
     #[error("the faces cancel each other out: their weighted sum is zero")]
     Degenerate,
 }
 
-/// Fuses faces by a rule. `stats` are those of the model that made the embeddings.
-pub fn fuse(faces: &[TemplateFace<'_>], fusion: Fusion, stats: NormStats) -> Result<Template, TemplateError> {
+/// Fuses faces by a rule. `stats` are those of the model that made the embeddings, `network` is the one it brings for the
+/// rule `caface`.
+pub fn fuse(
+    faces: &[TemplateFace<'_>],
+    fusion: Fusion,
+    stats: NormStats,
+    network: Option<&dyn SetFusion>,
+) -> Result<Template, TemplateError> {
     let dim = faces.first().ok_or(TemplateError::Empty)?.embedding.len();
     if faces.iter().any(|f| f.embedding.len() != dim) {
         return Err(TemplateError::MixedDimensions);
@@ -81,11 +102,34 @@ pub fn fuse(faces: &[TemplateFace<'_>], fusion: Fusion, stats: NormStats) -> Res
     if !fusion.is_valid() {
         return Err(TemplateError::BadTau);
     }
-    if fusion.rule == FusionRule::Caface {
-        return Err(TemplateError::NoCaface);
+    let order = canonical_order(faces);
+    let (fused, weights) = match fusion.rule {
+        FusionRule::Caface => by_network(faces, &order, network.ok_or(TemplateError::NoCaface)?)?,
+        _ => by_weights(faces, &order, fusion, stats),
+    };
+    let length = norm(&fused);
+    if !length.is_finite() || length < 1e-9 {
+        return Err(TemplateError::Degenerate);
     }
 
-    let order = canonical_order(faces);
+    let total: f64 = weights.iter().sum();
+    if !total.is_finite() || total <= 0.0 {
+        return Err(TemplateError::Degenerate);
+    }
+    let mut shares = vec![0f32; faces.len()];
+    for (&i, weight) in order.iter().zip(&weights) {
+        shares[i] = (weight / total) as f32;
+    }
+    Ok(Template {
+        vector: fused.iter().map(|v| (v / length) as f32).collect(),
+        fusion,
+        weights: shares,
+        coherence: coherence(faces, &order),
+    })
+}
+
+/// The sum of embeddings under a rule that gives each face one weight, and those weights, in the canonical order.
+fn by_weights(faces: &[TemplateFace<'_>], order: &[usize], fusion: Fusion, stats: NormStats) -> (Vec<f64>, Vec<f64>) {
     let norms: Vec<f32> = order.iter().map(|&i| faces[i].norm).collect();
     let mut per_media: HashMap<&str, f64> = HashMap::new();
     for face in faces {
@@ -94,48 +138,59 @@ pub fn fuse(faces: &[TemplateFace<'_>], fusion: Fusion, stats: NormStats) -> Res
     let weights: Vec<f64> = fusion
         .weights(&norms, stats)
         .into_iter()
-        .zip(&order)
+        .zip(order)
         .map(|(weight, &i)| weight / per_media[faces[i].media])
         .collect();
+    (weighted_sum(faces, order, &weights), weights)
+}
 
-    let mut fused = vec![0f64; dim];
-    let mut raw = vec![0f64; dim];
-    for (&i, weight) in order.iter().zip(&weights) {
-        let face = &faces[i];
-        for ((sum, raw_sum), value) in fused.iter_mut().zip(&mut raw).zip(face.embedding) {
+/// What the network makes of the faces, and each face's part in it, in the canonical order.
+fn by_network(
+    faces: &[TemplateFace<'_>],
+    order: &[usize],
+    network: &dyn SetFusion,
+) -> Result<(Vec<f64>, Vec<f64>), TemplateError> {
+    let set_face = |&i: &usize| {
+        let TemplateFace { embedding, norm, style, .. } = faces[i];
+        let style = style.filter(|style| style.network == network.id()).ok_or(TemplateError::NoCaface)?;
+        Ok(SetFace { embedding, norm, style: &style.values })
+    };
+    let set = order.iter().map(set_face).collect::<Result<Vec<_>, TemplateError>>()?;
+    let Fused { vector, parts } = network.fuse(&set)?;
+    if vector.len() != faces[0].embedding.len() || parts.len() != faces.len() {
+        return Err(NetworkError("its output has the wrong length".to_owned()).into());
+    }
+    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+    Ok((wide(vector), wide(parts)))
+}
+
+fn weighted_sum(faces: &[TemplateFace<'_>], order: &[usize], weights: &[f64]) -> Vec<f64> {
+    let mut sums = vec![0f64; faces.first().map_or(0, |face| face.embedding.len())];
+    for (&i, weight) in order.iter().zip(weights) {
+        for (sum, value) in sums.iter_mut().zip(faces[i].embedding) {
             *sum += weight * f64::from(*value);
-            *raw_sum += f64::from(face.norm) * f64::from(*value);
         }
     }
-    let length = norm(&fused);
-    if !length.is_finite() || length < 1e-9 {
-        return Err(TemplateError::Degenerate);
-    }
+    sums
+}
 
-    let total: f64 = weights.iter().sum();
-    let mut shares = vec![0f32; faces.len()];
-    for (&i, weight) in order.iter().zip(&weights) {
-        shares[i] = (weight / total) as f32;
-    }
-    let norm_sum: f64 = norms.iter().map(|n| f64::from(*n)).sum();
-    Ok(Template {
-        vector: fused.iter().map(|v| (v / length) as f32).collect(),
-        fusion,
-        weights: shares,
-        coherence: (norm(&raw) / norm_sum).min(1.0) as f32,
-    })
+fn coherence(faces: &[TemplateFace<'_>], order: &[usize]) -> f32 {
+    let norms: Vec<f64> = order.iter().map(|&i| f64::from(faces[i].norm)).collect();
+    (norm(&weighted_sum(faces, order, &norms)) / norms.iter().sum::<f64>()).min(1.0) as f32
 }
 
 /// The faces' indices sorted by content, so that sums do not depend on the order of arrival.
 fn canonical_order(faces: &[TemplateFace<'_>]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..faces.len()).collect();
+    let bits = |v: &f32| v.to_bits();
     order.sort_by(|&a, &b| {
         let (a, b) = (&faces[a], &faces[b]);
-        let bits = |v: &f32| v.to_bits();
+        let style = |face: &TemplateFace<'_>| face.style.map(|s| s.values.iter().map(bits).collect::<Vec<_>>());
         a.media
             .cmp(b.media)
             .then_with(|| a.norm.to_bits().cmp(&b.norm.to_bits()))
             .then_with(|| a.embedding.iter().map(bits).cmp(b.embedding.iter().map(bits)))
+            .then_with(|| style(a).cmp(&style(b)))
     });
     order
 }

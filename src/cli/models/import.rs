@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use vultus_engine::model::import::{Imported, Options, Verdict, import};
+use vultus_engine::model::import::{Imported, Options, Verdict, import, import_aggregator};
 use vultus_engine::model::{Architecture, Color, Registry, select_device};
 
 use super::{color_name, samples, warn};
@@ -18,8 +18,12 @@ pub(super) struct Import {
     #[arg(long, value_name = "ARCHITECTURE", value_parser = architecture)]
     arch: Option<Architecture>,
     /// Name of the model: 1 to 64 characters out of a-z 0-9 _ -
-    #[arg(long)]
-    name: String,
+    #[arg(long, required_unless_present = "caface_of")]
+    name: Option<String>,
+    /// The file is the CAFace network of this installed model, for the fusion rule caface
+    #[arg(long, value_name = "MODEL",
+        conflicts_with_all = ["name", "arch", "source", "licence", "color", "threshold", "samples"])]
+    caface_of: Option<String>,
     #[command(flatten)]
     how: How,
     /// Where the weights come from, for people
@@ -79,10 +83,24 @@ fn score(text: &str) -> Result<f32, String> {
 
 impl Import {
     pub(super) fn run(self, registry: &Registry) -> anyhow::Result<()> {
-        let mut options = self.how.options(self.name)?;
+        if let Some(model) = &self.caface_of {
+            return self.caface(registry, model);
+        }
+        let mut options = self.how.options(self.name.unwrap_or_default())?;
         (options.architecture, options.source, options.licence) = (self.arch, self.source, self.licence);
         let done = import(&self.file, registry, &options, &select_device(self.how.device())?)?;
         self.how.report(&done)
+    }
+
+    fn caface(&self, registry: &Registry, model: &str) -> anyhow::Result<()> {
+        let done = import_aggregator(&self.file, registry, model, self.how.force)?;
+        let mut out = std::io::stdout().lock();
+        if self.how.json {
+            writeln!(out, "{}", super::list::line(&done.model))?;
+        } else {
+            writeln!(out, "{}: fusion rule caface; written to {}", done.model.model_id, done.path.display())?;
+        }
+        Ok(())
     }
 }
 

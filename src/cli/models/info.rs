@@ -46,12 +46,13 @@ fn describe(model: &Installed) -> String {
         (0, None) => "none".to_owned(),
         _ => format!("score at a false match rate of {}", model.manifest.threshold_fmr),
     };
+    let caface = model.aggregator.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
     let path = model.path.as_ref().map_or("embedded".to_owned(), |path| path.display().to_string());
     format!(
         "name          {}\nmodel id      {}\narchitecture  {architecture}, {dim} dimensions\n\
          colour order  {}{color_source}\nnorm          {} ± {}{norm_source}\nnorm, flip    {flip}\n\
          fusion        {}\nthreshold     {threshold}\nsource        {source}\nlicence       {licence}\n\
-         weights       {path}, {} bytes\nsha-256       {sha256}\n",
+         weights       {path}, {} bytes\nsha-256       {sha256}\ncaface        {caface}\n",
         model.name,
         model.model_id,
         color_name(input.color),

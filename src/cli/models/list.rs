@@ -49,6 +49,6 @@ pub(super) fn line(model: &Installed) -> serde_json::Value {
     json!({
         "name": model.name, "model_id": model.model_id, "architecture": manifest.architecture, "dim": manifest.dim,
         "color": manifest.input.color, "embedded": model.path.is_none(), "path": model.path, "bytes": model.bytes,
-        "licence": manifest.licence, "source": manifest.source,
+        "licence": manifest.licence, "source": manifest.source, "caface": model.aggregator.is_some(),
     })
 }

@@ -17,12 +17,13 @@
 //! The weights belong to one backbone; the published ones to an IR-101.
 
 mod cluster;
+mod fusion;
 mod parts;
-
-use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Module, ModuleT, Result, Tensor};
 use candle_nn::{BatchNorm, BatchNormConfig, Linear, PReLU, VarBuilder};
+
+use sha2::{Digest, Sha256};
 
 use super::weights::{WeightsError, check};
 use cluster::ClusterNetwork;
@@ -46,6 +47,7 @@ const MOST_BLOCKS: usize = 16;
 /// The network that fuses, with its weights.
 #[derive(Debug)]
 pub struct Aggregator {
+    id: [u8; 8],
     device: Device,
     style: StyleCompressor,
     norm: NormCode,
@@ -64,15 +66,14 @@ struct Sizes {
 
 impl Sizes {
     /// Those of a file, as far as its tensors tell. Wrong ones come to light when all shapes are checked.
-    fn of(tensors: &HashMap<String, Tensor>) -> Self {
-        let block = |index: &usize| tensors.contains_key(&format!("{}.norm1.weight", cluster::block_name(*index)));
+    fn of(dims: &dyn Fn(&str) -> Option<Vec<usize>>) -> Self {
+        let block = |index: &usize| dims(&format!("{}.norm1.weight", cluster::block_name(*index))).is_some();
         let blocks = (0..MOST_BLOCKS).take_while(block).count().max(1);
-        let dims = |name: &str| tensors.get(name).map(Tensor::dims);
-        let clusters = match dims(cluster::TOKENS) {
+        let clusters = match dims(cluster::TOKENS).as_deref() {
             Some([1, clusters, INPUT]) if (1..=MOST_CLUSTERS).contains(clusters) => *clusters,
             _ => 4,
         };
-        let confidence = match dims(&format!("{}.fc2.bias", parts::confidence_name(blocks))) {
+        let confidence = match dims(&format!("{}.fc2.bias", parts::confidence_name(blocks))).as_deref() {
             Some([1]) => 1,
             _ => FEATURE,
         };
@@ -89,6 +90,14 @@ impl Sizes {
     }
 }
 
+/// The two names under which the first tensor is published.
+pub(super) const FIRST_NAMES: [&str; 2] = [StyleCompressor::WEIGHTS, StyleCompressor::OTHER_NAME];
+
+/// Names and shapes of the tensors of a network, whose sizes follow from the shapes that `dims` tells.
+pub(super) fn tensors(dims: &dyn Fn(&str) -> Option<Vec<usize>>) -> Vec<(String, Vec<usize>)> {
+    Sizes::of(dims).tensors()
+}
+
 impl Aggregator {
     /// Reads a safetensors file with the names of the published state dictionary. The number of blocks and clusters is
     /// taken from the tensors. `num_batches_tracked` is ignored; `style_maker.cfc` and `style_maker.cfcs.0` are two
@@ -100,14 +109,17 @@ impl Aggregator {
         if let Some(tensor) = tensors.remove(StyleCompressor::OTHER_NAME) {
             tensors.entry(StyleCompressor::WEIGHTS.to_owned()).or_insert(tensor);
         }
-        let sizes = Sizes::of(&tensors);
+        let sizes = Sizes::of(&|name| tensors.get(name).map(|tensor| tensor.dims().to_vec()));
         let tensors = check(tensors, &sizes.tensors(), device)?;
         let vb = VarBuilder::from_tensors(tensors, DType::F32, device);
-        Self::build(sizes, &vb).map_err(WeightsError::Unreadable)
+        let mut id = [0; 8];
+        id.copy_from_slice(&Sha256::digest(bytes)[..8]);
+        Self::build(id, sizes, &vb).map_err(WeightsError::Unreadable)
     }
 
-    fn build(sizes: Sizes, vb: &VarBuilder) -> Result<Self> {
+    fn build(id: [u8; 8], sizes: Sizes, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
+            id,
             device: vb.device().clone(),
             style: StyleCompressor::load(vb)?,
             norm: NormCode::load(vb)?,
@@ -116,13 +128,18 @@ impl Aggregator {
         })
     }
 
+    /// The first eight bytes of the file's SHA-256, by which styles are told from those of other networks.
+    pub fn id(&self) -> [u8; 8] {
+        self.id
+    }
+
     /// Style of faces (N, 384, 2) to what is kept of it (N, 64).
     pub fn compress(&self, style: &Tensor) -> Result<Tensor> {
         self.style.forward(&style.to_device(&self.device)?)
     }
 
     /// Fuses raw features (N, 512) and compressed styles (N, 64). See [`Aggregation::finish`] for the result.
-    pub fn fuse(&self, features: &Tensor, styles: &Tensor) -> Result<Option<Vec<f32>>> {
+    pub fn fuse(&self, features: &Tensor, styles: &Tensor) -> Result<Option<Aggregated>> {
         let mut aggregation = self.begin();
         aggregation.push(features, styles)?;
         aggregation.finish()
@@ -134,6 +151,15 @@ impl Aggregator {
     }
 }
 
+/// What became of fused faces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Aggregated {
+    /// The fused direction (512), not normalised: it is at most about one long, and shorter the less the faces agree.
+    pub vector: Vec<f32>,
+    /// Each face's part: what stands before its direction in the sum, on average over the channels.
+    pub parts: Vec<f32>,
+}
+
 /// Means of the clusters so far.
 #[derive(Debug, Clone)]
 struct Means {
@@ -143,6 +169,8 @@ struct Means {
     directions: Tensor,
     /// Mean inputs (K, 128).
     styles: Tensor,
+    /// What stands before each direction in the means (K, N).
+    parts: Tensor,
 }
 
 /// Faces fused so far.
@@ -184,7 +212,7 @@ impl Aggregation<'_> {
         let shares = assignment.sum_keepdim(1)?;
         // A cluster with less than one face in sum is not blown up to a whole one.
         let parts = assignment.broadcast_div(&shares.maximum(1f32)?)?;
-        let new = Means { directions: parts.matmul(&directions)?, styles: parts.matmul(&inputs)?, shares };
+        let new = Means { directions: parts.matmul(&directions)?, styles: parts.matmul(&inputs)?, shares, parts };
         self.means = Some(match self.means.take() {
             Some(means) => means.joined(&new)?,
             None => new,
@@ -196,14 +224,15 @@ impl Aggregation<'_> {
         Ok(())
     }
 
-    /// The fused direction (512), not normalised: it is at most about one long, and shorter the less the faces agree.
-    /// A single face is not changed but for its length, and without faces there is nothing.
-    pub fn finish(self) -> Result<Option<Vec<f32>>> {
+    /// The result. A single face is not changed but for its length, and without faces there is nothing.
+    pub fn finish(self) -> Result<Option<Aggregated>> {
         match (self.first, self.means) {
-            (Some(first), _) if self.faces == 1 => first.to_vec1().map(Some),
+            (Some(first), _) if self.faces == 1 => Ok(Some(Aggregated { vector: first.to_vec1()?, parts: vec![1.0] })),
             (_, Some(means)) => {
                 let weights = self.aggregator.weights(&means)?;
-                means.directions.broadcast_mul(&weights)?.sum(0)?.to_vec1().map(Some)
+                let vector = means.directions.broadcast_mul(&weights)?.sum(0)?.to_vec1()?;
+                let parts = weights.mean_keepdim(1)?.broadcast_mul(&means.parts)?.sum(0)?.to_vec1()?;
+                Ok(Some(Aggregated { vector, parts }))
             }
             _ => Ok(None),
         }
@@ -228,7 +257,9 @@ impl Means {
         };
         let directions = mean(&self.directions, &new.directions)?;
         let styles = mean(&self.styles, &new.styles)?;
-        Ok(Self { shares, directions, styles })
+        let part = |means: &Self| means.parts.broadcast_mul(&means.shares)?.broadcast_div(&shares.maximum(1e-6f32)?);
+        let parts = Tensor::cat(&[part(&self)?, part(new)?], 1)?;
+        Ok(Self { shares, directions, styles, parts })
     }
 }
 
@@ -310,4 +341,4 @@ impl NormCode {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,11 +1,15 @@
 //! The network with weights from a rule against reference values.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::safetensors::{load, save};
 
 use super::*;
+use crate::face::Style;
 use crate::model::fill;
+use crate::quality::NormStats;
+use crate::template::{Fused, FusionRule, SetFace, SetFusion, Template, TemplateError, TemplateFace, fuse};
 
 /// Values that come with the repository: features of eleven faces, styles of two, results.
 fn committed() -> HashMap<String, Tensor> {
@@ -56,8 +60,23 @@ fn file(tensors: &HashMap<String, Tensor>) -> Vec<u8> {
 
 const SMALL: Sizes = Sizes { blocks: 2, clusters: 4, confidence: 512 };
 
+/// A small network's tensors by name, shape and values, both names of the shared tensor included.
+pub(crate) fn small_tensors() -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let tensors = state(SMALL, committed()["cfc"].clone());
+    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
+    let mut all: Vec<_> =
+        tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec(), values(tensor))).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+/// The file of a small network.
+pub(crate) fn small_file() -> Vec<u8> {
+    file(&state(SMALL, committed()["cfc"].clone()))
+}
+
 fn small() -> Aggregator {
-    Aggregator::load(&file(&state(SMALL, committed()["cfc"].clone())), &Device::Cpu).unwrap()
+    Aggregator::load(&small_file(), &Device::Cpu).unwrap()
 }
 
 fn distance(found: &Tensor, expected: &Tensor) -> f32 {
@@ -65,8 +84,8 @@ fn distance(found: &Tensor, expected: &Tensor) -> f32 {
     (found.flatten_all().unwrap() - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
-fn vector(values: Option<Vec<f32>>) -> Tensor {
-    Tensor::new(values.unwrap(), &Device::Cpu).unwrap()
+fn vector(fused: Option<Aggregated>) -> Tensor {
+    Tensor::new(fused.unwrap().vector, &Device::Cpu).unwrap()
 }
 
 #[test]
@@ -175,7 +194,7 @@ fn the_configuration_is_taken_from_the_file() {
         let counter = Tensor::zeros((), DType::I64, &Device::Cpu).unwrap();
         tensors.insert("style_maker.bn.num_batches_tracked".into(), counter);
         let aggregator = Aggregator::load(&file(&tensors), &Device::Cpu).unwrap();
-        let fused = aggregator.fuse(&golden["features"], &golden["compressed_style"]).unwrap().unwrap();
+        let fused = aggregator.fuse(&golden["features"], &golden["compressed_style"]).unwrap().unwrap().vector;
         let length = fused.iter().map(|value| value * value).sum::<f32>();
         assert!(fused.len() == 512 && length > 0.0 && length < 1.1, "{sizes:?}: {length}");
     }
@@ -208,4 +227,79 @@ fn wrong_files_are_named() {
     let mut tensors = good;
     tensors.insert("norm_emb.scale".into(), Tensor::new(f32::NAN, &Device::Cpu).unwrap());
     assert!(matches!(load(&tensors), WeightsError::NotFinite(name) if name == "norm_emb.scale"));
+}
+
+/// The committed faces as a template takes them: embeddings, norms, styles of a network.
+fn faces(network: [u8; 8]) -> Vec<(Vec<f32>, f32, Style)> {
+    let golden = committed();
+    let rows = |name: &str| golden[name].to_vec2::<f32>().unwrap();
+    let face = |(raw, values): (Vec<f32>, Vec<f32>)| {
+        let norm = raw.iter().map(|value| value * value).sum::<f32>().sqrt();
+        (raw.iter().map(|value| value / norm).collect(), norm, Style { network, values })
+    };
+    rows("features").into_iter().zip(rows("compressed_style")).map(face).collect()
+}
+
+fn by_caface(
+    faces: &[TemplateFace<'_>],
+    network: Option<&dyn SetFusion>,
+) -> std::result::Result<Template, TemplateError> {
+    fuse(faces, FusionRule::Caface.into(), NormStats { mean: 22.0, std: 4.0 }, network)
+}
+
+#[test]
+fn the_rule_of_templates_is_the_network() {
+    let aggregator = small();
+    let faces = faces(aggregator.id());
+    let mut set: Vec<TemplateFace<'_>> = faces
+        .iter()
+        .zip(["b", "a", "c"].into_iter().cycle())
+        .map(|((embedding, norm, style), media)| TemplateFace { embedding, norm: *norm, media, style: Some(style) })
+        .collect();
+    let template = by_caface(&set, Some(&aggregator)).unwrap();
+    let expected = &committed()["single/aggregated"];
+    let length = expected.sqr().unwrap().sum_all().unwrap().sqrt().unwrap();
+    let found = Tensor::new(template.vector.clone(), &Device::Cpu).unwrap();
+    assert!(distance(&found, &expected.broadcast_div(&length).unwrap()) < 1e-5);
+    approx::assert_abs_diff_eq!(template.weights.iter().sum::<f32>(), 1.0, epsilon = 1e-5);
+    assert!(template.weights.iter().all(|weight| *weight > 0.0) && template.coherence < 1.0);
+
+    // The same bits in whatever order, and each face keeps its weight.
+    set.reverse();
+    let reversed = by_caface(&set, Some(&aggregator)).unwrap();
+    assert_eq!(reversed.vector, template.vector);
+    assert_eq!(reversed.weights.iter().rev().copied().collect::<Vec<_>>(), template.weights);
+
+    assert_eq!(by_caface(&set, None), Err(TemplateError::NoCaface));
+    let other = Style { network: [0; 8], ..faces[0].2.clone() };
+    for style in [None, Some(&other)] {
+        set[4].style = style;
+        assert_eq!(by_caface(&set, Some(&aggregator)), Err(TemplateError::NoCaface));
+    }
+    let short = vec![1.0; 3];
+    let set = [TemplateFace { embedding: &short, norm: 1.0, media: "a", style: Some(&faces[0].2) }];
+    assert!(matches!(by_caface(&set, Some(&aggregator)), Err(TemplateError::Network(_))));
+}
+
+#[test]
+fn parts_are_what_the_network_sums_with() {
+    // With one weight a cluster the result is the sum of directions times parts, over several batches too.
+    let sizes = Sizes { confidence: 1, ..SMALL };
+    let aggregator = Aggregator::load(&file(&state(sizes, committed()["cfc"].clone())), &Device::Cpu).unwrap();
+    let faces = faces(aggregator.id());
+    for count in [1, 11, 600] {
+        let set: Vec<SetFace<'_>> = faces
+            .iter()
+            .cycle()
+            .take(count)
+            .map(|(embedding, norm, style)| SetFace { embedding, norm: *norm, style: &style.values })
+            .collect();
+        let Fused { vector, parts } = SetFusion::fuse(&aggregator, &set).unwrap();
+        let mut sum = vec![0f32; FEATURE];
+        for (face, part) in set.iter().zip(&parts) {
+            sum.iter_mut().zip(face.embedding).for_each(|(sum, value)| *sum += part * value);
+        }
+        let largest = sum.iter().zip(&vector).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(parts.len() == count && largest < 1e-5, "{count}: {largest}");
+    }
 }

@@ -82,6 +82,18 @@ pub enum ImportError {
     /// A model of this name is there.
     #[error("there is a model {0} already; choose another name, or replace it with --force")]
     Exists(String),
+    /// A network for set fusion for a model that has no use for it.
+    #[error("a CAFace network goes with an installed ir_101 of 512 dimensions; the model is of {0}")]
+    NoStyle(Architecture),
+    /// The model has a network for set fusion.
+    #[error("the model {0} has a CAFace network already; replace it with --force")]
+    AggregatorExists(String),
+    /// The file holds no network for set fusion.
+    #[error("the file holds no CAFace network: there is no style_maker.cfc")]
+    NoAggregator,
+    /// The tensors are not those of a network for set fusion.
+    #[error("the file does not fit a CAFace network: {0}")]
+    AggregatorTensors(Differences),
     /// What was written does not work.
     #[error("the imported model does not work: {0}")]
     Model(#[from] ModelError),

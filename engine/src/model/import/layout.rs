@@ -17,7 +17,7 @@ const PREFIXES: &[&str] = &["", "model.net.", "net.", "model.", "module.model.",
 /// Prefixes of what belongs to a loss, not to the network.
 const HEADS: &[&str] = &["head.", "classifier.", "criterion.", "loss.", "margin."];
 /// Counters of batch normalisation, which no forward pass reads.
-const COUNTER: &str = "num_batches_tracked";
+pub(super) const COUNTER: &str = "num_batches_tracked";
 
 /// The form of the tensors in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

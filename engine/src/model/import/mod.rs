@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod aggregator;
 mod archive;
 mod checkpoint;
 mod color;
@@ -49,6 +50,7 @@ use sha2::{Digest, Sha256};
 use checkpoint::{Checkpoint, Writer};
 use layout::{Form, Layout};
 
+pub use aggregator::{ImportedAggregator, import_aggregator};
 pub use error::{Differences, ImportError, Misshaped};
 pub use pickle::PickleError;
 pub use trial::{ColorCheck, Verdict};
@@ -56,7 +58,7 @@ pub use verify::{Verified, verify};
 
 use super::manifest::Norms;
 use super::mobilefacenet::y1;
-use super::registry::{MANIFEST_EXTENSION, is_name};
+use super::registry::{MANIFEST_EXTENSION, aggregator_path, is_name};
 use super::{Architecture, Arithmetic, Color, Installed, Manifest, Model, ModelError, Registry, WeightsError};
 use crate::align::AlignedCrop;
 use crate::quality::NormStats;
@@ -179,6 +181,7 @@ pub fn import(file: &Path, registry: &Registry, options: &Options, device: &Devi
     };
     manifest.check().map_err(ModelError::ManifestValue)?;
 
+    remove_aggregator(&path, &manifest.sha256, &mut warnings)?;
     write::publish(weights, &path)?;
     write::write_text(&path.with_extension(MANIFEST_EXTENSION), &json(&manifest))?;
     let installed = registry.find(&options.name)?;
@@ -199,6 +202,18 @@ fn free_path(registry: &Registry, options: &Options) -> Result<PathBuf, ImportEr
     let embedded = registry.list()?.into_iter().flatten().any(|m| m.path.is_none() && m.name == options.name);
     let there = path.exists() || path.with_extension(MANIFEST_EXTENSION).exists();
     if embedded || (there && !options.replace) { Err(ImportError::Exists(options.name.clone())) } else { Ok(path) }
+}
+
+/// Removes the network for set fusion of the model that is about to be replaced by another one.
+fn remove_aggregator(weights: &Path, sha256: &str, warnings: &mut Vec<String>) -> Result<(), ImportError> {
+    let aggregator = aggregator_path(weights);
+    let replaced = std::fs::read_to_string(weights.with_extension(MANIFEST_EXTENSION)).ok();
+    let same = replaced.and_then(|text| Manifest::parse(&text).ok()).is_some_and(|old| old.sha256 == sha256);
+    if aggregator.exists() && !same {
+        std::fs::remove_file(&aggregator).map_err(ImportError::io(&aggregator))?;
+        warnings.push("the CAFace network of the model that was replaced is removed; it fits no other".into());
+    }
+    Ok(())
 }
 
 fn json(manifest: &Manifest) -> String {

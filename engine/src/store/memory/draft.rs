@@ -266,6 +266,7 @@ impl Ledger for Draft<'_> {
         stored.face.norm = feature.feature.norm;
         stored.face.quality = feature.quality;
         stored.embedding.clone_from(&feature.feature.embedding);
+        stored.style.clone_from(&feature.feature.style);
         let old = face.standby.replace(Arc::new(stored));
         let lacked = old.is_none();
         self.undo.push(Undo::Standby(gallery.clone(), feature.subject.clone(), feature.face, old));

@@ -14,6 +14,7 @@ use super::layout::{
     piece_key, pieces,
 };
 use super::{Core, database};
+use crate::face::Feature;
 use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 use crate::store::rules::{Ledger, Removed};
 use crate::store::{Change, Gallery, GalleryCounts, Migration, StandbyFeature, StoreError, StoredFace, Subject};
@@ -236,14 +237,13 @@ impl Ledger for Draft<'_> {
         let key = self.key(gallery)?;
         let row = key.face(subject, id);
         self.put(Tree::Faces, row.clone(), &encode_face(&face.face)?)?;
-        match self.stored_sets(key)? {
-            // The record of the face states the measures of the first set.
-            None => self.put(Tree::Vectors, row.clone(), &encode_vector(&face.embedding))?,
-            Some(Sets { in_use, .. }) => {
-                let measures = Measures { norm: face.face.norm, quality: face.face.quality };
-                self.put(Tree::Vectors, in_use.of_face(&row), &encode_vector(&face.embedding))?;
-                self.put(Tree::Measures, in_use.of_face(&row), &encode_measures(measures)?)?;
-            }
+        let sets = self.stored_sets(key)?;
+        let of_set = sets.unwrap_or_else(|| Sets::first(key)).in_use.of_face(&row);
+        self.put(Tree::Vectors, of_set.clone(), &encode_vector(&face.embedding))?;
+        // The record of the face states the measures of the first set, but for the style.
+        if sets.is_some() || face.style.is_some() {
+            let measures = Measures { norm: face.face.norm, quality: face.face.quality, style: face.style.clone() };
+            self.put(Tree::Measures, of_set, &encode_measures(&measures)?)?;
         }
         if let Some(crop) = crop {
             self.put(Tree::Crops, row, crop)?;
@@ -285,9 +285,10 @@ impl Ledger for Draft<'_> {
         let Some((set, _)) = self.sets(key)?.standby else { return Ok(false) };
         let row = set.of_face(&key.face(&feature.subject, feature.face));
         let lacked = self.row(Tree::Vectors, &row)?.is_none();
-        let measures = Measures { norm: feature.feature.norm, quality: feature.quality };
-        self.put(Tree::Vectors, row.clone(), &encode_vector(&feature.feature.embedding))?;
-        self.put(Tree::Measures, row, &encode_measures(measures)?)?;
+        let Feature { embedding, norm, style } = &feature.feature;
+        let measures = Measures { norm: *norm, quality: feature.quality, style: style.clone() };
+        self.put(Tree::Vectors, row.clone(), &encode_vector(embedding))?;
+        self.put(Tree::Measures, row, &encode_measures(&measures)?)?;
         Ok(lacked)
     }
 

@@ -14,8 +14,6 @@ use crate::store::{Face, Gallery, StandbyFace, StoreError, StoredFace};
 pub(super) struct FeatureSet {
     pub(super) key: SetKey,
     pub(super) dim: u32,
-    /// Whether it can have rows in [`Tree::Measures`].
-    measures: bool,
 }
 
 impl Core {
@@ -26,11 +24,8 @@ impl Core {
 
     /// The set that is searched.
     pub(super) fn in_use(&self, key: GalleryKey, gallery: &Gallery) -> Result<FeatureSet, StoreError> {
-        let dim = gallery.dim;
-        Ok(match self.stored_sets(key)? {
-            None => FeatureSet { key: SetKey(key.0), dim, measures: false },
-            Some(sets) => FeatureSet { key: sets.in_use, dim, measures: true },
-        })
+        let sets = self.stored_sets(key)?.unwrap_or_else(|| Sets::first(key));
+        Ok(FeatureSet { key: sets.in_use, dim: gallery.dim })
     }
 
     /// The standby set, while a migration is under way.
@@ -39,32 +34,43 @@ impl Core {
         let value = self.value(Tree::Migrations, &key.migration(id))?;
         let value = value.ok_or_else(|| Tree::Sets.damaged("a standby set is of no migration"))?;
         let dim = decode_migration(id, &value)?.standby().dim;
-        Ok(Some(FeatureSet { key: set, dim, measures: true }))
+        Ok(Some(FeatureSet { key: set, dim }))
     }
 
-    /// A face with its feature of a set. `vector` is the row of the set where the caller has it.
+    /// A face with its feature of a set. `vector` is the row of the set.
     pub(super) fn stored(
+        &self,
+        set: FeatureSet,
+        key: &[u8],
+        face: Face,
+        vector: IVec,
+    ) -> Result<StoredFace, StoreError> {
+        let measures = self.value(Tree::Measures, &set.key.of_face(key))?;
+        self.joined(set, key, face, vector, measures)
+    }
+
+    /// As [`Core::stored`], with the row of the measures, where there is one, at hand too.
+    fn joined(
         &self,
         set: FeatureSet,
         key: &[u8],
         mut face: Face,
         vector: IVec,
+        measures: Option<IVec>,
     ) -> Result<StoredFace, StoreError> {
-        let of_set = set.key.of_face(key);
-        let vector = self.whole(Tree::Vectors, &of_set, vector)?;
-        if set.measures
-            && let Some(row) = self.row(Tree::Measures, &of_set)?
-        {
+        let vector = self.whole(Tree::Vectors, &set.key.of_face(key), vector)?;
+        let mut style = None;
+        if let Some(row) = measures {
             let measures = decode_measures(&row)?;
-            (face.norm, face.quality) = (measures.norm, measures.quality);
+            (face.norm, face.quality, style) = (measures.norm, measures.quality, measures.style);
         }
-        Ok(StoredFace { face, embedding: decode_vector(&vector, set.dim)? })
+        Ok(StoredFace { face, embedding: decode_vector(&vector, set.dim)?, style })
     }
 
     /// At most `limit` faces whose keys start with `prefix`, from a bound on, and the key of the last.
     ///
-    /// Faces and vectors have the same keys but for the set, so both trees are walked in step instead of looking up
-    /// each vector.
+    /// Faces, vectors and measures have the same keys but for the set, so the trees are walked in step instead of looking
+    /// up each row. Measures may be missing.
     pub(super) fn faces_from(
         &self,
         set: FeatureSet,
@@ -74,6 +80,7 @@ impl Core {
     ) -> Result<(Vec<StoredFace>, Option<IVec>), StoreError> {
         let of_set = set.key.of_face(prefix);
         let mut vectors = self.rows(Tree::Vectors, &of_set, from.clone().map(|key| set.key.of_face(&key)));
+        let mut measures = self.rows(Tree::Measures, &of_set, from.clone().map(|key| set.key.of_face(&key))).peekable();
         let mut faces = Vec::new();
         let mut last = None;
         for row in self.rows(Tree::Faces, prefix, from).take(limit) {
@@ -84,7 +91,12 @@ impl Core {
             };
             let (subject, id) = face_of_key(&key)?;
             let face = decode_face(subject, id, &self.whole(Tree::Faces, &key, face)?)?;
-            faces.push(self.stored(set, &key, face, vector)?);
+            // Rows of no face are passed over; the full check tells of them.
+            let of_face = &key[8..];
+            while measures.next_if(|row| row.as_ref().is_ok_and(|(other, _)| &other[8..] < of_face)).is_some() {}
+            let own = measures.next_if(|row| row.as_ref().map_or(true, |(other, _)| &other[8..] == of_face));
+            let own = own.transpose()?.map(|(other, row)| self.whole(Tree::Measures, &other, row)).transpose()?;
+            faces.push(self.joined(set, &key, face, vector, own)?);
             last = Some(key);
         }
         Ok((faces, last))

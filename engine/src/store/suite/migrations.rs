@@ -18,7 +18,7 @@ fn put(gallery: &str, number: u128, subject: &str, faces: &[u128], dim: u32) -> 
     let feature = |&face: &u128| StandbyFeature {
         subject: sid(subject),
         face: fid(face),
-        feature: Feature { embedding: vector(face + 100, dim), norm: 5.0 + face as f32 },
+        feature: Feature { embedding: vector(face + 100, dim), norm: 5.0 + face as f32, style: style(face) },
         quality: 0.125,
     };
     let features = faces.iter().map(feature).collect();

@@ -3,6 +3,7 @@
 //! The fixtures were written by PyTorch 2.15: tensors of several types, turned and shared, in a dictionary beside what
 //! Lightning saves, among it objects of classes that exist nowhere (`lightning.data.AttributeDict`).
 
+mod aggregator;
 mod hostile;
 mod writer;
 

@@ -4,32 +4,44 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{TimeRecord, decode, encode};
+use crate::face::Style;
 use crate::ids::{MigrationId, ModelId};
 use crate::store::sled::layout::{GalleryKey, SetKey, Tree};
 use crate::store::{Migration, Side, Stage, StoreError};
 
-/// Norm and quality of a feature, where they are not those in the face's record.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Norm, quality and style of a feature, where they are not those in the face's record, which knows no style.
+#[derive(Debug, Clone, PartialEq)]
 pub(in crate::store::sled) struct Measures {
     pub(in crate::store::sled) norm: f32,
     pub(in crate::store::sled) quality: f32,
+    pub(in crate::store::sled) style: Option<Style>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StyleRecord {
+    network: [u8; 8],
+    values: Vec<f32>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct MeasuresRecord {
     norm: f32,
     quality: f32,
+    style: Option<StyleRecord>,
 }
 
 /// Encodes a row of [`Tree::Measures`].
-pub(in crate::store::sled) fn encode_measures(measures: Measures) -> Result<Vec<u8>, StoreError> {
-    encode(Tree::Measures, &MeasuresRecord { norm: measures.norm, quality: measures.quality })
+pub(in crate::store::sled) fn encode_measures(measures: &Measures) -> Result<Vec<u8>, StoreError> {
+    let Measures { norm, quality, ref style } = *measures;
+    let style = style.as_ref().map(|style| StyleRecord { network: style.network, values: style.values.clone() });
+    encode(Tree::Measures, &MeasuresRecord { norm, quality, style })
 }
 
 /// Decodes a row of [`Tree::Measures`].
 pub(in crate::store::sled) fn decode_measures(bytes: &[u8]) -> Result<Measures, StoreError> {
-    let MeasuresRecord { norm, quality } = decode(Tree::Measures, bytes)?;
-    Ok(Measures { norm, quality })
+    let MeasuresRecord { norm, quality, style } = decode(Tree::Measures, bytes)?;
+    let style = style.map(|StyleRecord { network, values }| Style { network, values });
+    Ok(Measures { norm, quality, style })
 }
 
 /// The feature sets of a gallery.

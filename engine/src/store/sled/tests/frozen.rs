@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use vultus_migrations::v0001_initial as frozen;
 use vultus_migrations::v0002_feature_sets as second;
 
+use crate::face::Style;
 use crate::ids::MigrationId;
 use crate::store::record::{FaceSource, Gallery, GalleryKind};
 use crate::store::sled::codec::*;
@@ -180,10 +181,14 @@ fn feature_sets() {
     let theirs = second::Sets { in_use: 3, standby: Some(standby) };
     assert_eq!(encode_sets(ours).unwrap(), bytes(&theirs));
     assert_eq!(decode_sets(&bytes(&theirs)).unwrap(), ours);
-    let ours = Measures { norm: 21.5, quality: 0.75 };
-    let theirs = second::Measures { norm: 21.5, quality: 0.75 };
-    assert_eq!(encode_measures(ours).unwrap(), bytes(&theirs));
-    assert_eq!(decode_measures(&bytes(&theirs)).unwrap(), ours);
+    for values in [None, Some(vec![0.5, -1.25])] {
+        let style = values.clone().map(|values| Style { network: *b"abcdefgh", values });
+        let ours = Measures { norm: 21.5, quality: 0.75, style };
+        let style = values.map(|values| second::Style { network: *b"abcdefgh", values });
+        let theirs = second::Measures { norm: 21.5, quality: 0.75, style };
+        assert_eq!(encode_measures(&ours).unwrap(), bytes(&theirs));
+        assert_eq!(decode_measures(&bytes(&theirs)).unwrap(), ours);
+    }
     let face = GalleryKey(1).face(&sid("x"), fid(5));
     assert_eq!(SetKey(2).of_face(&face), GalleryKey(2).face(&sid("x"), fid(5)));
     assert_eq!(GalleryKey(1).migration(id), [&1_u64.to_be_bytes()[..], &7_u128.to_be_bytes()].concat());
