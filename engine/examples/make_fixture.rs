@@ -1,7 +1,7 @@
 //! Makes the small database that later versions are tested against: `migrations/fixtures/vNNNN/`.
 //!
 //! ```text
-//! cargo run -p vultus-engine --example make_fixture -- migrations/fixtures/v0001
+//! cargo run -p vultus-engine --example make_fixture -- migrations/fixtures/v0002
 //! ```
 //!
 //! Contents are synthetic and follow from fixed seeds. A fixture is made once, by the program of its version, and then
@@ -12,11 +12,12 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use uuid::Uuid;
-use vultus_engine::face::{BoundingBox, Landmarks};
-use vultus_engine::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
+use vultus_engine::face::{BoundingBox, Feature, Landmarks, Style};
+use vultus_engine::ids::{FaceId, GalleryId, MediaId, MigrationId, ModelId, SubjectId};
 use vultus_engine::store::sled::SledStore;
 use vultus_engine::store::{
-    Face, FaceSource, Gallery, GalleryKind, Operation, Store, StoredAnswer, StoredFace, Subject,
+    Face, FaceSource, Gallery, GalleryKind, Migration, Operation, Side, Stage, StandbyFeature, Store, StoredAnswer,
+    StoredFace, Subject,
 };
 use vultus_engine::template::{Fusion, FusionRule};
 
@@ -67,6 +68,37 @@ fn main() -> Result<(), Box<dyn Error>> {
             Operation::UpdateGallery { gallery: settings, expected: None },
             Operation::DeleteFace { gallery: people.id.clone(), subject: subject.clone(), face: face_id(11) },
             Operation::DeleteGallery { gallery: GalleryId::try_from("gone")?, expected: None },
+        ],
+    )?;
+    // In the middle of a move to another model: two faces are done.
+    let side = |model: &str, dim| Side { model_id: ModelId(model.to_owned()), dim, threshold: Some(0.4) };
+    let migration = Migration {
+        id: MigrationId(Uuid::from_u128(1)),
+        from: side("synthetic-0123456789abcdef+flip", DIM),
+        to: side("other-fedcba9876543210", 4),
+        stage: Stage::Embedding,
+        standby_faces: 0,
+        failure: None,
+        report: None,
+        created_at: time(4)?,
+        updated_at: time(4)?,
+    };
+    let standby = |subject: &str, number: u32| -> Result<StandbyFeature, Box<dyn Error>> {
+        let style = Some(Style { network: [7; 8], values: vec![0.25; 64] });
+        Ok(StandbyFeature {
+            subject: SubjectId::try_from(subject)?,
+            face: face_id(number),
+            feature: Feature { embedding: vec![0.0, 1.0, 0.0, 0.0], norm: 5.0, style },
+            quality: 0.25,
+        })
+    };
+    let (gallery, id) = (people.id.clone(), migration.id);
+    let features = vec![standby("subject-0", 0)?, standby("subject-1", 10)?];
+    store.commit(
+        time(4)?,
+        &[
+            Operation::StartMigration { gallery: gallery.clone(), migration },
+            Operation::PutStandby { gallery, migration: id, features },
         ],
     )?;
     let answer = StoredAnswer {

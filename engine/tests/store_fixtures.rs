@@ -10,7 +10,7 @@ use vultus_engine::store::{ChangeKind, GalleryKind, Store};
 
 #[test]
 fn every_version_reads_as_what_was_put_in() {
-    for version in ["v0001"] {
+    for version in ["v0001", "v0002"] {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations/fixtures").join(version);
         let folder = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
@@ -41,6 +41,15 @@ fn every_version_reads_as_what_was_put_in() {
         assert!(faces.iter().zip(ids).all(|(face, id)| face.embedding[(id % 8) as usize] == 1.0));
         let crop = store.crop(&people, FaceId(uuid::Uuid::from_u128(22))).unwrap();
         assert_eq!(crop, Some(vec![22; 5000]));
+        let migrations = store.migrations(&people).unwrap();
+        let done = migrations.iter().map(|migration| migration.standby_faces).collect::<Vec<_>>();
+        assert_eq!(done, if version == "v0001" { vec![] } else { vec![2] });
+        if version == "v0002" {
+            let standby = store.standby_faces(&people, &SubjectId::try_from("subject-1").unwrap()).unwrap();
+            assert_eq!(standby[0].embedding, [0.0, 1.0, 0.0, 0.0]);
+            assert_eq!((standby[0].face.norm, standby[0].face.quality), (5.0, 0.25));
+            assert_eq!(standby[0].style.as_ref().unwrap().values, [0.25; 64]);
+        }
         let change = store.changes(13, 1).unwrap().remove(0);
         let deleted = FaceId(uuid::Uuid::from_u128(11));
         assert_eq!(change.kind, ChangeKind::FaceDeleted(SubjectId::try_from("subject-1").unwrap(), deleted));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vultus_migrations::{Prepared, SCHEMA_VERSION, prepare, v0001_initial as v1};
+use vultus_migrations::{Prepared, SCHEMA_VERSION, prepare, v0001_initial as v1, v0002_feature_sets as v2};
 
 /// A copy of a fixture: opening changes it.
 fn copy_of(version: &str) -> tempfile::TempDir {
@@ -83,4 +83,32 @@ fn version_1() {
     assert_eq!(rows("answers_by_time")[0].0[..8], (1_700_000_000_u64 | 1 << 63).to_be_bytes());
 
     assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: Some(1), to: SCHEMA_VERSION });
+}
+
+#[test]
+fn version_2() {
+    let folder = copy_of("v0002");
+    let db = sled::open(folder.path()).unwrap();
+    let rows = |tree: &str| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let tree = db.open_tree(tree).unwrap();
+        tree.iter().map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
+    };
+    assert!(v2::TREES.iter().all(|tree| db.tree_names().iter().any(|name| name == tree.as_bytes())));
+    let sets = rows("sets");
+    assert_eq!(sets[0].0, 1_u64.to_be_bytes());
+    let standby = v2::Standby { set: 4, migration: 1_u128.to_be_bytes() };
+    assert_eq!(read::<v2::Sets>(&sets[0].1), v2::Sets { in_use: 1, standby: Some(standby) });
+    let migrations = rows("migrations");
+    assert_eq!(migrations[0].0, [&1_u64.to_be_bytes()[..], &1_u128.to_be_bytes()].concat());
+    let migration: v2::Migration = read(&migrations[0].1);
+    assert_eq!((migration.stage, migration.standby_faces), (v2::Stage::Embedding, 2));
+    assert_eq!((migration.from.dim, migration.to.dim, migration.to.threshold), (8, 4, Some(0.4)));
+    let measures = rows("measures");
+    assert_eq!(measures.len(), 2);
+    assert_eq!(measures[1].0, [&4_u64.to_be_bytes()[..], b"subject-1\0", &10_u128.to_be_bytes()].concat());
+    let measures: v2::Measures = read(&measures[1].1);
+    assert_eq!((measures.norm, measures.quality), (5.0, 0.25));
+    assert_eq!(measures.style.unwrap().values, [0.25; 64]);
+    assert_eq!(rows("vectors").len(), 7);
+    assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: Some(2), to: SCHEMA_VERSION });
 }
