@@ -98,7 +98,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         time(4)?,
         &[
             Operation::StartMigration { gallery: gallery.clone(), migration },
-            Operation::PutStandby { gallery, migration: id, features },
+            Operation::PutStandby {
+                gallery,
+                migration: id,
+                model: ModelId("other-fedcba9876543210".to_owned()),
+                features,
+            },
         ],
     )?;
     let answer = StoredAnswer {

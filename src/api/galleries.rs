@@ -273,7 +273,11 @@ pub async fn create(State(app): State<App>, Json(body): Json<CreateGallery>) -> 
     let CreateGallery { id, kind, model, fusion, threshold, min_quality, keep_crops, label } = body;
     let settings = SettingsBody { fusion, threshold, min_quality, keep_crops, label }.checked()?;
     app.blocking(move |app| {
-        let model = model.map(|model| app.pipeline.models().resolve(&model)).transpose()?;
+        let models = app.pipeline.models();
+        let model = model.map(|model| models.resolve(&model)).transpose()?;
+        if let Some(model) = &model {
+            models.get(model)?;
+        }
         let gallery = app.database.create_gallery(id, kind.into(), model.as_ref(), settings)?;
         answer(app, StatusCode::CREATED, &gallery)
     })

@@ -19,7 +19,7 @@ use crate::problem::{Code, Problem};
 #[into_params(parameter_in = Path)]
 pub struct ModelPath {
     /// Name or model id.
-    #[param(pattern = "^[a-z0-9_+-]{1,86}$", example = "mobilefacenet")]
+    #[param(pattern = "^[a-z0-9_+-]{1,128}$", example = "mobilefacenet")]
     pub model: String,
 }
 

@@ -22,7 +22,7 @@ use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Su
 use crate::extract::{Path, object};
 use crate::problem::{Code, Problem};
 use crate::service::examine::{Embedding, Wanted, embed_all};
-use crate::service::search::{Grouping, ProbeOptions, probes};
+use crate::service::search::{ATTEMPTS, Grouping, ProbeOptions, again, probes};
 use crate::service::select::Select;
 use crate::service::timing::{TimingsMs, since};
 
@@ -183,17 +183,31 @@ pub async fn subject(
     let model = app.model_of(&gallery).await?;
     let grouping = Grouping::Fuse(options.select.unwrap_or_default());
     let how = ProbeOptions { grouping, fusion, detector: options.detector.map(Into::into) };
-    let made = probes(&app, items, model, &how).await?;
-    let probe = made.probes.into_iter().next().ok_or_else(|| Problem::internal("a fused probe is one"))?;
-    let (id, who, vector) = (gallery.clone(), subject.clone(), probe.template.vector.clone());
-    let model = Arc::clone(made.model.served());
-    let served = Arc::clone(&model);
-    let (found, search_ms) = app
-        .blocking(move |app| {
+    let mut made = probes(&app, items, model, &how).await?;
+    let mut attempt = 1;
+    let (found, probe, search_ms) = loop {
+        let probe = made.probes.first().ok_or_else(|| Problem::internal("a fused probe is one"))?;
+        let (id, who, vector) = (gallery.clone(), subject.clone(), probe.template.vector.clone());
+        let served = Arc::clone(made.model.served());
+        let verified = app.blocking(move |app| {
             let started = Instant::now();
             Ok((app.database.verify(&id, &who, &served.id, &vector, threshold)?, since(started)))
-        })
-        .await?;
+        });
+        match verified.await {
+            // The gallery changed its model in the meantime.
+            Err(problem) if problem.code == Code::ModelMismatch && attempt < ATTEMPTS => {
+                attempt += 1;
+                made.model = app.model_of(&gallery).await?;
+                made = again(&app, made, &how).await?;
+            }
+            verified => {
+                let (found, took) = verified?;
+                let probe = made.probes.swap_remove(0);
+                break (found, probe, took);
+            }
+        }
+    };
+    let model = Arc::clone(made.model.served());
     Ok(axum::Json(SubjectVerification {
         gallery: gallery.to_string(),
         subject: subject.to_string(),

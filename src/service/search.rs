@@ -17,6 +17,9 @@ use crate::app::App;
 use crate::extract::submission::Item;
 use crate::problem::{Code, Problem};
 
+/// How often probes are made for galleries that change their model in the meantime.
+pub const ATTEMPTS: u32 = 4;
+
 /// How faces become probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
@@ -146,25 +149,30 @@ pub async fn search(
     options: &ProbeOptions,
     query: SearchQuery,
 ) -> Result<(Vec<Searched>, Arc<Embedder>, f64), Problem> {
-    let (probes, outcome) = search_once(app, &galleries, made.probes, &made.model, query).await?;
-    let (results, took) = match outcome {
-        Err(problem) if problem.code == Code::ModelMismatch => {
-            made.model = common_model(app, &galleries).await?;
-            let mut samples: Vec<Sample> = probes.into_iter().flat_map(|probe| probe.samples).collect();
-            embed_again(app, &mut samples, &made.model).await?;
-            let probes = group(samples, &made.model, options)?;
-            let (probes, outcome) = search_once(app, &galleries, probes, &made.model, query).await?;
-            let (results, took) = outcome?;
-            made.probes = probes;
-            (results, took)
+    for attempt in 1.. {
+        let (probes, outcome) = search_once(app, &galleries, made.probes, &made.model, query).await?;
+        made.probes = probes;
+        match outcome {
+            Err(problem) if problem.code == Code::ModelMismatch && attempt < ATTEMPTS => {
+                made.model = common_model(app, &galleries).await?;
+                made = again(app, made, options).await?;
+            }
+            outcome => {
+                let (results, took) = outcome?;
+                let pairs = made.probes.into_iter().zip(results);
+                let searched = pairs.map(|(probe, results)| Searched { probe, results }).collect();
+                return Ok((searched, made.model, took));
+            }
         }
-        outcome => {
-            made.probes = probes;
-            outcome?
-        }
-    };
-    let searched = made.probes.into_iter().zip(results).map(|(probe, results)| Searched { probe, results }).collect();
-    Ok((searched, made.model, took))
+    }
+    Err(Problem::internal("a search ends in an answer"))
+}
+
+/// Makes probes again with the model they name by now.
+pub async fn again(app: &App, made: Probes, options: &ProbeOptions) -> Result<Probes, Problem> {
+    let mut samples: Vec<Sample> = made.probes.into_iter().flat_map(|probe| probe.samples).collect();
+    embed_again(app, &mut samples, &made.model).await?;
+    Ok(Probes { probes: group(samples, &made.model, options)?, ..made })
 }
 
 /// Each gallery's answer to each probe, in order.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{MODEL_ID, TestApp};
+use crate::harness::{MODEL_ID, TestApp, ready};
 
 #[tokio::test]
 async fn a_gallery_lives() {
@@ -117,4 +117,26 @@ async fn a_change_without_a_condition_is_not_told_of_races() {
     assert_eq!(created, 1);
     let conditional = app.json_with("PUT", "/v1/galleries/new", json!({}), &[("if-match", "*")]).await;
     conditional.problem(412, "revision_mismatch");
+}
+
+#[tokio::test]
+async fn the_rule_caface_needs_a_model_with_the_network() {
+    let app = TestApp::start().await;
+    let caface = json!({ "rule": "caface" });
+    let detail = |problem: serde_json::Value| problem["detail"].as_str().unwrap().to_owned();
+    let created = app.post("/v1/galleries", json!({ "id": "g", "fusion": caface })).await;
+    let text = detail(created.problem(422, "invalid_request"));
+    assert!(text.contains("CAFace network") && text.contains("gallery g is of mobilefacenet-"), "{text}");
+    app.get("/v1/galleries/g").await.problem(404, "gallery_not_found");
+    let put = app.json("PUT", "/v1/galleries/g", json!({ "fusion": caface })).await;
+    put.problem(422, "invalid_request");
+    app.gallery("g").await;
+    let put = app.json("PUT", "/v1/galleries/g", json!({ "fusion": caface })).await;
+    put.problem(422, "invalid_request");
+    let patch = app.json("PATCH", "/v1/galleries/g", json!({ "fusion": caface })).await;
+    patch.problem(422, "invalid_request");
+    let probe = json!({ "embeddings": [ready(1, 0.0, 60.0)], "fusion": caface });
+    let searched = app.post("/v1/galleries/g/search", probe).await;
+    let text = detail(searched.problem(422, "invalid_request"));
+    assert!(text.contains("images"), "{text}");
 }

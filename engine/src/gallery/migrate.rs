@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::GalleryError;
 use super::database::{Database, now};
@@ -65,7 +66,8 @@ impl Database {
         self.store.commit(at, &[start])?;
         let index = Arc::new(GalleryIndex::new(model.dim, self.config.index));
         let side = Side { model, threshold, index };
-        open.publish(&held, |state| state.standby = Some(Standby { migration: id, side }));
+        open.publish(&held, |state| state.standby = Some(Standby { migration: id, answers: false, side }));
+        open.stalled.store(false, Ordering::Release);
         drop(held);
         self.mover.wake();
         self.migration(gallery, id)
@@ -84,15 +86,35 @@ impl Database {
 
     /// Puts the old model back into use. Refused while faces enrolled since lack features of it.
     pub fn roll_back(&self, gallery: &GalleryId, id: MigrationId) -> Result<Migration, GalleryError> {
-        self.switch(gallery, id, false, false)
+        match self.gallery_in_use(gallery) {
+            // The model in use was lost; the other one, whose features are there, takes over.
+            Err(GalleryError::ModelUnavailable { .. }) => {
+                self.find_model(gallery, &self.migration(gallery, id)?.standby().model_id)?;
+                let switch = Operation::SwitchModel { gallery: gallery.clone(), migration: id, to_new: false };
+                self.store.commit(now(), &[switch])?;
+                self.gallery_in_use(gallery)?;
+                self.migration(gallery, id)
+            }
+            _ => self.switch(gallery, id, false, false),
+        }
     }
 
     /// Ends a migration: the model in use stays, the features of the other are dropped.
     pub fn end_migration(&self, gallery: &GalleryId, id: MigrationId) -> Result<Migration, GalleryError> {
-        let open = self.gallery_in_use(gallery)?;
+        let end = Operation::EndMigration { gallery: gallery.clone(), migration: id };
+        let open = match self.gallery_in_use(gallery) {
+            Ok(open) => open,
+            // Nothing is open, so the store alone is to be told.
+            Err(GalleryError::ModelUnavailable { .. }) => {
+                self.store.commit(now(), &[end])?;
+                return self.migration(gallery, id);
+            }
+            Err(error) => return Err(error),
+        };
         let held = open.hold();
-        self.store.commit(now(), &[Operation::EndMigration { gallery: gallery.clone(), migration: id }])?;
+        self.store.commit(now(), &[end])?;
         open.publish(&held, |state| state.standby = None);
+        open.stalled.store(false, Ordering::Release);
         drop(held);
         self.migration(gallery, id)
     }
@@ -114,6 +136,11 @@ impl Database {
         if missing > MOST_MISSING && !discard_missing {
             return Err(StoreError::StandbyIncomplete { missing }.into());
         }
+        if open.stalled.load(Ordering::Acquire) {
+            self.open_standby(&open)?;
+        }
+        // Once beside enrolments, so that they do not wait for more than what came in during it.
+        self.catch_up(&open)?;
         let members = open.members.write();
         self.catch_up(&open)?;
         let mut operations = Vec::new();
@@ -125,16 +152,18 @@ impl Database {
         let discarded: Vec<_> = operations.clone();
         operations.push(Operation::SwitchModel { gallery: gallery.clone(), migration: id, to_new });
         let held = open.hold();
-        // Where the other model could not be loaded there is nothing to switch to.
         if open.state().standby.as_ref().is_none_or(|standby| standby.migration != id) {
-            let stage = self.migration(gallery, id)?.stage;
-            return Err(StoreError::WrongStage { id, stage }.into());
+            let migration = self.migration(gallery, id)?;
+            // Where the other model cannot be loaded there is nothing to switch to.
+            self.find_model(gallery, &migration.standby().model_id)?;
+            return Err(StoreError::WrongStage { id, stage: migration.stage }.into());
         }
         self.store.commit(now(), &operations)?;
         let settings = self.gallery(gallery)?;
         open.publish(&held, |state| {
             if let Some(standby) = &mut state.standby {
                 std::mem::swap(&mut state.in_use, &mut standby.side);
+                standby.answers = true;
             }
             state.in_use.threshold = settings.threshold;
             state.settings = settings;
@@ -173,15 +202,25 @@ impl Database {
         let model = match self.find_model(&settings.id, &standby.model_id) {
             Ok(model) => model,
             // The gallery itself can be searched all the same.
-            Err(error) => {
-                tracing::warn!(gallery = %settings.id, migration = %migration.id, %error, "a migration cannot go on");
+            Err(GalleryError::ModelUnavailable { reason, .. }) => {
+                tracing::warn!(gallery = %settings.id, migration = %migration.id, %reason, "a migration cannot go on");
+                open.stalled.store(true, Ordering::Release);
+                let failure = Some(reason.to_string());
+                if failure != migration.failure {
+                    let (gallery, migration) = (settings.id.clone(), migration.id);
+                    let note = Operation::NoteMigration { gallery, migration, ready: false, failure, report: None };
+                    self.store.commit(now(), &[note])?;
+                }
                 return Ok(());
             }
+            Err(error) => return Err(error),
         };
+        let held = open.hold();
         let index = Arc::new(build_standby(self.store(), settings, &model, self.config.index)?);
         let side = Side { model, threshold: standby.threshold, index };
-        let held = open.hold();
-        open.publish(&held, |state| state.standby = Some(Standby { migration: migration.id, side }));
+        let answers = matches!(migration.stage, Stage::CutOver | Stage::RolledBack);
+        open.publish(&held, |state| state.standby = Some(Standby { migration: migration.id, answers, side }));
+        open.stalled.store(false, Ordering::Release);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! with, before a cut over and after it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -120,8 +121,11 @@ struct Pass {
 impl Database {
     /// Does what is due for a gallery's migration.
     fn advance(&self, open: &OpenGallery, resting: &mut HashMap<MigrationId, Rest>) -> Result<(), GalleryError> {
+        if open.stalled.load(Ordering::Acquire) {
+            self.open_standby(open)?;
+        }
         let state = open.state();
-        let Some(Standby { migration: id, side }) = &state.standby else { return Ok(()) };
+        let Some(Standby { migration: id, side, .. }) = &state.standby else { return Ok(()) };
         let gallery = &state.settings.id;
         let revision = self.store.counts(gallery)?.revision;
         if let Some(rest) = resting.get(id)
@@ -160,14 +164,14 @@ impl Database {
                 let migration = self.migration(gallery, *id)?;
                 let report = if migration.stage == Stage::Embedding {
                     let report = agreement::measure(self, gallery, &state.in_use, side, state.settings.kind)?;
-                    Some(serde_json::to_string(&report).unwrap_or_default())
+                    (report.faces > 0).then(|| serde_json::to_string(&report).unwrap_or_default())
                 } else {
                     None
                 };
                 let failure = (pass.impossible > 0).then(|| {
-                    format!("{} faces have no kept crop that gives a feature of {}", pass.impossible, side.model.id)
+                    format!("faces without a kept crop that gives a feature of {}: {}", side.model.id, pass.impossible)
                 });
-                if report.is_some() || failure != migration.failure {
+                if migration.stage == Stage::Embedding || failure != migration.failure {
                     note(true, failure, report)?;
                 }
                 // Of the state before the pass: what came since is looked at in the next round.
@@ -234,7 +238,8 @@ impl Database {
         if count > 0 {
             let touched: Vec<_> = features.iter().map(|one| (one.subject.clone(), one.face)).collect();
             let (gallery, migration) = (gallery.clone(), standby.migration);
-            self.store.commit(now(), &[Operation::PutStandby { gallery, migration, features }])?;
+            self.store
+                .commit(now(), &[Operation::PutStandby { gallery, migration, model: model.id.clone(), features }])?;
             for of_subject in touched.chunk_by(|a, b| a.0 == b.0) {
                 let ids: Vec<_> = of_subject.iter().map(|(_, face)| *face).collect();
                 open.refresh(self.store(), &of_subject[0].0, &ids)?;

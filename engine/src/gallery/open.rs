@@ -4,6 +4,7 @@
 //! index of its feature set. What is published is one value, so a search sees either all of a switch or nothing of it.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once};
 
 use arc_swap::ArcSwap;
@@ -29,6 +30,8 @@ pub(super) struct Side {
 #[derive(Clone)]
 pub(super) struct Standby {
     pub(super) migration: MigrationId,
+    /// Whether it was in use before and has every face, so that probes of its model can be answered.
+    pub(super) answers: bool,
     pub(super) side: Side,
 }
 
@@ -41,9 +44,9 @@ pub(super) struct State {
 }
 
 impl State {
-    /// The side whose embeddings are of a model.
+    /// The side whose embeddings are of a model and which has every face.
     pub(super) fn side(&self, model: &ModelId) -> Option<&Side> {
-        let standby = self.standby.as_ref().map(|standby| &standby.side);
+        let standby = self.standby.as_ref().filter(|standby| standby.answers).map(|standby| &standby.side);
         std::iter::once(&self.in_use).chain(standby).find(|side| side.model.id == *model)
     }
 
@@ -60,6 +63,8 @@ pub(super) struct OpenGallery {
     writer: Mutex<()>,
     /// Read by who adds faces, written by who exchanges the sides: a face comes in under the model in use, or waits.
     pub(super) members: RwLock<()>,
+    /// Set while the standby side could not be opened because its model is not at hand.
+    pub(super) stalled: AtomicBool,
 }
 
 impl OpenGallery {
@@ -76,6 +81,7 @@ impl OpenGallery {
             state: ArcSwap::from_pointee(State { settings, in_use, standby: None }),
             writer: Mutex::new(()),
             members: RwLock::new(()),
+            stalled: AtomicBool::new(false),
         })
     }
 

@@ -167,6 +167,16 @@ impl Database {
             let stored = if before == *model {
                 self.store.faces(gallery, subject)?
             } else {
+                // The migration may have ended since the caller looked; then nothing is left of the model.
+                let under_way = self
+                    .store
+                    .migrations(gallery)?
+                    .into_iter()
+                    .any(|migration| !migration.stage.is_ended() && migration.standby().model_id == *model);
+                if !under_way {
+                    let (gallery, actual) = (gallery.clone(), model.clone());
+                    return Err(GalleryError::ModelMismatch { gallery, expected: before, actual });
+                }
                 self.store.standby_faces(gallery, subject)?
             };
             // Read again when the sets were exchanged in between.

@@ -144,9 +144,23 @@ pub enum ModelError {
 }
 
 /// The id of a model by its name, the SHA-256 of its weights in hex, and its flip setting.
-pub(crate) fn id_of(name: &str, sha256: &str, flip: bool) -> ModelId {
-    let suffix = if flip { "+flip" } else { "" };
-    ModelId(format!("{name}-{}{suffix}", sha256.get(..16).unwrap_or(sha256)))
+pub(crate) fn id_of(manifest: &Manifest, flip: bool) -> ModelId {
+    let Manifest { name, sha256, input, architecture, .. } = manifest;
+    let mut id = format!("{name}-{}", sha256.get(..16).unwrap_or(sha256));
+    let usual = architecture.default_input();
+    if input.color != usual.color {
+        id += match input.color {
+            Color::Rgb => "+rgb",
+            Color::Bgr => "+bgr",
+        };
+    }
+    if (input.mean, input.scale) != (usual.mean, usual.scale) {
+        id += &format!("+in{:08x}{:08x}", input.mean.to_bits(), input.scale.to_bits());
+    }
+    if flip {
+        id += "+flip";
+    }
+    ModelId(id)
 }
 
 impl From<IrError> for ModelError {
@@ -241,7 +255,7 @@ impl Model {
             (true, None) => return Err(ModelError::NoFlip(manifest.name)),
         };
         let backbone = build(manifest.architecture, manifest.dim, weights, device, arithmetic)?;
-        let id = id_of(&manifest.name, &found, flip);
+        let id = id_of(&manifest, flip);
         let mut levels = [0f32; 256];
         for (byte, level) in levels.iter_mut().enumerate() {
             *level = (byte as f32 - manifest.input.mean) * manifest.input.scale;
@@ -259,7 +273,8 @@ impl Model {
         })
     }
 
-    /// Names the embedding space: name, first 16 hex digits of the weights' SHA-256, `+flip` with flip fusion.
+    /// Names the embedding space: name, first 16 hex digits of the weights' SHA-256, and a suffix for each setting that
+    /// changes embeddings: an input that is not the architecture's usual one, and `+flip` with flip fusion.
     pub fn id(&self) -> &ModelId {
         &self.id
     }

@@ -91,14 +91,14 @@ pub struct Installed {
 
 impl Installed {
     pub(crate) fn new(manifest: Manifest, path: Option<PathBuf>, bytes: u64) -> Self {
-        let (name, model_id) = (manifest.name.clone(), id_of(&manifest.name, &manifest.sha256, false));
+        let (name, model_id) = (manifest.name.clone(), id_of(&manifest, false));
         let aggregator = path.as_deref().map(aggregator_path).filter(|path| path.exists());
         Self { name, model_id, path, manifest, bytes, aggregator }
     }
 
     /// The id under a flip setting.
     pub fn id(&self, flip: bool) -> ModelId {
-        id_of(&self.name, &self.manifest.sha256, flip)
+        id_of(&self.manifest, flip)
     }
 
     /// Loads it, verifying checksum, names, shapes and values of its weights.
@@ -165,7 +165,9 @@ impl Registry {
         if is_name(wanted) && self.weights_path(wanted).is_file() {
             return read(self.weights_path(wanted));
         }
-        let name = id.len().checked_sub(HASH_CHARACTERS).and_then(|end| id.get(..end)).filter(|name| is_name(name));
+        // Before the suffixes: the name and the start of the hash.
+        let base = id.split('+').next().unwrap_or(id);
+        let name = base.len().checked_sub(HASH_CHARACTERS).and_then(|end| base.get(..end)).filter(|name| is_name(name));
         if let Some(path) = name.map(|name| self.weights_path(name)).filter(|path| path.is_file()) {
             let model = read(path)?;
             if model.model_id.0 == id {
@@ -225,7 +227,10 @@ fn read(weights: PathBuf) -> Result<Installed, RegistryError> {
 /// Whether a text can be a model's name, and so a file's.
 pub fn is_name(text: &str) -> bool {
     let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
-    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+    // What ends like a model id would be taken for one.
+    let hash =
+        text.rsplit_once('-').is_some_and(|(_, end)| end.len() == 16 && end.bytes().all(|c| c.is_ascii_hexdigit()));
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed) && !hash
 }
 
 #[cfg(test)]

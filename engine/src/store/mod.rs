@@ -26,7 +26,7 @@ use std::ops::ControlFlow;
 
 use jiff::Timestamp;
 
-use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
+use crate::ids::{FaceId, GalleryId, MigrationId, ModelId, SubjectId};
 pub use change::{Change, ChangeKind};
 pub use migration::{Migration, Side, Stage, StandbyFace, StandbyFeature};
 pub use record::{Face, FaceSource, Gallery, GalleryKind, StoredAnswer, StoredFace, Subject};
@@ -83,13 +83,13 @@ pub enum StoreError {
         stage: Stage,
     },
     /// Faces of the gallery lack features of the other model.
-    #[error("{missing} faces have no feature of the other model")]
+    #[error("{missing} faces have no feature of the other model yet; the migration's `failure` says which never will")]
     StandbyIncomplete {
         /// How many.
         missing: u64,
     },
-    /// The gallery changed its model between two parts of a scan.
-    #[error("gallery {0} changed its model while it was read")]
+    /// The gallery changed its model between two parts of a scan, or while features were made.
+    #[error("gallery {0} changed its model in the meantime")]
     Switched(GalleryId),
     /// Another process has the data directory open.
     #[error("the data directory is in use by another process")]
@@ -192,6 +192,8 @@ pub enum Operation {
         gallery: GalleryId,
         /// The migration under way.
         migration: MigrationId,
+        /// The model of the features; refused when the standby set is of the other one.
+        model: ModelId,
         /// What to put.
         features: Vec<StandbyFeature>,
     },

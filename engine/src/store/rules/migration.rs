@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Ledger, Removed, existing};
-use crate::ids::{GalleryId, MigrationId};
+use crate::ids::{GalleryId, MigrationId, ModelId};
 use crate::store::{Gallery, Migration, Side, Stage, StandbyFeature, StoreError};
 
 pub(super) fn start(
@@ -35,9 +35,14 @@ pub(super) fn put(
     ledger: &mut impl Ledger,
     gallery: &GalleryId,
     id: MigrationId,
+    model: &ModelId,
     features: &[StandbyFeature],
 ) -> Result<(), StoreError> {
     let mut migration = under_way(ledger, gallery, id)?;
+    // The sets may have been exchanged while the features were made.
+    if migration.standby().model_id != *model {
+        return Err(StoreError::Switched(gallery.clone()));
+    }
     let expected = migration.standby().dim;
     for feature in features {
         let actual = feature.feature.embedding.len();
@@ -93,6 +98,7 @@ pub(super) fn switch(
     let left = if to_new { &mut migration.from } else { &mut migration.to };
     left.threshold = old.threshold;
     migration.stage = stage;
+    migration.failure = None;
     migration.updated_at = at;
     let Side { model_id, dim, threshold } = migration.in_use().clone();
     let revision = ledger.last_seq() + 1;
@@ -110,7 +116,7 @@ pub(super) fn end(
     let migration = under_way(ledger, gallery, id)?;
     let stage = if migration.stage.uses_new() { Stage::Completed } else { Stage::Cancelled };
     ledger.drop_standby(gallery)?;
-    ledger.put_migration(gallery, Migration { stage, standby_faces: 0, updated_at: at, ..migration })
+    ledger.put_migration(gallery, Migration { stage, standby_faces: 0, failure: None, updated_at: at, ..migration })
 }
 
 /// Counts features that left the standby set with their faces.

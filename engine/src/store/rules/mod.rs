@@ -191,8 +191,8 @@ fn step(
             migration::start(ledger, at, gallery, migration)?;
             return Ok(None);
         }
-        Operation::PutStandby { gallery, migration, features } => {
-            migration::put(ledger, gallery, *migration, features)?;
+        Operation::PutStandby { gallery, migration, model, features } => {
+            migration::put(ledger, gallery, *migration, model, features)?;
             return Ok(None);
         }
         Operation::NoteMigration { gallery, migration, ready, failure, report } => {

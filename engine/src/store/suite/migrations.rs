@@ -22,7 +22,9 @@ fn put(gallery: &str, number: u128, subject: &str, faces: &[u128], dim: u32) -> 
         quality: 0.125,
     };
     let features = faces.iter().map(feature).collect();
-    Operation::PutStandby { gallery: gid(gallery), migration: id(number), features }
+    let model =
+        if dim == OTHER { migration(number, OTHER).to.model_id } else { migration(number, OTHER).from.model_id };
+    Operation::PutStandby { gallery: gid(gallery), migration: id(number), model, features }
 }
 
 fn note(gallery: &str, number: u128, ready: bool) -> Operation {
@@ -98,7 +100,12 @@ pub(crate) fn refusals(store: &dyn Store) {
     assert!(matches!(refused(end("g", 1)), StoreError::NoMigration(..)));
     commit(store, &[start("g", 1)]).unwrap();
     assert!(matches!(refused(start("g", 2)), StoreError::MigrationUnderWay(_, other) if other == id(1)));
-    assert!(matches!(refused(put("g", 1, "x", &[1], DIM)), StoreError::WrongDimension { expected: OTHER, .. }));
+    assert!(matches!(refused(put("g", 1, "x", &[1], DIM)), StoreError::Switched(_)), "of the model in use");
+    let mut long = put("g", 1, "x", &[1], OTHER);
+    if let Operation::PutStandby { features, .. } = &mut long {
+        features[0].feature.embedding.push(0.0);
+    }
+    assert!(matches!(refused(long), StoreError::WrongDimension { expected: OTHER, .. }));
     assert!(matches!(refused(switch("g", 1, true)), StoreError::WrongStage { stage: Stage::Embedding, .. }));
     commit(store, &[put("g", 1, "x", &[1, 2], OTHER), note("g", 1, true)]).unwrap();
     assert!(matches!(refused(switch("g", 1, true)), StoreError::StandbyIncomplete { missing: 1 }));
