@@ -91,6 +91,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.into_iter().any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// Longest message in characters.
+const MAX_MESSAGE: usize = 2_000;
+
 fn one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -100,7 +103,18 @@ fn one_line(error: &anyhow::Error) -> String {
             text += &cause;
         }
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    printable(&text)
+}
+
+/// Text from files and arguments as one line of bounded length, with nothing in it that a terminal acts on.
+fn printable(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut safe: String =
+        line.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if line.chars().nth(MAX_MESSAGE).is_some() {
+        safe.push('…');
+    }
+    safe
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

@@ -70,5 +70,5 @@ fn color_name(color: Color) -> &'static str {
 
 /// A warning, on a line of stderr of its own.
 fn warn(text: &str) {
-    eprintln!("vultus: warning: {text}");
+    eprintln!("vultus: warning: {}", super::printable(text));
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
@@ -55,6 +55,11 @@ impl Archive {
         let zip = ZipArchive::new(BufReader::new(file)).map_err(damaged)?;
         if zip.len() > MAX_MEMBERS {
             return Err(damaged("it has more members than a checkpoint"));
+        }
+        // Which of two members of one name is meant differs from program to program.
+        let listed = count_members(path, zip.central_directory_start()).map_err(ImportError::io(path))?;
+        if listed != zip.len() {
+            return Err(damaged("it has several members of one name"));
         }
         let names = zip.file_names().map(|name| name.map(Cow::into_owned));
         let names = names.collect::<Result<Vec<_>, _>>().map_err(damaged)?;
@@ -121,6 +126,23 @@ impl Archive {
         self.verified.insert(index);
         Ok(bytes)
     }
+}
+
+/// Members in the directory of a zip file, those of equal names counted each.
+fn count_members(path: &Path, directory: u64) -> std::io::Result<usize> {
+    let mut file = BufReader::new(File::open(path)?);
+    file.seek(SeekFrom::Start(directory))?;
+    let mut header = [0u8; 46];
+    for count in 0..=MAX_MEMBERS {
+        // Each header ends with three texts whose lengths stand at 28, 30 and 32.
+        let read = file.read_exact(&mut header);
+        if read.is_err() || !header.starts_with(b"PK\x01\x02") {
+            return Ok(count);
+        }
+        let length = |at: usize| i64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+        file.seek_relative(length(28) + length(30) + length(32))?;
+    }
+    Ok(MAX_MEMBERS + 1)
 }
 
 impl Storages for Archive {

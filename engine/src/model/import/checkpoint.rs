@@ -66,6 +66,10 @@ impl Checkpoint {
     /// Opens a file; its first bytes tell the form.
     pub(super) fn open(path: &Path) -> Result<Self, ImportError> {
         let mut start = Vec::new();
+        // A pipe would keep whoever opens it waiting.
+        if !std::fs::metadata(path).map_err(ImportError::io(path))?.is_file() {
+            return Err(ImportError::Unsupported(format!("{} is not a file", path.display())));
+        }
         let file = File::open(path).map_err(ImportError::io(path))?;
         file.take(64).read_to_end(&mut start).map_err(ImportError::io(path))?;
         let (tensors, writer, storages): (_, _, Box<dyn Storages>) = if start.starts_with(b"PK") {

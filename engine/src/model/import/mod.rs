@@ -74,6 +74,9 @@ const THRESHOLD_FMR: f64 = 1e-4;
 /// Where AdaFace's head keeps mean and deviation of the norms it has seen.
 const HEAD_STATS: [&str; 2] = ["head.batch_mean", "head.batch_std"];
 
+/// Means and deviations of norms that a trained head can have.
+const USUAL_NORMS: std::ops::RangeInclusive<f32> = 1e-3..=1e4;
+
 /// What to import as.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -181,9 +184,13 @@ pub fn import(file: &Path, registry: &Registry, options: &Options, device: &Devi
     };
     manifest.check().map_err(ModelError::ManifestValue)?;
 
+    let lock = write::lock(folder)?;
+    // Another import may have taken the name in the meantime.
+    free_path(registry, options)?;
     remove_aggregator(&path, &manifest.sha256, &mut warnings)?;
     write::publish(weights, &path)?;
     write::write_text(&path.with_extension(MANIFEST_EXTENSION), &json(&manifest))?;
+    drop(lock);
     let installed = registry.find(&options.name)?;
     Ok(Imported { installed, warnings, left_out: layout.left_out, color_check })
 }
@@ -251,7 +258,9 @@ fn head_stats(checkpoint: &mut Checkpoint, warnings: &mut Vec<String>) -> Option
         _ => None,
     });
     match stats {
-        [Some(mean), Some(std)] if mean > 0.0 && std > 0.0 => Some(NormStats { mean, std }),
+        [Some(mean), Some(std)] if USUAL_NORMS.contains(&mean) && USUAL_NORMS.contains(&std) => {
+            Some(NormStats { mean, std })
+        }
         _ => {
             warnings.push("the loss head's norms cannot be used (head.batch_mean, head.batch_std)".into());
             None

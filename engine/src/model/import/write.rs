@@ -12,6 +12,9 @@ use tempfile::NamedTempFile;
 
 use super::ImportError;
 
+/// What names of files that are being written start with.
+const PREFIX: &str = ".import-";
+
 /// A file being written.
 #[derive(Debug)]
 pub(super) struct Weights {
@@ -23,7 +26,9 @@ pub(super) struct Weights {
 impl Weights {
     /// Begins a file in a folder for tensors whose values will be given in this order.
     pub(super) fn create(folder: &Path, tensors: &[(String, Vec<usize>)]) -> Result<Self, ImportError> {
-        let file = NamedTempFile::with_prefix_in(".import-", folder).map_err(ImportError::io(folder))?;
+        remove_leftovers(folder).map_err(ImportError::io(folder))?;
+        let file = NamedTempFile::with_prefix_in(PREFIX, folder).map_err(ImportError::io(folder))?;
+        file.as_file().lock().map_err(ImportError::io(folder))?;
         let mut header = Map::new();
         let mut at = 0u64;
         for (name, shape) in tensors {
@@ -82,9 +87,28 @@ pub(super) fn publish(file: NamedTempFile, path: &Path) -> Result<(), ImportErro
 /// Writes a small file at once.
 pub(super) fn write_text(path: &Path, text: &str) -> Result<(), ImportError> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = NamedTempFile::with_prefix_in(".import-", folder).map_err(ImportError::io(folder))?;
+    let mut file = NamedTempFile::with_prefix_in(PREFIX, folder).map_err(ImportError::io(folder))?;
+    file.as_file().lock().map_err(ImportError::io(folder))?;
     file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(ImportError::io(path))?;
     publish(file, path)
+}
+
+/// Removes files of imports that were killed. Those of imports at work are locked.
+fn remove_leftovers(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        if ours && std::fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Holds the folder's lock until it is dropped, so that two imports under one name do not both find it free.
+pub(super) fn lock(folder: &Path) -> Result<std::fs::File, ImportError> {
+    let locked = std::fs::File::open(folder).and_then(|file| file.lock().map(|()| file));
+    locked.map_err(ImportError::io(folder))
 }
 
 /// A rename is on the disk when its folder is.

@@ -6,6 +6,7 @@
 /// Modules, with all that is below them, that start programs, load code, or reach files and networks.
 const MODULES: &[&str] = &[
     "_ctypes",
+    "_io",
     "_operator",
     "_osx_support",
     "_pickle",
@@ -20,11 +21,13 @@ const MODULES: &[&str] = &[
     "codeop",
     "commands",
     "ctypes",
+    "dbm",
     "dill",
     "cloudpickle",
     "distutils",
     "doctest",
     "ensurepip",
+    "fileinput",
     "ftplib",
     "http",
     "httplib",
@@ -33,9 +36,11 @@ const MODULES: &[&str] = &[
     "imp",
     "importlib",
     "inspect",
+    "io",
     "joblib",
     "linecache",
     "marshal",
+    "mmap",
     "multiprocessing",
     "nt",
     "ntpath",
@@ -55,12 +60,14 @@ const MODULES: &[&str] = &[
     "requests",
     "runpy",
     "setuptools",
+    "shelve",
     "shutil",
     "signal",
     "site",
     "smtplib",
     "socket",
     "socketserver",
+    "sqlite3",
     "ssl",
     "subprocess",
     "sys",
@@ -125,6 +132,10 @@ pub(super) fn is_forbidden(module: &str, name: &str) -> bool {
     if matches!(module, "builtins" | "__builtin__" | "__builtins__") {
         return !BUILTINS.contains(&name);
     }
+    // Buffers in memory are data.
+    if matches!((module, name), ("io" | "_io", "BytesIO" | "StringIO")) {
+        return false;
+    }
     let below = |root: &str| module.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     // Attributes such as `__globals__` lead from a harmless class to anything.
     let hidden = name.split('.').any(|part| part.starts_with("__")) && !module.starts_with("copy");
@@ -148,6 +159,8 @@ mod tests {
             ("collections", "OrderedDict.__init__.__globals__"),
             ("torch.hub", "load"),
             ("torch", "load"),
+            ("io", "open"),
+            ("_io", "FileIO"),
         ] {
             assert!(is_forbidden(module, name), "{module}.{name}");
         }
@@ -166,6 +179,7 @@ mod tests {
             ("numpy.core.multiarray", "scalar"),
             ("types", "SimpleNamespace"),
             ("oscar", "Model"),
+            ("_io", "BytesIO"),
         ] {
             assert!(!is_forbidden(module, name), "{module}.{name}");
         }
