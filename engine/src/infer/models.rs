@@ -136,7 +136,7 @@ impl Models {
     /// The id of a model asked for by name or id. A bare name takes the flip setting of the server's own model.
     pub fn resolve(&self, wanted: &str) -> Result<ModelId, ModelUnavailable> {
         let default = &self.default;
-        let installed = self.find(wanted).map_err(|error| ModelUnavailable(error.to_string()))?;
+        let installed = self.find(wanted).map_err(unavailable)?;
         let by_id = wanted != installed.name;
         let flip = if by_id { wanted.ends_with("+flip") } else { default.model.flip() };
         Ok(installed.id(flip))
@@ -151,18 +151,28 @@ impl Models {
         if let Some(there) = self.loaded.read().get(id) {
             return Ok(Arc::clone(there));
         }
-        let unavailable = |error: &dyn std::fmt::Display| ModelUnavailable(error.to_string());
-        let installed = self.find(&id.0).map_err(|error| unavailable(&error))?;
-        let model = installed.load(id.0.ends_with("+flip"), &self.device).map_err(|error| unavailable(&error))?;
+        let installed = self.find(&id.0).map_err(unavailable)?;
+        let model = installed.load(id.0.ends_with("+flip"), &self.device).map_err(unavailable)?;
         if model.id() != id {
             return Err(ModelUnavailable(format!("the model of that name is {}, not {id}", model.id())));
         }
-        let embedder = Embedder::start(model, None, self.batch).map_err(|error| unavailable(&error))?;
+        let embedder = Embedder::start(model, None, self.batch)
+            .map_err(|error| ModelUnavailable(format!("no thread for the model: {error}")))?;
         let embedder = Arc::new(embedder);
         tracing::info!(model = %id, "model loaded");
         self.loaded.write().insert(id.clone(), Arc::clone(&embedder));
         Ok(embedder)
     }
+}
+
+/// Why a model is not to be had, for clients, who need not know where models are kept.
+fn unavailable(error: RegistryError) -> ModelUnavailable {
+    ModelUnavailable(match error {
+        RegistryError::NotFound { wanted, known, .. } => {
+            format!("there is no model {wanted:.100} (known: {})", known.join(", "))
+        }
+        other => other.to_string(),
+    })
 }
 
 impl ModelSource for Models {

@@ -18,6 +18,7 @@
 mod architecture;
 pub mod caface;
 mod device;
+mod error;
 #[cfg(test)]
 pub(crate) mod fill;
 pub mod import;
@@ -38,6 +39,7 @@ use sha2::{Digest, Sha256};
 
 pub use architecture::{Architecture, UnknownArchitecture};
 pub use device::{DeviceError, select_device};
+pub use error::ModelError;
 pub use impostor::ImpostorScores;
 pub use manifest::{Color, ImpostorScore, Manifest};
 pub use registry::{Installed, Registry, RegistryError};
@@ -51,7 +53,7 @@ pub use crate::kernel::conv::Arithmetic;
 use crate::quality::NormStats;
 use crate::template::SetFusion;
 use caface::Aggregator;
-use ir::{Ir, IrError};
+use ir::Ir;
 use mobilefacenet::{MobileFaceNet, Variant};
 use vit::Vit;
 
@@ -85,65 +87,7 @@ pub trait Backbone: Send + Sync {
     fn dim(&self) -> usize;
 }
 
-/// Why a model cannot be loaded or used.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// A file cannot be read.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The manifest is not JSON of the right form.
-    #[error("the manifest cannot be read: {0}")]
-    ManifestSyntax(#[from] serde_json::Error),
-    /// The manifest holds a value that cannot work.
-    #[error("the manifest is wrong: {0}")]
-    ManifestValue(String),
-    /// The weights are not the ones of the manifest.
-    #[error("the weights have the SHA-256 {found}, the manifest says {expected}")]
-    Checksum {
-        /// In the manifest.
-        expected: String,
-        /// Of the file.
-        found: String,
-    },
-    /// The weights do not fit the network.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The network for set fusion beside the model cannot be used.
-    #[error("{}: {source}", path.display())]
-    Aggregator {
-        /// Its file.
-        path: PathBuf,
-        /// Why.
-        source: WeightsError,
-    },
-    /// There is a network for set fusion, but none for this architecture.
-    #[error("{}: a CAFace network goes with an ir_101 of 512 dimensions, not with {architecture}", path.display())]
-    NoStyle {
-        /// Its file.
-        path: PathBuf,
-        /// Architecture of the model.
-        architecture: Architecture,
-    },
-    /// The manifest has no norm statistics for flip fusion.
-    #[error("model {0} has no norm statistics for flip fusion")]
-    NoFlip(String),
-    /// The network failed.
-    #[error("the network failed: {0}")]
-    Compute(#[from] candle_core::Error),
-    /// The feature of a crop is zero or not finite.
-    #[error("the feature of crop {index} is zero or not finite")]
-    UnusableFeature {
-        /// Position of the crop in the call.
-        index: usize,
-    },
-}
-
-/// The id of a model by its name, the SHA-256 of its weights in hex, and its flip setting.
+/// The id of a model: what its manifest says of weights and input, and its flip setting.
 pub(crate) fn id_of(manifest: &Manifest, flip: bool) -> ModelId {
     let Manifest { name, sha256, input, architecture, .. } = manifest;
     let mut id = format!("{name}-{}", sha256.get(..16).unwrap_or(sha256));
@@ -161,16 +105,6 @@ pub(crate) fn id_of(manifest: &Manifest, flip: bool) -> ModelId {
         id += "+flip";
     }
     ModelId(id)
-}
-
-impl From<IrError> for ModelError {
-    fn from(error: IrError) -> Self {
-        match error {
-            IrError::Weights(error) => Self::Weights(error),
-            IrError::Compute(error) => Self::Compute(error),
-            IrError::Architecture(_) => Self::Compute(candle_core::Error::wrap(error)),
-        }
-    }
 }
 
 /// A network ready for use.
