@@ -296,6 +296,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kernel::Widest;
     use crate::kernel::conv::{Activation, Kind, StockConv};
     use crate::model::fill;
 
@@ -350,6 +351,34 @@ mod tests {
             let error = (found - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             prop_assert!(error < 2e-4, "{}", error);
         }
+    }
+
+    /// Machines with narrower registers sum in another pattern.
+    #[test]
+    fn every_width_gives_the_same() {
+        let (input, output, pixels) = (70, 2 * PANEL, 23);
+        let spec = ConvSpec::pointwise("c".into(), input, output, Activation::PRelu);
+        let tensors = spec.tensors().into_iter().zip(1..).map(|((name, shape), seed)| (name, values(seed, &shape)));
+        let vb = VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
+        let square = Square::load(&spec, None, &vb).unwrap();
+        let x = values(9, &[1, 1, pixels, input]);
+        let expected = square.forward(&x, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let framed = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let places: Vec<usize> = (0..pixels).map(|pixel| pixel * input).collect();
+        let mut runs = 0;
+        let mut compare = |run: &dyn Fn(Pixels<'_>)| {
+            let mut out = vec![f32::NAN; pixels * output];
+            let line = pixels * input;
+            run(Pixels { square: &square, framed: &framed, line, places: &places, other: None, out: &mut out });
+            assert!(out.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-4));
+            runs += 1;
+        };
+        compare(&|task| Simd::vectorize(pulp::Scalar::new(), Widest(task)));
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            compare(&|task| Simd::vectorize(simd, Widest(task)));
+        }
+        assert!(runs > 0);
     }
 
     #[test]

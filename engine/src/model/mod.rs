@@ -239,23 +239,48 @@ impl Model {
         raw.into_iter().enumerate().map(feature).collect()
     }
 
+    /// As [`Model::extract`], each feature with the style of its crop as it is, not mirrored: (384, 2) row by row, for
+    /// [`caface`]. `None` for networks without a style.
+    pub fn extract_with_style(&self, crops: &[AlignedCrop]) -> Result<Vec<(Feature, Option<Vec<f32>>)>, ModelError> {
+        let raw = self.raw(crops, true)?;
+        let feature = |(index, raw): (usize, Raw)| {
+            let feature = Feature::from_raw(raw.feature).ok_or(ModelError::UnusableFeature { index })?;
+            Ok((feature, raw.style))
+        };
+        raw.into_iter().enumerate().map(feature).collect()
+    }
+
     /// As [`Model::extract`], not yet split into direction and norm.
     pub(crate) fn raw_features(&self, crops: &[AlignedCrop]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let mut features = Vec::with_capacity(crops.len());
+        Ok(self.raw(crops, false)?.into_iter().map(|raw| raw.feature).collect())
+    }
+
+    fn raw(&self, crops: &[AlignedCrop], with_style: bool) -> Result<Vec<Raw>, ModelError> {
+        let mut all = Vec::with_capacity(crops.len());
         let crops_at_once = if self.flip { MAX_BATCH / 2 } else { MAX_BATCH };
         for crops in crops.chunks(crops_at_once) {
             let mut images: Vec<(&AlignedCrop, bool)> = crops.iter().map(|crop| (crop, false)).collect();
             if self.flip {
                 images.extend(crops.iter().map(|crop| (crop, true)));
             }
-            let raw = self.backbone.forward(&self.batch(&images)?)?.to_vec2::<f32>()?;
+            let batch = self.batch(&images)?;
+            let (raw, styles) = match with_style {
+                true => self.backbone.forward_with_style(&batch)?,
+                false => (self.backbone.forward(&batch)?, None),
+            };
+            let raw = raw.to_vec2::<f32>()?;
+            let styles = styles.map(|styles| styles.flatten_from(1)?.to_vec2::<f32>()).transpose()?;
+            let mut styles = styles.into_iter().flatten();
             let (plain, mirrored) = raw.split_at(crops.len());
-            features.extend(plain.iter().enumerate().map(|(index, raw)| match mirrored.get(index) {
-                Some(other) => raw.iter().zip(other).map(|(a, b)| a + b).collect(),
-                None => raw.clone(),
+            all.extend(plain.iter().enumerate().map(|(index, raw)| {
+                let feature = match mirrored.get(index) {
+                    Some(other) => raw.iter().zip(other).map(|(a, b)| a + b).collect(),
+                    None => raw.clone(),
+                };
+                Raw { feature, style: styles.next() }
             }));
         }
-        Ok(features)
+        Ok(all)
     }
 
     /// Bytes to what the network wants: planes in its colour order, scaled, mirrored where asked. The only place
@@ -297,6 +322,12 @@ fn landmarks(crop: &AlignedCrop, mirrored: bool) -> [f32; 10] {
         *to = *from;
     }
     points
+}
+
+/// What comes out of the network for one crop.
+struct Raw {
+    feature: Vec<f32>,
+    style: Option<Vec<f32>>,
 }
 
 /// The network of an architecture with the weights of a safetensors file.

@@ -278,6 +278,70 @@ fn landmarks_reach_the_networks_that_look_at_them() {
     assert_eq!(found[2][3], [111.0 - 70.0, 91.0]);
 }
 
+/// IR-18 with weights from a rule, as a file with its manifest: the colour order reaches the network.
+#[test]
+fn a_residual_network_is_read_from_files() {
+    let architecture = Architecture::Ir18;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ir_18.safetensors");
+    candle_core::safetensors::save(&fill::weights(&architecture.tensors(512)), &path).unwrap();
+    let digest: String =
+        Sha256::digest(std::fs::read(&path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut manifest: Manifest = serde_json::from_str(EMBEDDED_MANIFEST).unwrap();
+    let sha256 = digest;
+    manifest = Manifest { architecture, dim: 512, input: architecture.default_input(), sha256, ..manifest };
+    std::fs::write(path.with_extension("json"), serde_json::to_string(&manifest).unwrap()).unwrap();
+    let model = Model::from_file(&path, false, &Device::Cpu).unwrap();
+    // The reference pictures are given in the network's order: blue first.
+    let planes = fill::pictures().affine(127.5, 127.5).unwrap().round().unwrap().flatten_from(2).unwrap();
+    let crop = |planes: Vec<Vec<f32>>| {
+        let byte = |channel: usize, x: u32, y: u32| planes[channel][(y * SIZE + x) as usize] as u8;
+        AlignedCrop::new(RgbImage::from_fn(SIZE, SIZE, |x, y| Rgb([byte(2, x, y), byte(1, x, y), byte(0, x, y)])))
+    };
+    let crops: Vec<AlignedCrop> =
+        planes.to_vec3::<f32>().unwrap().into_iter().map(|planes| crop(planes).unwrap()).collect();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ir_18.safetensors");
+    let golden = load(golden, &Device::Cpu).unwrap();
+    let (embeddings, norms) =
+        (&golden["embedding"].to_vec2::<f32>().unwrap(), &golden["norm"].to_vec2::<f32>().unwrap());
+    for (index, (feature, style)) in model.extract_with_style(&crops).unwrap().into_iter().enumerate() {
+        assert!(relative_error(&feature.embedding, &embeddings[index]) < 1e-5);
+        assert!((feature.norm / norms[index][0] - 1.0).abs() < 1e-4);
+        assert_eq!(style, None);
+    }
+}
+
+struct Styled;
+
+impl Backbone for Styled {
+    fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor> {
+        Tensor::ones((batch.pixels.dim(0)?, 2), candle_core::DType::F32, &Device::Cpu)
+    }
+
+    fn forward_with_style(&self, batch: &Batch) -> candle_core::Result<(Tensor, Option<Tensor>)> {
+        // The first four values, which tell a crop from its mirror image.
+        let images = batch.pixels.dim(0)?;
+        let style = batch.pixels.narrow(1, 0, 1)?.narrow(2, 0, 1)?.narrow(3, 0, 4)?.reshape((images, 2, 2))?;
+        Ok((self.forward(batch)?, Some(style)))
+    }
+
+    fn dim(&self) -> usize {
+        2
+    }
+}
+
+#[test]
+fn styles_are_those_of_the_crops_and_not_of_their_mirror_images() {
+    let mut model = embedded(true, Arithmetic::Kernels);
+    model.backbone = Box::new(Styled);
+    let crops: Vec<AlignedCrop> = (0..MAX_BATCH as u32).map(synthetic).collect();
+    for (crop, (feature, style)) in crops.iter().zip(model.extract_with_style(&crops).unwrap()) {
+        let first = |x| (f32::from(crop.image().get_pixel(x, 0)[0]) - 127.5) / 128.0;
+        assert_eq!(style.unwrap(), [first(0), first(1), first(2), first(3)]);
+        assert!((feature.norm - 8f32.sqrt()).abs() < 1e-6);
+    }
+}
+
 #[test]
 fn wrong_files_are_named() {
     let load = |weights: &[u8], manifest: &str| {

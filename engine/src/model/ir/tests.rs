@@ -92,6 +92,24 @@ fn the_smallest_network_agrees_with_the_published_code() {
     compare_forms(Architecture::Ir18, &load(path, &Device::Cpu).unwrap(), "");
 }
 
+/// Basic units with squeeze and excitation, and bottlenecks, whose first normalisation is folded as well.
+#[test]
+fn folding_changes_nothing_but_rounding() {
+    let pixels = fill::pictures().narrow(0, 1, 1).unwrap();
+    for architecture in [Architecture::IrSe50, Architecture::Ir152] {
+        let vb = weights(architecture);
+        let batch = Batch { pixels: pixels.clone(), landmarks: None };
+        let expected = Unfolded::new(architecture, 512, &vb).unwrap().forward(&batch).unwrap();
+        let length = expected.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
+            let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic).unwrap();
+            let difference = (ir.forward(&batch).unwrap() - &expected).unwrap().abs().unwrap();
+            let worst = difference.max_all().unwrap().to_scalar::<f32>().unwrap() / length;
+            assert!(worst < 1e-5, "{architecture} {arithmetic:?}: {worst}");
+        }
+    }
+}
+
 #[test]
 fn every_network_agrees_with_the_published_code() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden/nets.safetensors");
