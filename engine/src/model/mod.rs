@@ -129,6 +129,15 @@ impl From<IrError> for ModelError {
     }
 }
 
+/// A feature and how it was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StyledFeature {
+    /// Direction and norm.
+    pub feature: Feature,
+    /// (384, 2) row by row, for [`caface`]. Networks without a style have none.
+    pub style: Option<Vec<f32>>,
+}
+
 /// A network ready for use.
 pub struct Model {
     manifest: Manifest,
@@ -239,13 +248,12 @@ impl Model {
         raw.into_iter().enumerate().map(feature).collect()
     }
 
-    /// As [`Model::extract`], each feature with the style of its crop as it is, not mirrored: (384, 2) row by row, for
-    /// [`caface`]. `None` for networks without a style.
-    pub fn extract_with_style(&self, crops: &[AlignedCrop]) -> Result<Vec<(Feature, Option<Vec<f32>>)>, ModelError> {
+    /// As [`Model::extract`], each feature with the style of its crop as it is, not mirrored.
+    pub fn extract_with_style(&self, crops: &[AlignedCrop]) -> Result<Vec<StyledFeature>, ModelError> {
         let raw = self.raw(crops, true)?;
         let feature = |(index, raw): (usize, Raw)| {
             let feature = Feature::from_raw(raw.feature).ok_or(ModelError::UnusableFeature { index })?;
-            Ok((feature, raw.style))
+            Ok(StyledFeature { feature, style: raw.style })
         };
         raw.into_iter().enumerate().map(feature).collect()
     }

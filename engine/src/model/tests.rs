@@ -304,7 +304,7 @@ fn a_residual_network_is_read_from_files() {
     let golden = load(golden, &Device::Cpu).unwrap();
     let (embeddings, norms) =
         (&golden["embedding"].to_vec2::<f32>().unwrap(), &golden["norm"].to_vec2::<f32>().unwrap());
-    for (index, (feature, style)) in model.extract_with_style(&crops).unwrap().into_iter().enumerate() {
+    for (index, StyledFeature { feature, style }) in model.extract_with_style(&crops).unwrap().into_iter().enumerate() {
         assert!(relative_error(&feature.embedding, &embeddings[index]) < 1e-5);
         assert!((feature.norm / norms[index][0] - 1.0).abs() < 1e-4);
         assert_eq!(style, None);
@@ -335,7 +335,7 @@ fn styles_are_those_of_the_crops_and_not_of_their_mirror_images() {
     let mut model = embedded(true, Arithmetic::Kernels);
     model.backbone = Box::new(Styled);
     let crops: Vec<AlignedCrop> = (0..MAX_BATCH as u32).map(synthetic).collect();
-    for (crop, (feature, style)) in crops.iter().zip(model.extract_with_style(&crops).unwrap()) {
+    for (crop, StyledFeature { feature, style }) in crops.iter().zip(model.extract_with_style(&crops).unwrap()) {
         let first = |x| (f32::from(crop.image().get_pixel(x, 0)[0]) - 127.5) / 128.0;
         assert_eq!(style.unwrap(), [first(0), first(1), first(2), first(3)]);
         assert!((feature.norm - 8f32.sqrt()).abs() < 1e-6);

@@ -27,7 +27,7 @@ fn golden() -> Option<HashMap<String, Tensor>> {
 fn sinusoids() -> Tensor {
     let value = |row: usize, column: usize| {
         let angle = row as f64 * (-10_000f64.ln() * (column - column % 2) as f64 / 64.0).exp();
-        (if column % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
+        (if column.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
     };
     let values: Vec<f32> = (0..61).flat_map(|row| (0..64).map(move |column| value(row, column))).collect();
     Tensor::from_vec(values, (61, 64), &Device::Cpu).unwrap()
