@@ -5,9 +5,11 @@ use std::path::Path;
 
 use candle_core::safetensors::load;
 use candle_core::{DType, Device};
+use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::model::fill;
+use crate::align::{AlignedCrop, SIZE};
+use crate::model::{Manifest, Model, fill};
 
 const NETS: [Architecture; 8] = [
     Architecture::Ir18,
@@ -92,6 +94,24 @@ fn the_smallest_network_agrees_with_the_published_code() {
     compare_forms(Architecture::Ir18, &load(path, &Device::Cpu).unwrap(), "");
 }
 
+/// Basic units with squeeze and excitation, and bottlenecks, whose first normalisation is folded as well.
+#[test]
+fn folding_changes_nothing_but_rounding() {
+    let pixels = fill::pictures().narrow(0, 1, 1).unwrap();
+    for architecture in [Architecture::IrSe50, Architecture::Ir152] {
+        let vb = weights(architecture);
+        let batch = Batch { pixels: pixels.clone(), landmarks: None };
+        let expected = Unfolded::new(architecture, 512, &vb).unwrap().forward(&batch).unwrap();
+        let length = expected.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
+            let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic).unwrap();
+            let difference = (ir.forward(&batch).unwrap() - &expected).unwrap().abs().unwrap();
+            let worst = difference.max_all().unwrap().to_scalar::<f32>().unwrap() / length;
+            assert!(worst < 1e-5, "{architecture} {arithmetic:?}: {worst}");
+        }
+    }
+}
+
 #[test]
 fn every_network_agrees_with_the_published_code() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden/nets.safetensors");
@@ -154,4 +174,38 @@ fn weights_that_cannot_be_folded_are_named() {
         Ir::new(Architecture::VitBase, 512, &vb, &Device::Cpu, Arithmetic::Kernels),
         Err(IrError::Architecture(Architecture::VitBase))
     ));
+}
+
+/// From files, with crops as they come in: the colour order reaches the network.
+#[test]
+fn the_smallest_network_is_read_from_files() {
+    let architecture = Architecture::Ir18;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ir_18.safetensors");
+    candle_core::safetensors::save(&fill::weights(&architecture.tensors(512)), &path).unwrap();
+    let digest = Sha256::digest(std::fs::read(&path).unwrap());
+    let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let embedded = Model::embedded(false, &Device::Cpu).unwrap();
+    let input = architecture.default_input();
+    let manifest = Manifest { architecture, dim: 512, input, sha256, ..embedded.manifest().clone() };
+    std::fs::write(path.with_extension("json"), serde_json::to_string(&manifest).unwrap()).unwrap();
+    let model = Model::from_file(&path, false, &Device::Cpu).unwrap();
+    // The reference pictures are given in the network's order: blue first.
+    let planes = fill::pictures().affine(127.5, 127.5).unwrap().round().unwrap().flatten_from(2).unwrap();
+    let crop = |planes: Vec<Vec<f32>>| {
+        let byte = |channel: usize, x: u32, y: u32| planes[channel][(y * SIZE + x) as usize] as u8;
+        let pixel = |x, y| image::Rgb([byte(2, x, y), byte(1, x, y), byte(0, x, y)]);
+        AlignedCrop::new(image::RgbImage::from_fn(SIZE, SIZE, pixel)).unwrap()
+    };
+    let crops: Vec<AlignedCrop> = planes.to_vec3::<f32>().unwrap().into_iter().map(crop).collect();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ir_18.safetensors");
+    let golden = load(golden, &Device::Cpu).unwrap();
+    let embeddings = golden["embedding"].to_vec2::<f32>().unwrap();
+    let norms = golden["norm"].to_vec2::<f32>().unwrap();
+    for (index, feature) in model.extract(&crops).unwrap().into_iter().enumerate() {
+        let differ = |(a, b): (&f32, &f32)| (a - b).abs();
+        let worst = feature.embedding.iter().zip(&embeddings[index]).map(differ).fold(0.0, f32::max);
+        assert!(worst < 1e-5, "{worst}");
+        assert!((feature.norm / norms[index][0] - 1.0).abs() < 1e-4);
+    }
 }
