@@ -3,7 +3,6 @@
 //! What happens by itself in between is [`mover`](super::mover)'s: it fills the standby set, keeps it up to date and
 //! makes the report.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -102,15 +101,7 @@ impl Database {
     /// Ends a migration: the model in use stays, the features of the other are dropped.
     pub fn end_migration(&self, gallery: &GalleryId, id: MigrationId) -> Result<Migration, GalleryError> {
         let end = Operation::EndMigration { gallery: gallery.clone(), migration: id };
-        let open = match self.gallery_in_use(gallery) {
-            Ok(open) => open,
-            // Nothing is open, so the store alone is to be told.
-            Err(GalleryError::ModelUnavailable { .. }) => {
-                self.store.commit(now(), &[end])?;
-                return self.migration(gallery, id);
-            }
-            Err(error) => return Err(error),
-        };
+        let open = self.gallery_in_use(gallery)?;
         let held = open.hold();
         self.store.commit(now(), &[end])?;
         open.publish(&held, |state| state.standby = None);
@@ -140,15 +131,14 @@ impl Database {
             self.open_standby(&open)?;
         }
         // Once beside enrolments, so that they do not wait for more than what came in during it.
-        self.catch_up(&open)?;
+        self.embed_lacking(&open, &mut |_| {})?;
         let members = open.members.write();
-        self.catch_up(&open)?;
         let mut operations = Vec::new();
-        if discard_missing && to_new {
-            for StandbyFace { subject, face, .. } in self.lacking(gallery, usize::MAX)? {
+        self.embed_lacking(&open, &mut |StandbyFace { subject, face, .. }| {
+            if discard_missing {
                 operations.push(Operation::DeleteFace { gallery: gallery.clone(), subject, face });
             }
-        }
+        })?;
         let discarded: Vec<_> = operations.clone();
         operations.push(Operation::SwitchModel { gallery: gallery.clone(), migration: id, to_new });
         let held = open.hold();
@@ -179,20 +169,10 @@ impl Database {
         self.migration(gallery, id)
     }
 
-    /// At most `limit` faces without a feature in the standby set.
-    pub(super) fn lacking(&self, gallery: &GalleryId, limit: usize) -> Result<Vec<StandbyFace>, GalleryError> {
-        let mut lacking = Vec::new();
-        self.store.scan_standby(gallery, &mut |face| {
-            if face.stored.is_none() {
-                lacking.push(face);
-            }
-            if lacking.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        Ok(lacking)
-    }
-
     /// Opens the standby side of a gallery that is in the middle of a migration.
     pub(super) fn open_standby(&self, open: &OpenGallery) -> Result<(), GalleryError> {
+        // Held from the first look, so that no end or switch comes between it and what is published.
+        let held = open.hold();
         let settings = &open.state().settings;
         let migrations = self.store.migrations(&settings.id)?;
         let Some(migration) = migrations.into_iter().find(|migration| !migration.stage.is_ended()) else {
@@ -215,7 +195,6 @@ impl Database {
             }
             Err(error) => return Err(error),
         };
-        let held = open.hold();
         let index = Arc::new(build_standby(self.store(), settings, &model, self.config.index)?);
         let side = Side { model, threshold: standby.threshold, index };
         let answers = matches!(migration.stage, Stage::CutOver | Stage::RolledBack);

@@ -79,6 +79,9 @@ pub enum GalleryError {
     /// A ready embedding was to be enrolled where faces are fused by `caface`.
     #[error("gallery {0} fuses by caface, which looks at images, so ready embeddings cannot be enrolled there")]
     NeedsImages(GalleryId),
+    /// The database is being closed, so longer work is not begun.
+    #[error("the server is stopping")]
+    Stopping,
     /// A gallery is to move to the model it is of already.
     #[error("gallery {0} is of model {1} already")]
     SameModel(GalleryId, ModelId),

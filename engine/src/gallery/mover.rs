@@ -5,6 +5,7 @@
 //! with, before a cut over and after it.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -30,8 +31,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 /// Faces embedded before they are committed together.
 const FACES_AT_ONCE: usize = 16;
-/// Faces looked up in one pass through the gallery.
-const FACES_A_PASS: usize = 10_000;
 
 /// Handle of the thread.
 #[derive(Default)]
@@ -109,15 +108,6 @@ fn run(database: &Weak<Database>, signal: &(Mutex<Signal>, Condvar)) {
     }
 }
 
-/// What a pass through the gallery came to.
-#[derive(Default)]
-struct Pass {
-    /// Faces that have no crop, or one that gives no feature.
-    impossible: usize,
-    /// Whether there may be more to do.
-    more: bool,
-}
-
 impl Database {
     /// Does what is due for a gallery's migration.
     fn advance(&self, open: &OpenGallery, resting: &mut HashMap<MigrationId, Rest>) -> Result<(), GalleryError> {
@@ -133,12 +123,8 @@ impl Database {
         {
             return Ok(());
         }
-        let result = loop {
-            match self.pass(open) {
-                Ok(pass) if pass.more && !self.mover.stopping() => {}
-                other => break other,
-            }
-        };
+        let mut impossible = 0;
+        let result = self.embed_lacking(open, &mut |_| impossible += 1);
         if self.mover.stopping() {
             return Ok(());
         }
@@ -160,7 +146,7 @@ impl Database {
                 Ok(())
             }
             Err(error) => Err(error),
-            Ok(pass) => {
+            Ok(()) => {
                 let migration = self.migration(gallery, *id)?;
                 let report = if migration.stage == Stage::Embedding {
                     let report = agreement::measure(self, gallery, &state.in_use, side, state.settings.kind)?;
@@ -168,8 +154,8 @@ impl Database {
                 } else {
                     None
                 };
-                let failure = (pass.impossible > 0).then(|| {
-                    format!("faces without a kept crop that gives a feature of {}: {}", side.model.id, pass.impossible)
+                let failure = (impossible > 0).then(|| {
+                    format!("faces without a kept crop that gives a feature of {}: {}", side.model.id, impossible)
                 });
                 if migration.stage == Stage::Embedding || failure != migration.failure {
                     note(true, failure, report)?;
@@ -181,27 +167,31 @@ impl Database {
         }
     }
 
-    /// Embeds what the standby set lacks now, with the gallery closed to new faces by the caller.
-    pub(super) fn catch_up(&self, open: &OpenGallery) -> Result<(), GalleryError> {
-        while self.pass(open)?.more {}
-        Ok(())
-    }
-
-    /// Embeds faces that the standby set lacks.
-    fn pass(&self, open: &OpenGallery) -> Result<Pass, GalleryError> {
+    /// Embeds every face that the standby set lacks and can have, and shows those it cannot have: they have no crop, or
+    /// one that gives no feature. Whoever acts upon what is shown must have seen this return `Ok`.
+    pub(super) fn embed_lacking(
+        &self,
+        open: &OpenGallery,
+        impossible: &mut dyn FnMut(StandbyFace),
+    ) -> Result<(), GalleryError> {
         let state = open.state();
-        let Some(standby) = &state.standby else { return Ok(Pass::default()) };
+        let Some(standby) = &state.standby else { return Ok(()) };
         let gallery = &state.settings.id;
-        let lacking = self.lacking(gallery, FACES_A_PASS)?;
-        let full = lacking.len() == FACES_A_PASS;
-        let mut embedded = 0;
-        for faces in lacking.chunks(FACES_AT_ONCE) {
-            if self.mover.stopping() {
-                break;
+        let mut pending = Vec::new();
+        let mut outcome = Ok(());
+        // The scan lets writers in between, those of this loop too.
+        self.store.scan_standby(gallery, &mut |face| {
+            if face.stored.is_none() {
+                pending.push(face);
             }
-            embedded += self.embed_some(gallery, open, standby, faces)?;
-        }
-        Ok(Pass { impossible: lacking.len() - embedded, more: full && embedded > 0 })
+            if pending.len() < FACES_AT_ONCE {
+                return ControlFlow::Continue(());
+            }
+            outcome = self.embed_some(gallery, open, standby, std::mem::take(&mut pending), impossible);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome?;
+        self.embed_some(gallery, open, standby, pending, impossible)
     }
 
     fn embed_some(
@@ -209,14 +199,21 @@ impl Database {
         gallery: &GalleryId,
         open: &OpenGallery,
         standby: &Standby,
-        faces: &[StandbyFace],
-    ) -> Result<usize, GalleryError> {
+        faces: Vec<StandbyFace>,
+        impossible: &mut dyn FnMut(StandbyFace),
+    ) -> Result<(), GalleryError> {
         let model = &standby.side.model;
+        if self.mover.stopping() {
+            return Err(GalleryError::Stopping);
+        }
         let (mut with_crop, mut crops) = (Vec::new(), Vec::new());
         for face in faces {
-            if let Some(crop) = self.kept_crop(gallery, face)? {
-                with_crop.push(face);
-                crops.push(crop);
+            match self.kept_crop(gallery, &face)? {
+                Some(crop) => {
+                    with_crop.push(face);
+                    crops.push(crop);
+                }
+                None => impossible(face),
             }
         }
         let unavailable = |reason: ModelUnavailable| GalleryError::ModelUnavailable {
@@ -225,17 +222,17 @@ impl Database {
             reason,
         };
         let embedded = self.models.embed(&model.id, crops).map_err(unavailable)?;
-        let features: Vec<StandbyFeature> = with_crop
-            .into_iter()
-            .zip(embedded)
-            .filter_map(|(face, feature)| {
-                let feature = feature?;
-                let quality = quality(feature.norm, model.norm_stats);
-                Some(StandbyFeature { subject: face.subject.clone(), face: face.face, feature, quality })
-            })
-            .collect();
-        let count = features.len();
-        if count > 0 {
+        let mut features = Vec::new();
+        for (face, feature) in with_crop.into_iter().zip(embedded) {
+            match feature {
+                Some(feature) => {
+                    let quality = quality(feature.norm, model.norm_stats);
+                    features.push(StandbyFeature { subject: face.subject, face: face.face, feature, quality });
+                }
+                None => impossible(face),
+            }
+        }
+        if !features.is_empty() {
             let touched: Vec<_> = features.iter().map(|one| (one.subject.clone(), one.face)).collect();
             let (gallery, migration) = (gallery.clone(), standby.migration);
             self.store
@@ -245,7 +242,7 @@ impl Database {
                 open.refresh(self.store(), &of_subject[0].0, &ids)?;
             }
         }
-        Ok(count)
+        Ok(())
     }
 
     /// A face's kept crop with its landmarks. `None` when there is none or it does not read as one.

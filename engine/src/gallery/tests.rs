@@ -241,16 +241,20 @@ fn a_migration_goes_on_where_it_was_cut_off() {
 #[test]
 fn faces_without_crops_stop_the_cut_over_until_they_are_given_up() {
     let (_, _, database) = enrolled(3, GalleryKind::Consolidated);
-    database.enrol(&gid(), &sid(9), &OLD, vec![face(&OLD, 9, 0, false)]).unwrap();
+    // More than are embedded at once, and before the others in the order of the scan.
+    let bare = (0..40).map(|photo| face(&OLD, 9, photo, false)).collect();
+    let first = SubjectId::try_from("a").unwrap();
+    database.enrol(&gid(), &first, &OLD, bare).unwrap();
     let id = database.start_migration(&gid(), &NEW, None).unwrap().id;
     let ready = until(&database, id, |migration| migration.stage == Stage::Ready);
-    assert!(ready.failure.unwrap().ends_with(": 1"));
+    assert!(ready.failure.unwrap().ends_with(": 40"));
     let refused = database.cut_over(&gid(), id, false);
-    assert!(matches!(refused, Err(GalleryError::Store(StoreError::StandbyIncomplete { missing: 1 }))));
-    assert_eq!(best(&database, &OLD, 9).subject, sid(9));
+    assert!(matches!(refused, Err(GalleryError::Store(StoreError::StandbyIncomplete { missing: 40 }))));
+    assert_eq!(best(&database, &OLD, 9).subject, first);
     database.cut_over(&gid(), id, true).unwrap();
     assert_eq!(database.counts(&gid()).unwrap().faces, 6);
-    assert_ne!(best(&database, &NEW, 9).subject, sid(9));
+    assert_ne!(best(&database, &NEW, 9).subject, first);
+    assert_eq!(best(&database, &NEW, 2).subject, sid(2));
     assert_eq!(database.store().check().unwrap().problems, Vec::<String>::new());
 }
 
