@@ -49,6 +49,7 @@ impl From<GalleryError> for Problem {
                 expected_model_id: Some(expected.to_string()),
                 ..Self::with(Code::ModelMismatch, error.to_string())
             },
+            GalleryError::CalibrationMissing(_) => Self::with(Code::CalibrationMissing, error.to_string()),
             GalleryError::Stopping => Self::new(Code::NotReady),
             GalleryError::SameModel(..) | GalleryError::NoCaface { .. } | GalleryError::NeedsImages(_) => {
                 Self::with(Code::InvalidRequest, error.to_string())

@@ -59,6 +59,7 @@ codes! {
     MigrationStage "migration_stage" CONFLICT "The migration is not at a stage at which this can be done."
     MigrationIncomplete "migration_incomplete" CONFLICT "Faces of the gallery have no feature of the other model."
     ModelMismatch "model_mismatch" CONFLICT "The embeddings are of different models and cannot be compared."
+    CalibrationMissing "calibration_missing" CONFLICT "The gallery is not calibrated, so a rate cannot be turned into a score."
     IdempotencyInProgress "idempotency_in_progress" CONFLICT "A request with this Idempotency-Key is still being served."
     RevisionMismatch "revision_mismatch" PRECONDITION_FAILED "The resource has changed since it was read."
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The request body is too large."

@@ -17,7 +17,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 use vultus_engine::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use vultus_engine::store::sled::SledStore;
-use vultus_engine::store::{Face, FaceSource, Gallery, GalleryKind, Operation, Store, StoredFace, Subject};
+use vultus_engine::store::{
+    Consent, Face, FaceSource, Gallery, GalleryKind, Guards, Operation, Store, StoredFace, Subject, Thresholds,
+};
 
 const DIM: u32 = 512;
 const WRITERS: u64 = 16;
@@ -58,12 +60,16 @@ fn enrol(number: u64) -> [Operation; 2] {
         bbox: None,
         landmarks: None,
         detection_score: None,
+        picture: None,
+        overrides: Vec::new(),
         created_at: now,
     };
     let record = Subject {
         id: subject,
         labels: Vec::new(),
         metadata: "{}".to_owned(),
+        expires_at: None,
+        consent: Consent::NotRecorded,
         created_at: now,
         updated_at: now,
         revision: 0,
@@ -91,7 +97,8 @@ fn open() -> (tempfile::TempDir, SledStore) {
         model_id: ModelId("bench".to_owned()),
         dim: DIM,
         fusion: None,
-        threshold: None,
+        thresholds: Thresholds::default(),
+        guards: Guards::default(),
         min_quality: None,
         keep_crops: false,
         label: None,

@@ -1,7 +1,7 @@
 //! Makes the small database that later versions are tested against: `migrations/fixtures/vNNNN/`.
 //!
 //! ```text
-//! cargo run -p vultus-engine --example make_fixture -- migrations/fixtures/v0002
+//! cargo run -p vultus-engine --example make_fixture -- migrations/fixtures/v0003
 //! ```
 //!
 //! Contents are synthetic and follow from fixed seeds. A fixture is made once, by the program of its version, and then
@@ -16,8 +16,9 @@ use vultus_engine::face::{BoundingBox, Feature, Landmarks, Style};
 use vultus_engine::ids::{FaceId, GalleryId, MediaId, MigrationId, ModelId, SubjectId};
 use vultus_engine::store::sled::SledStore;
 use vultus_engine::store::{
-    Face, FaceSource, Gallery, GalleryKind, Migration, Operation, Side, Stage, StandbyFeature, Store, StoredAnswer,
-    StoredFace, Subject,
+    Check, Collection, Consent, DocumentKey, Face, FaceSource, Gallery, GalleryKind, Guard, Guards, Migration,
+    Operation, Override, PictureId, Side, Stage, StandbyFeature, Store, StoredAnswer, StoredFace, Subject,
+    ThresholdSetting, Thresholds,
 };
 use vultus_engine::template::{Fusion, FusionRule};
 
@@ -33,8 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plain = Gallery {
         kind: GalleryKind::Events,
         fusion: None,
-        threshold: None,
+        thresholds: Thresholds::default(),
         min_quality: None,
+        guards: Guards::default(),
         keep_crops: false,
         label: None,
         ..events
@@ -49,6 +51,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             id: id.clone(),
             labels: vec![format!("Label {subject}"), "ü".to_owned()],
             // The last one spans three pieces.
+            expires_at: (subject == 1).then(|| time(99)).transpose()?,
+            consent: if subject == 1 { Consent::Granted } else { Consent::NotRecorded },
             metadata: format!("{{\"note\":\"{}\"}}", "n".repeat(subject as usize * 5000)),
             created_at: time(1)?,
             updated_at: time(1)?,
@@ -71,7 +75,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ],
     )?;
     // In the middle of a move to another model: two faces are done.
-    let side = |model: &str, dim| Side { model_id: ModelId(model.to_owned()), dim, threshold: Some(0.4) };
+    let thresholds = Thresholds { matching: Some(ThresholdSetting::Score(0.4)), review: None };
+    let side = |model: &str, dim| Side { model_id: ModelId(model.to_owned()), dim, thresholds };
     let migration = Migration {
         id: MigrationId(Uuid::from_u128(1)),
         from: side("synthetic-0123456789abcdef+flip", DIM),
@@ -106,6 +111,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             },
         ],
     )?;
+    // A face moves, and documents are kept.
+    let document = |gallery: Option<&GalleryId>, id: &[u8], body: &[u8]| Operation::PutDocument {
+        key: DocumentKey { gallery: gallery.cloned(), collection: Collection::Reviews, id: id.to_vec() },
+        body: body.to_vec(),
+    };
+    let to = SubjectId::try_from("subject-0")?;
+    store.commit(
+        time(5)?,
+        &[
+            Operation::MoveFace { gallery: people.id.clone(), from: subject, to, face: face_id(10) },
+            document(Some(&people.id), b"one", &vec![b' '; 5000]),
+            document(None, b"two", b"{}"),
+        ],
+    )?;
     let answer = StoredAnswer {
         request_hash: [4; 32],
         status: 201,
@@ -138,9 +157,13 @@ fn gallery(id: &str) -> Result<Gallery, Box<dyn Error>> {
         kind: GalleryKind::Consolidated,
         model_id: ModelId("synthetic-0123456789abcdef+flip".to_owned()),
         dim: DIM,
-        fusion: Some(Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.5 }),
-        threshold: Some(0.3),
+        fusion: Some(Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.5, robust: true }),
+        thresholds: Thresholds {
+            matching: Some(ThresholdSetting::Score(0.3)),
+            review: Some(ThresholdSetting::Fpir(0.01)),
+        },
         min_quality: Some(0.1),
+        guards: Guards { wrong_person: Guard::Score(0.125), duplicate_subject: Guard::Off },
         keep_crops: true,
         label: Some("People".to_owned()),
         created_at: time(0)?,
@@ -154,6 +177,8 @@ fn add_face(gallery: &GalleryId, subject: &SubjectId, number: u32) -> Result<Ope
     let photo = source == FaceSource::Photo;
     let mut embedding = vec![0.0; DIM as usize];
     embedding[(number % DIM) as usize] = 1.0;
+    let of = |check| Override { check, value: 0.25, required: 0.5, subject: None };
+    let overrides = if number == 21 { vec![of(Check::Quality), of(Check::WrongPerson)] } else { Vec::new() };
     let face = Face {
         id: face_id(number),
         subject: subject.clone(),
@@ -164,6 +189,8 @@ fn add_face(gallery: &GalleryId, subject: &SubjectId, number: u32) -> Result<Ope
         bbox: photo.then_some(BoundingBox { x1: 1.0, y1: 2.0, x2: 101.5, y2: 120.0 }),
         landmarks: photo.then_some(Landmarks([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0], [9.0, 10.0]])),
         detection_score: photo.then_some(0.875),
+        picture: photo.then_some(PictureId([number as u8; 16])),
+        overrides,
         created_at: time(2)?,
     };
     // Not an image: the store does not look inside.

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use vultus_engine::ids::{FaceId, GalleryId, SubjectId};
 use vultus_engine::store::sled::SledStore;
-use vultus_engine::store::{ChangeKind, GalleryKind, Store};
+use vultus_engine::store::{
+    ChangeKind, Check, Collection, Consent, GalleryKind, Guard, PictureId, Store, ThresholdSetting, Thresholds,
+};
 
 #[test]
 fn every_version_reads_as_what_was_put_in() {
-    for version in ["v0001", "v0002"] {
+    for version in ["v0001", "v0002", "v0003"] {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations/fixtures").join(version);
         let folder = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
@@ -19,7 +21,8 @@ fn every_version_reads_as_what_was_put_in() {
         let store = SledStore::open(folder.path()).unwrap();
         let report = store.check().unwrap();
         assert_eq!(report.problems, Vec::<String>::new(), "{version}");
-        assert_eq!((report.galleries, report.subjects, report.faces, report.changes), (2, 3, 5, 15));
+        let changes = if version == "v0003" { 16 } else { 15 };
+        assert_eq!((report.galleries, report.subjects, report.faces, report.changes), (2, 3, 5, changes));
         assert_eq!(report.schema_version, vultus_migrations::SCHEMA_VERSION);
 
         let people = GalleryId::try_from("people").unwrap();
@@ -44,11 +47,31 @@ fn every_version_reads_as_what_was_put_in() {
         let migrations = store.migrations(&people).unwrap();
         let done = migrations.iter().map(|migration| migration.standby_faces).collect::<Vec<_>>();
         assert_eq!(done, if version == "v0001" { vec![] } else { vec![2] });
-        if version == "v0002" {
-            let standby = store.standby_faces(&people, &SubjectId::try_from("subject-1").unwrap()).unwrap();
-            assert_eq!(standby[0].embedding, [0.0, 1.0, 0.0, 0.0]);
-            assert_eq!((standby[0].face.norm, standby[0].face.quality), (5.0, 0.25));
-            assert_eq!(standby[0].style.as_ref().unwrap().values, [0.25; 64]);
+        let sid = |id: &str| SubjectId::try_from(id).unwrap();
+        if version != "v0001" {
+            let subject = sid(if version == "v0002" { "subject-1" } else { "subject-0" });
+            let standby = store.standby_faces(&people, &subject).unwrap();
+            let last = standby.last().unwrap();
+            assert_eq!(last.embedding, [0.0, 1.0, 0.0, 0.0]);
+            assert_eq!((last.face.norm, last.face.quality), (5.0, 0.25));
+            assert_eq!(last.style.as_ref().unwrap().values, [0.25; 64]);
+        }
+        if version == "v0003" {
+            let thresholds =
+                Thresholds { matching: Some(ThresholdSetting::Score(0.3)), review: Some(ThresholdSetting::Fpir(0.01)) };
+            assert_eq!(galleries[1].thresholds, thresholds);
+            assert_eq!(galleries[1].guards.wrong_person, Guard::Score(0.125));
+            assert!(galleries[1].fusion.unwrap().robust);
+            let record = store.subject(&people, &sid("subject-1")).unwrap().unwrap();
+            assert_eq!((record.consent, record.expires_at.is_some()), (Consent::Granted, true));
+            assert_eq!(faces[3].face.overrides[1].check, Check::WrongPerson);
+            assert_eq!(faces[3].face.picture, Some(PictureId([21; 16])));
+            let moved = store.changes(15, 1).unwrap().remove(0);
+            assert_eq!(moved.kind, ChangeKind::FaceMoved(sid("subject-0"), faces[1].face.id, sid("subject-1")));
+            let reviews = store.documents(Some(&people), Collection::Reviews, b"", None, 9).unwrap();
+            assert_eq!(reviews, [(b"one".to_vec(), vec![b' '; 5000])]);
+            let reviews = store.documents(None, Collection::Reviews, b"", None, 9).unwrap();
+            assert_eq!(reviews, [(b"two".to_vec(), b"{}".to_vec())]);
         }
         let change = store.changes(13, 1).unwrap().remove(0);
         let deleted = FaceId(uuid::Uuid::from_u128(11));

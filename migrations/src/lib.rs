@@ -14,13 +14,14 @@
 
 pub mod v0001_initial;
 pub mod v0002_feature_sets;
+pub mod v0003_decisions;
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
 /// The schema version this program writes.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Name of the tree that holds the stamp.
 pub const META_TREE: &str = "meta";
@@ -70,7 +71,11 @@ struct Step {
 }
 
 /// All versions, oldest first, without gaps from 1.
-const STEPS: &[Step] = &[Step { to: 1, run: v0001_initial::run }, Step { to: 2, run: v0002_feature_sets::run }];
+const STEPS: &[Step] = &[
+    Step { to: 1, run: v0001_initial::run },
+    Step { to: 2, run: v0002_feature_sets::run },
+    Step { to: 3, run: v0003_decisions::run },
+];
 
 /// Brings the database in `folder` (the one `db` was opened from) to [`SCHEMA_VERSION`], durably.
 ///
@@ -151,7 +156,7 @@ mod tests {
         assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: None, to: SCHEMA_VERSION });
         assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: Some(SCHEMA_VERSION), to: SCHEMA_VERSION });
         let names = db.tree_names();
-        for tree in v0002_feature_sets::TREES {
+        for tree in v0003_decisions::TREES {
             assert!(names.iter().any(|name| name == tree.as_bytes()), "{tree}");
         }
     }
@@ -183,8 +188,8 @@ mod tests {
         let whole = [first(), Step { to: 2, run: fails }, Step { to: 3, run: third }];
         assert_eq!(prepare_with(&db, folder.path(), &whole).unwrap(), Prepared { from: Some(2), to: 3 });
         assert!(matches!(
-            prepare(&db, folder.path()),
-            Err(MigrationError::Newer { found: 3, supported: SCHEMA_VERSION })
+            prepare_with(&db, folder.path(), &whole[..2]),
+            Err(MigrationError::Newer { found: 3, supported: 2 })
         ));
         assert_eq!(stamp(&db).unwrap(), Some(3), "a refused database stays as it is");
     }

@@ -45,7 +45,7 @@ pub enum KindName {
     GalleryDeleted,
     /// A subject was added.
     SubjectCreated,
-    /// A subject's labels or metadata were replaced.
+    /// A subject's labels, metadata, expiry or consent were replaced.
     SubjectUpdated,
     /// A subject was removed with its faces.
     SubjectDeleted,
@@ -53,6 +53,8 @@ pub enum KindName {
     FaceAdded,
     /// A face was removed.
     FaceDeleted,
+    /// A face was moved from another subject to this one.
+    FaceMoved,
 }
 
 /// One entry of the change log.
@@ -74,6 +76,10 @@ pub struct ChangeView {
     /// The face it happened to; null when it was the gallery or a subject.
     #[schema(required = true)]
     pub face: Option<Uuid>,
+    /// With `face_moved`: whose the face was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub from: Option<String>,
 }
 
 /// A part of the change log.
@@ -88,6 +94,7 @@ pub struct ChangesView {
 
 impl From<Change> for ChangeView {
     fn from(change: Change) -> Self {
+        let mut moved_from = None;
         let (kind, subject, face) = match change.kind {
             ChangeKind::GalleryCreated => (KindName::GalleryCreated, None, None),
             ChangeKind::GalleryUpdated => (KindName::GalleryUpdated, None, None),
@@ -97,6 +104,10 @@ impl From<Change> for ChangeView {
             ChangeKind::SubjectDeleted(subject) => (KindName::SubjectDeleted, Some(subject), None),
             ChangeKind::FaceAdded(subject, face) => (KindName::FaceAdded, Some(subject), Some(face)),
             ChangeKind::FaceDeleted(subject, face) => (KindName::FaceDeleted, Some(subject), Some(face)),
+            ChangeKind::FaceMoved(subject, face, from) => {
+                moved_from = Some(from);
+                (KindName::FaceMoved, Some(subject), Some(face))
+            }
         };
         Self {
             seq: change.seq,
@@ -105,6 +116,7 @@ impl From<Change> for ChangeView {
             gallery: change.gallery.to_string(),
             subject: subject.map(String::from),
             face: face.map(|face| face.0),
+            from: moved_from.map(String::from),
         }
     }
 }

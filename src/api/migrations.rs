@@ -13,8 +13,8 @@ use vultus_engine::gallery::{Agreement, Mated, NonMated, Spread};
 use vultus_engine::ids::{GalleryId, MigrationId};
 use vultus_engine::store::{Migration, Stage};
 
+use super::decision::{self, ThresholdRequest};
 use super::params::{GalleryPath, MigrationPath};
-use super::wire::ThresholdRequest;
 use crate::app::App;
 use crate::extract::{Json, Path, Query, object};
 use crate::problem::Problem;
@@ -201,6 +201,9 @@ pub struct StartMigration {
     /// From which score a candidate is a match under the new model; null follows the model.
     #[serde(default, deserialize_with = "object::optional")]
     pub threshold: Option<ThresholdRequest>,
+    /// From where on a person should look at a candidate under the new model; null follows the server.
+    #[serde(default, deserialize_with = "object::optional")]
+    pub review_threshold: Option<ThresholdRequest>,
 }
 
 /// How to cut over.
@@ -262,11 +265,11 @@ pub async fn start(
     Json(body): Json<StartMigration>,
 ) -> Result<impl IntoResponse, Problem> {
     app.blocking(move |app| {
-        let threshold = body.threshold.map(ThresholdRequest::checked).transpose()?;
+        let thresholds = decision::thresholds(body.threshold, body.review_threshold)?;
         app.database.gallery(&gallery)?;
         let model = app.pipeline.models().resolve(&body.model)?;
         app.pipeline.models().get(&model)?;
-        let migration = app.database.start_migration(&gallery, &model, threshold)?;
+        let migration = app.database.start_migration(&gallery, &model, thresholds)?;
         let mut headers = HeaderMap::new();
         if let Ok(location) = format!("/v1/galleries/{gallery}/migrations/{}", migration.id).try_into() {
             headers.insert(header::LOCATION, location);

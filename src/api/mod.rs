@@ -1,6 +1,7 @@
 //! The resources of the API, one file each: wire types, handlers, their documentation.
 
 pub mod changes;
+pub mod decision;
 pub mod detect;
 pub mod embed;
 pub mod faces;

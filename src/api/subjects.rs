@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use vultus_engine::gallery::SubjectSettings;
 use vultus_engine::ids::{GalleryId, SubjectId};
-use vultus_engine::store::Subject;
+use vultus_engine::store::{Consent, Subject};
 
 use super::paging::{Page, PageParams};
 use super::params::{GalleryPath, IfMatchHeader, SubjectPath};
@@ -24,7 +24,7 @@ const MAX_LABELS: usize = 64;
 /// Most characters of a label.
 const MAX_LABEL_CHARS: usize = 256;
 
-/// Labels and metadata of a subject.
+/// What can be set of a subject.
 #[derive(Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = SubjectSettings, example = json!({"labels": ["Ada"], "metadata": {"badge": 17}}))]
@@ -35,6 +35,49 @@ pub struct SubjectBody {
     /// Any JSON object, at most 16 KiB as text.
     #[schema(value_type = Object, additional_properties = true)]
     pub metadata: Map<String, Value>,
+    /// From when on the subject is not found any more and is removed with its faces; null: never.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<jiff::Timestamp>,
+    /// Whether the subject may be matched.
+    pub consent: ConsentName,
+}
+
+/// Whether a subject may be matched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Consent)]
+pub enum ConsentName {
+    /// Nothing is recorded; searches find the subject.
+    #[default]
+    NotRecorded,
+    /// The subject agreed.
+    Granted,
+    /// The subject was asked: faces can be enrolled, searches do not find them.
+    Pending,
+    /// The subject took it back: no face can be enrolled, searches do not find those that are there.
+    Withdrawn,
+}
+
+impl From<ConsentName> for Consent {
+    fn from(name: ConsentName) -> Self {
+        match name {
+            ConsentName::NotRecorded => Self::NotRecorded,
+            ConsentName::Granted => Self::Granted,
+            ConsentName::Pending => Self::Pending,
+            ConsentName::Withdrawn => Self::Withdrawn,
+        }
+    }
+}
+
+impl From<Consent> for ConsentName {
+    fn from(consent: Consent) -> Self {
+        match consent {
+            Consent::NotRecorded => Self::NotRecorded,
+            Consent::Granted => Self::Granted,
+            Consent::Pending => Self::Pending,
+            Consent::Withdrawn => Self::Withdrawn,
+        }
+    }
 }
 
 /// A JSON merge patch (RFC 7396) of a subject: what is left out stays, null empties.
@@ -49,6 +92,11 @@ pub struct PatchSubject {
     /// Merged member by member.
     #[schema(value_type = Option<Object>, additional_properties = true)]
     metadata: Option<Map<String, Value>>,
+    /// From when on the subject is not found any more and is removed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<jiff::Timestamp>,
+    /// Whether the subject may be matched.
+    consent: Option<ConsentName>,
 }
 
 /// A new subject.
@@ -65,6 +113,11 @@ pub struct CreateSubject {
     /// Any JSON object, at most 16 KiB as text.
     #[schema(value_type = Object, additional_properties = true)]
     pub metadata: Map<String, Value>,
+    /// From when on the subject is not found any more and is removed with its faces; null: never.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<jiff::Timestamp>,
+    /// Whether the subject may be matched.
+    pub consent: ConsentName,
 }
 
 /// A subject.
@@ -78,32 +131,45 @@ pub struct SubjectView {
     /// The JSON object given.
     #[schema(value_type = Object, additional_properties = true)]
     pub metadata: Map<String, Value>,
-    /// Sequence number of the last change of labels or metadata.
+    /// From when on the subject is not found any more and is removed with its faces; null: never.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    pub expires_at: Option<jiff::Timestamp>,
+    /// Whether the subject may be matched.
+    pub consent: ConsentName,
+    /// Sequence number of the last change of this record.
     pub revision: u64,
     /// When the subject was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: jiff::Timestamp,
-    /// When labels or metadata last changed.
+    /// When the record last changed.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: jiff::Timestamp,
 }
 
 impl SubjectBody {
-    fn checked(self) -> Result<SubjectSettings, Problem> {
+    fn checked(mut self) -> Result<SubjectSettings, Problem> {
         if self.labels.len() > MAX_LABELS || self.labels.iter().any(|l| l.chars().count() > MAX_LABEL_CHARS) {
             return Err(Problem::with(
                 Code::InvalidRequest,
                 format!("a subject has at most {MAX_LABELS} labels of at most {MAX_LABEL_CHARS} characters"),
             ));
         }
-        let metadata = Value::Object(self.metadata).to_string();
+        let metadata = Value::Object(std::mem::take(&mut self.metadata)).to_string();
         if metadata.len() > MAX_METADATA_BYTES {
             return Err(Problem::with(
                 Code::InvalidRequest,
                 format!("metadata has at most {MAX_METADATA_BYTES} bytes as JSON"),
             ));
         }
-        Ok(SubjectSettings { labels: self.labels, metadata })
+        let Self { labels, expires_at, consent, .. } = self;
+        Ok(SubjectSettings { labels, metadata, expires_at, consent: consent.into() })
+    }
+}
+
+impl From<SubjectView> for SubjectBody {
+    fn from(view: SubjectView) -> Self {
+        let SubjectView { labels, metadata, expires_at, consent, .. } = view;
+        Self { labels, metadata, expires_at, consent }
     }
 }
 
@@ -115,6 +181,8 @@ impl TryFrom<&Subject> for SubjectView {
             id: subject.id.to_string(),
             labels: subject.labels.clone(),
             metadata: serde_json::from_str(&subject.metadata).map_err(Problem::internal)?,
+            expires_at: subject.expires_at,
+            consent: subject.consent.into(),
             revision: subject.revision,
             created_at: subject.created_at,
             updated_at: subject.updated_at,
@@ -166,8 +234,9 @@ pub async fn create(
     Path(GalleryPath { gallery }): Path<GalleryPath>,
     Json(body): Json<CreateSubject>,
 ) -> Result<impl IntoResponse, Problem> {
-    let settings = SubjectBody { labels: body.labels, metadata: body.metadata }.checked()?;
-    let id = body.id.unwrap_or_else(SubjectId::generate);
+    let CreateSubject { id, labels, metadata, expires_at, consent } = body;
+    let settings = SubjectBody { labels, metadata, expires_at, consent }.checked()?;
+    let id = id.unwrap_or_else(SubjectId::generate);
     app.blocking(move |app| {
         let subject = app.database.create_subject(&gallery, id, settings)?;
         answer(StatusCode::CREATED, &gallery, &subject)
@@ -192,11 +261,11 @@ pub async fn get(
     .await
 }
 
-/// Adds a subject under this id, or replaces labels and metadata of the one there. What the body leaves out is emptied.
+/// Adds a subject under this id, or replaces the record of the one there. What the body leaves out is emptied.
 #[utoipa::path(put, path = "/v1/galleries/{gallery}/subjects/{subject}", operation_id = "put_subject", tag = "subjects",
     params(SubjectPath, IfMatchHeader), request_body = SubjectBody,
     responses(
-        (status = 200, description = "Labels and metadata replaced.", body = SubjectView,
+        (status = 200, description = "Record replaced.", body = SubjectView,
             headers(("ETag" = String, description = "Its revision."))),
         (status = 201, description = "Subject added.", body = SubjectView,
             headers(("Location" = String, description = "Where it is."), ("ETag" = String, description = "Its revision.")))),
@@ -226,7 +295,7 @@ pub async fn put(
     .await
 }
 
-/// Changes labels or metadata: a JSON merge patch (RFC 7396). What the body leaves out stays; null empties.
+/// Changes a subject's record: a JSON merge patch (RFC 7396). What the body leaves out stays; null empties.
 #[utoipa::path(patch, path = "/v1/galleries/{gallery}/subjects/{subject}", operation_id = "update_subject",
     tag = "subjects", params(SubjectPath, IfMatchHeader), request_body(content((PatchSubject = "application/merge-patch+json"), (PatchSubject = "application/json"))),
     responses((status = 200, description = "The subject.", body = SubjectView,
@@ -242,7 +311,7 @@ pub async fn patch(
         until_settled(condition, &[Code::RevisionMismatch], || {
             let there = app.database.subject(&gallery, &id)?;
             let view = SubjectView::try_from(&there)?;
-            let body = super::merge(SubjectBody { labels: view.labels, metadata: view.metadata }, patch.clone())?;
+            let body = super::merge(SubjectBody::from(view), patch.clone())?;
             // Bound to what was just read even without If-Match, so that no other change is lost.
             let expected = condition.revision().unwrap_or(there.revision);
             let subject = app.database.update_subject(&gallery, &id, body.checked()?, Some(expected))?;

@@ -7,16 +7,14 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use vultus_engine::gallery::Threshold;
+use vultus_engine::gallery::Decider;
 use vultus_engine::template::score;
 
+use super::decision::{DecisionName, ThresholdInForce, ThresholdRequest, in_force, thresholds};
 use super::faces::ImageForm;
 use super::params::SubjectPath;
 use super::search::{CandidateFaceView, ProbeView, probe_view};
-use super::wire::{
-    DecisionName, DetectorName, FusionSpec, ProbeFace, RuleName, ThresholdInForce, ThresholdRequest, checked_score,
-    fusion_params,
-};
+use super::wire::{DetectorName, FusionSpec, ProbeFace, RuleName, fusion_params};
 use crate::app::App;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
 use crate::extract::{Path, object};
@@ -34,12 +32,18 @@ pub struct VerifyParams {
     /// Score (−1 to 1) from which it is a match; the gallery's, else the server's where left out.
     #[param(minimum = -1.0, maximum = 1.0, nullable = false)]
     pub threshold: Option<f32>,
+    /// The rate of false positives to keep, in place of a threshold.
+    #[param(exclusive_minimum = 0.0, exclusive_maximum = 1.0, nullable = false)]
+    pub fpir: Option<f64>,
     /// Fusion rule of the probe; the model's where left out.
     #[param(nullable = false)]
     pub fusion: Option<RuleName>,
     /// τ of `softmax_quality`.
     #[param(minimum = 0.05, maximum = 100.0, nullable = false)]
     pub tau: Option<f32>,
+    /// Damp faces that disagree with the rest.
+    #[param(nullable = false)]
+    pub robust: Option<bool>,
     /// Which face of each photo; `main` where left out.
     #[param(nullable = false)]
     pub select: Option<Select>,
@@ -68,6 +72,10 @@ pub struct VerifyBody {
     #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
     pub threshold: Option<ThresholdRequest>,
+    /// From which score on a person should look at it; the gallery's where left out.
+    #[serde(deserialize_with = "object::optional")]
+    #[schema(nullable = false)]
+    pub review_threshold: Option<ThresholdRequest>,
     /// Fusion rule of the probe; the model's where left out.
     #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
@@ -88,8 +96,8 @@ impl Body for VerifyBody {
     }
 
     fn fill(&mut self, params: VerifyParams) -> Result<(), Problem> {
-        self.threshold = self.threshold.or(params.threshold.map(|score| ThresholdRequest { score }));
-        self.fusion = self.fusion.or(fusion_params(params.fusion, params.tau)?);
+        self.threshold = self.threshold.or(ThresholdRequest::from_params(params.threshold, params.fpir));
+        self.fusion = self.fusion.or(fusion_params(params.fusion, params.tau, params.robust)?);
         self.select = self.select.or(params.select);
         self.detector = self.detector.or(params.detector);
         Ok(())
@@ -112,10 +120,13 @@ pub struct SubjectVerification {
     pub model_id: String,
     /// Cosine of the probe and the subject's template, −1 to 1; in a gallery of events, of its best face.
     pub score: f32,
-    /// Match or not.
+    /// What is said of it.
     pub decision: DecisionName,
     /// The threshold in force.
     pub threshold: ThresholdInForce,
+    /// The review threshold in force; null when nothing sets one.
+    #[schema(required = true)]
+    pub review_threshold: Option<ThresholdInForce>,
     /// What the score is worth.
     pub same_at: SameAt,
     /// ‖Σx‖ / Σnorm of the subject's faces.
@@ -148,10 +159,13 @@ pub struct Verification {
     pub model_id: String,
     /// Cosine of the two embeddings, −1 to 1.
     pub score: f32,
-    /// Match or not.
+    /// What is said of it.
     pub decision: DecisionName,
     /// The threshold in force.
     pub threshold: ThresholdInForce,
+    /// The review threshold in force; null when nothing sets one.
+    #[schema(required = true)]
+    pub review_threshold: Option<ThresholdInForce>,
     /// What the score is worth.
     pub same_at: SameAt,
     /// The two faces, in the order of the request.
@@ -168,7 +182,7 @@ pub struct Verification {
         (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses((status = 200, description = "The comparison.", body = SubjectVerification)),
     extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "subject_has_no_faces",
-        "faces_contradict", "several_faces"])), ("x-images" = json!(true))))]
+        "faces_contradict", "several_faces", "calibration_missing"])), ("x-images" = json!(true))))]
 pub async fn subject(
     State(app): State<App>,
     Path(SubjectPath { gallery, subject }): Path<SubjectPath>,
@@ -176,7 +190,7 @@ pub async fn subject(
 ) -> Result<impl IntoResponse, Problem> {
     let started = Instant::now();
     let Submission { items, options, .. } = submission;
-    let threshold = options.threshold.map(|threshold| checked_score(threshold.score)).transpose()?;
+    let thresholds = thresholds(options.threshold, options.review_threshold)?;
     let fusion = options.fusion.map(FusionSpec::checked).transpose()?;
     let (id, who) = (gallery.clone(), subject.clone());
     app.blocking(move |app| Ok(app.database.subject(&id, &who)?)).await?;
@@ -191,7 +205,7 @@ pub async fn subject(
         let served = Arc::clone(made.model.served());
         let verified = app.blocking(move |app| {
             let started = Instant::now();
-            Ok((app.database.verify(&id, &who, &served.id, &vector, threshold)?, since(started)))
+            Ok((app.database.verify(&id, &who, &served.id, &vector, thresholds)?, since(started)))
         });
         match verified.await {
             // The gallery changed its model in the meantime.
@@ -208,13 +222,15 @@ pub async fn subject(
         }
     };
     let model = Arc::clone(made.model.served());
+    let (threshold, review_threshold) = in_force(&found.decider);
     Ok(axum::Json(SubjectVerification {
         gallery: gallery.to_string(),
         subject: subject.to_string(),
         model_id: model.id.to_string(),
         score: found.score,
         decision: found.decision.into(),
-        threshold: found.threshold.into(),
+        threshold,
+        review_threshold,
         same_at: SameAt { fmr: model.impostors.fmr_at(found.score) },
         coherence: found.coherence,
         faces: found.faces.iter().map(CandidateFaceView::from).collect(),
@@ -243,7 +259,8 @@ pub async fn pair(State(app): State<App>, submission: Submission<VerifyBody>) ->
     if options.fusion.is_some() {
         return Err(Problem::with(Code::InvalidRequest, "nothing is fused when two images are compared"));
     }
-    let threshold = options.threshold.map(|threshold| checked_score(threshold.score)).transpose()?;
+    let score_of = |threshold: Option<ThresholdRequest>| threshold.map(ThresholdRequest::checked_score).transpose();
+    let (matching, review) = (score_of(options.threshold)?, score_of(options.review_threshold)?);
     let wanted = Wanted::One(options.select.unwrap_or_default());
     let model = app.default_model();
     let how = Embedding { model: &model, wanted, detector: options.detector.map(Into::into) };
@@ -253,12 +270,14 @@ pub async fn pair(State(app): State<App>, submission: Submission<VerifyBody>) ->
     let samples: Vec<_> = examined.images.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let [a, b] = samples.as_slice() else { return Err(Problem::internal("each image gives one face")) };
     let score = score(&a.feature.embedding, &b.feature.embedding);
-    let threshold = Threshold::resolve(threshold, None, model.served().threshold);
+    let decider = Decider::of_scores(matching, review, model.served().threshold);
+    let (threshold, review_threshold) = in_force(&decider);
     Ok(axum::Json(Verification {
         model_id: model.served().id.to_string(),
         score,
-        decision: threshold.decide(score).into(),
-        threshold: threshold.into(),
+        decision: decider.decide(score).into(),
+        threshold,
+        review_threshold,
         same_at: SameAt { fmr: model.served().impostors.fmr_at(score) },
         faces: vec![ProbeFace::new(a, 1.0), ProbeFace::new(b, 1.0)],
         timings_ms: TimingsMs { total: since(started), ..timings },

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::face::DetectedFace;
-use vultus_engine::gallery::{Decision, Threshold, ThresholdSource};
 use vultus_engine::store::FaceSource;
 use vultus_engine::template::{Fusion, FusionRule, rule};
 
@@ -32,98 +31,6 @@ impl From<DetectorName> for DetectorKind {
             DetectorName::Yunet => Self::Yunet,
             DetectorName::Mtcnn => Self::Mtcnn,
             DetectorName::MtcnnCompat => Self::MtcnnCompat,
-        }
-    }
-}
-
-/// What a caller may give as a threshold.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = ThresholdRequest)]
-pub struct ThresholdRequest {
-    /// Cosine from which a candidate is a match, −1 to 1.
-    #[schema(minimum = -1.0, maximum = 1.0, example = 0.4)]
-    pub score: f32,
-}
-
-/// A JSON merge patch of a threshold.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "documents what a patch can hold; it is merged as JSON")]
-pub struct ThresholdPatch {
-    /// Cosine from which a candidate is a match, −1 to 1.
-    #[schema(minimum = -1.0, maximum = 1.0)]
-    score: Option<f32>,
-}
-
-impl ThresholdRequest {
-    /// The score, checked.
-    pub fn checked(self) -> Result<f32, Problem> {
-        checked_score(self.score)
-    }
-}
-
-/// A threshold score, checked.
-pub(crate) fn checked_score(score: f32) -> Result<f32, Problem> {
-    if (-1.0..=1.0).contains(&score) {
-        Ok(score)
-    } else {
-        Err(Problem::with(Code::InvalidRequest, "a threshold score is a number from -1 to 1"))
-    }
-}
-
-/// The threshold in force, and who set it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
-#[schema(as = Threshold)]
-pub struct ThresholdInForce {
-    /// Cosine from which a candidate is a match.
-    pub score: f32,
-    /// The false positive identification rate the score stands for on this gallery; null while it is not calibrated.
-    #[schema(required = true)]
-    pub fpir: Option<f64>,
-    /// Who set it: the request, the gallery or the server.
-    pub source: Source,
-}
-
-/// Who set a threshold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// The request.
-    Request,
-    /// The gallery's settings.
-    Gallery,
-    /// The server's configuration or the model's own threshold.
-    Server,
-}
-
-impl From<Threshold> for ThresholdInForce {
-    fn from(threshold: Threshold) -> Self {
-        let source = match threshold.source {
-            ThresholdSource::Request => Source::Request,
-            ThresholdSource::Gallery => Source::Gallery,
-            ThresholdSource::Server => Source::Server,
-        };
-        Self { score: threshold.score, fpir: None, source }
-    }
-}
-
-/// Match or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = Decision)]
-pub enum DecisionName {
-    /// The score reaches the threshold.
-    Match,
-    /// It does not, or there is no candidate.
-    None,
-}
-
-impl From<Decision> for DecisionName {
-    fn from(decision: Decision) -> Self {
-        match decision {
-            Decision::Match => Self::Match,
-            Decision::None => Self::None,
         }
     }
 }
@@ -156,6 +63,9 @@ pub struct FusionSpec {
     #[serde(default = "rule::default_tau")]
     #[schema(minimum = 0.05, maximum = 100.0, default = 1.0)]
     pub tau: f32,
+    /// Damp faces that disagree with the rest, such as those of somebody else.
+    #[serde(default)]
+    pub robust: bool,
 }
 
 /// A JSON merge patch of a fusion rule.
@@ -168,6 +78,8 @@ pub struct FusionPatch {
     /// τ of `softmax_quality`.
     #[schema(minimum = 0.05, maximum = 100.0)]
     tau: Option<f32>,
+    /// Damp faces that disagree with the rest.
+    robust: Option<bool>,
 }
 
 impl FusionSpec {
@@ -180,7 +92,7 @@ impl FusionSpec {
             RuleName::Best => FusionRule::Best,
             RuleName::Caface => FusionRule::Caface,
         };
-        let fusion = Fusion { rule, tau: self.tau };
+        let fusion = Fusion { rule, tau: self.tau, robust: self.robust };
         if fusion.is_valid() {
             Ok(fusion)
         } else {
@@ -198,16 +110,22 @@ impl From<Fusion> for FusionSpec {
             FusionRule::Best => RuleName::Best,
             FusionRule::Caface => RuleName::Caface,
         };
-        Self { rule, tau: fusion.tau }
+        Self { rule, tau: fusion.tau, robust: fusion.robust }
     }
 }
 
-/// A rule and a τ as query parameters give them.
-pub(crate) fn fusion_params(rule: Option<RuleName>, tau: Option<f32>) -> Result<Option<FusionSpec>, Problem> {
-    match (rule, tau) {
-        (Some(rule), tau) => Ok(Some(FusionSpec { rule, tau: tau.unwrap_or_else(rule::default_tau) })),
-        (None, Some(_)) => Err(Problem::with(Code::InvalidParameter, "tau goes with fusion=softmax_quality")),
-        (None, None) => Ok(None),
+/// A rule and its parameters as query parameters give them.
+pub(crate) fn fusion_params(
+    rule: Option<RuleName>,
+    tau: Option<f32>,
+    robust: Option<bool>,
+) -> Result<Option<FusionSpec>, Problem> {
+    match (rule, tau, robust) {
+        (Some(rule), tau, robust) => {
+            Ok(Some(FusionSpec { rule, tau: tau.unwrap_or_else(rule::default_tau), robust: robust.unwrap_or(false) }))
+        }
+        (None, None, None) => Ok(None),
+        _ => Err(Problem::with(Code::InvalidParameter, "tau and robust go with fusion")),
     }
 }
 

@@ -145,6 +145,8 @@ fn new_face(sample: &Sample, crop: Option<Vec<u8>>) -> NewFace {
         bbox: sample.detection.map(|face| face.bbox),
         landmarks: sample.detection.map(|face| face.landmarks),
         detection_score: sample.detection.map(|face| face.score),
+        picture: None,
+        overrides: Vec::new(),
         crop,
     }
 }

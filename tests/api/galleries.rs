@@ -30,7 +30,7 @@ async fn settings_are_replaced_or_merged() {
     let app = TestApp::start().await;
     let put = |body| app.json("PUT", "/v1/galleries/g", body);
     let patch = |body| app.json("PATCH", "/v1/galleries/g", body);
-    let fusion = json!({ "rule": "norm", "tau": 1.0 });
+    let fusion = json!({ "rule": "norm", "tau": 1.0, "robust": false });
     let gallery = put(json!({ "kind": "events", "fusion": fusion, "threshold": { "score": 0.5 } })).await.ok(201);
     assert_eq!((&gallery["kind"], &gallery["fusion"]), (&json!("events"), &fusion));
 
@@ -43,11 +43,23 @@ async fn settings_are_replaced_or_merged() {
     assert_eq!((&gallery["label"], &gallery["fusion"]), (&json!(null), &json!(null)));
     assert_eq!(gallery["min_quality"], 0.25);
 
+    // A rate takes the place of a score.
+    patch(json!({ "threshold": { "score": 0.5 }, "review_threshold": { "score": 0.25 } })).await.ok(200);
+    let guards = json!({ "wrong_person": { "enabled": false } });
+    let gallery = patch(json!({ "threshold": { "fpir": 0.125 }, "guards": guards })).await.ok(200);
+    assert_eq!(gallery["threshold"], json!({ "fpir": 0.125 }));
+    assert_eq!(gallery["review_threshold"], json!({ "score": 0.25 }));
+    assert_eq!(gallery["guards"]["wrong_person"], json!({ "enabled": false, "score": null }));
+    assert_eq!(gallery["guards"]["duplicate_subject"], json!({ "enabled": true, "score": null }));
+
     put(json!({ "kind": "consolidated" })).await.problem(422, "invalid_request");
     for bad in [
         json!({ "min_quality": 1.5 }),
         json!({ "threshold": { "score": 2 } }),
-        json!({ "threshold": { "fpir": 0.1 } }),
+        json!({ "threshold": { "fpir": 0.0 } }),
+        json!({ "threshold": { "fpir": 0.1, "score": 0.4 } }),
+        json!({ "threshold": {} }),
+        json!({ "guards": { "wrong_person": { "score": 2 } } }),
         json!({ "fusion": { "rule": "caface" } }),
         json!({ "fusion": { "rule": "mystery" } }),
         json!({ "fusion": { "rule": "softmax_quality", "tau": 0 } }),

@@ -10,7 +10,7 @@ use crate::index::{IndexConfig, SearchMode};
 use crate::model::{ImpostorScores, ModelSource, ServedModel};
 use crate::quality::NormStats;
 use crate::store::memory::MemoryStore;
-use crate::store::{FaceSource, GalleryKind};
+use crate::store::{FaceSource, GalleryKind, Thresholds};
 use crate::template::{Fused, FusionRule, NetworkError, SetFace, SetFusion};
 
 const NETWORK: [u8; 8] = [7; 8];
@@ -92,6 +92,8 @@ fn face(axis: usize, style: Option<([u8; 8], f32)>) -> NewFace {
         bbox: None,
         landmarks: None,
         detection_score: None,
+        picture: None,
+        overrides: Vec::new(),
         crop: None,
     }
 }
@@ -99,8 +101,8 @@ fn face(axis: usize, style: Option<([u8; 8], f32)>) -> NewFace {
 /// The subject's score against an axis, and its faces' weights.
 fn match_axis(database: &Database, axis: usize) -> (f32, Vec<f32>) {
     let probe = face(axis, None).feature.embedding;
-    let found = database.verify(&gid(), &sid(), &styled(), &probe, None).unwrap();
-    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, threshold: None, explain: true };
+    let found = database.verify(&gid(), &sid(), &styled(), &probe, Thresholds::default()).unwrap();
+    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, thresholds: Thresholds::default(), explain: true };
     let searched = database.search(&gid(), &styled(), &probe, query).unwrap().candidates.remove(0);
     approx::assert_abs_diff_eq!(searched.score, found.score, epsilon = 1e-6);
     let weights: Vec<f32> = found.faces.iter().map(|face| face.part.weight).collect();

@@ -15,7 +15,8 @@ use crate::ids::{FaceId, GalleryId, ModelId, SubjectId};
 use crate::index::IndexConfig;
 use crate::model::{ModelSource, ServedModel};
 use crate::store::{
-    Gallery, GalleryCounts, GalleryKind, Operation, Store, StoreError, StoredAnswer, StoredFace, Subject,
+    Consent, Gallery, GalleryCounts, GalleryKind, Guards, Operation, Store, StoreError, StoredAnswer, StoredFace,
+    Subject, Thresholds,
 };
 use crate::template::{Fusion, FusionRule};
 
@@ -40,8 +41,10 @@ pub struct DatabaseConfig {
 pub struct GallerySettings {
     /// See [`Gallery::fusion`].
     pub fusion: Option<Fusion>,
-    /// See [`Gallery::threshold`].
-    pub threshold: Option<f32>,
+    /// See [`Gallery::thresholds`].
+    pub thresholds: Thresholds,
+    /// See [`Gallery::guards`].
+    pub guards: Guards,
     /// See [`Gallery::min_quality`].
     pub min_quality: Option<f32>,
     /// See [`Gallery::keep_crops`].
@@ -57,6 +60,10 @@ pub struct SubjectSettings {
     pub labels: Vec<String>,
     /// See [`Subject::metadata`].
     pub metadata: String,
+    /// See [`Subject::expires_at`].
+    pub expires_at: Option<Timestamp>,
+    /// See [`Subject::consent`].
+    pub consent: Consent,
 }
 
 /// All galleries of a store.
@@ -172,7 +179,8 @@ impl Database {
             model_id: model.id.clone(),
             dim: model.dim as u32,
             fusion: settings.fusion,
-            threshold: settings.threshold,
+            thresholds: settings.thresholds,
+            guards: settings.guards,
             min_quality: settings.min_quality,
             keep_crops: settings.keep_crops,
             label: settings.label,
@@ -215,7 +223,8 @@ impl Database {
         }
         let gallery = Gallery {
             fusion: settings.fusion,
-            threshold: settings.threshold,
+            thresholds: settings.thresholds,
+            guards: settings.guards,
             min_quality: settings.min_quality,
             keep_crops: settings.keep_crops,
             label: settings.label,
@@ -377,7 +386,8 @@ fn require_network(gallery: &GalleryId, settings: &GallerySettings, model: &Serv
 
 fn new_subject(id: SubjectId, settings: SubjectSettings) -> Subject {
     let at = now();
-    Subject { id, labels: settings.labels, metadata: settings.metadata, created_at: at, updated_at: at, revision: 0 }
+    let SubjectSettings { labels, metadata, expires_at, consent } = settings;
+    Subject { id, labels, metadata, expires_at, consent, created_at: at, updated_at: at, revision: 0 }
 }
 
 fn keep(database: &Weak<Database>, stopping: &(Mutex<bool>, Condvar)) {

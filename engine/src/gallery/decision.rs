@@ -1,66 +1,161 @@
 //! From a score to a decision.
+//!
+//! A gallery has two thresholds: from the upper one on a candidate is a match, from the lower one on a person should look
+//! at it. Each is a score, or the false positive identification rate (FPIR) that is to be kept, which the gallery's
+//! calibration turns into a score. The nearest place that names one wins: request, watch, gallery, server.
 
 use serde::Serialize;
 
+use super::GalleryError;
+use super::calibrate::Rates;
+use crate::store::{ThresholdSetting, Thresholds};
+
 /// What is said of a candidate, and of a whole search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// The score reaches the threshold.
-    Match,
-    /// It does not.
+    /// The score reaches neither threshold.
     None,
+    /// A person should look at it.
+    Review,
+    /// The score reaches the threshold of a match.
+    Match,
 }
 
-/// Where a threshold came from: the first of these that names one.
+/// Where a threshold came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ThresholdSource {
     /// The request.
     Request,
+    /// The watch.
+    Watch,
     /// The gallery's settings.
     Gallery,
     /// The server's configuration, or the model's own where that is silent.
     Server,
 }
 
-/// The score from which a candidate is a match.
+/// A threshold in force.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Threshold {
     /// Cosine, −1 to 1.
     pub score: f32,
+    /// The false positive identification rate: the one asked for, or what the score stands for on this gallery. `None`
+    /// where the gallery is not calibrated.
+    pub fpir: Option<f64>,
+    /// Whether the rate lies beyond what the calibration's data carry.
+    pub extrapolated: bool,
     /// Who set it.
     pub source: ThresholdSource,
 }
 
-impl Threshold {
-    /// Resolves request → gallery → server.
-    pub fn resolve(request: Option<f32>, gallery: Option<f32>, server: f32) -> Self {
-        let (score, source) = match (request, gallery) {
-            (Some(score), _) => (score, ThresholdSource::Request),
-            (None, Some(score)) => (score, ThresholdSource::Gallery),
-            (None, None) => (server, ThresholdSource::Server),
+/// The thresholds in force for one answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decider {
+    /// From here on a candidate is a match.
+    pub matching: Threshold,
+    /// From here on, and below a match, it is for a person to look at. `None`: there is no such band.
+    pub review: Option<Threshold>,
+}
+
+impl Decider {
+    /// Resolves what `asked` names, the nearest place first, and falls back on the server's score for a match.
+    ///
+    /// # Errors
+    /// [`GalleryError::CalibrationMissing`] where a rate is asked for and nothing says what it means.
+    pub(super) fn resolve(
+        asked: &[(ThresholdSource, Thresholds)],
+        server: f32,
+        rates: &Rates<'_>,
+    ) -> Result<Self, GalleryError> {
+        let nearest = |pick: fn(&Thresholds) -> Option<ThresholdSetting>| {
+            asked.iter().find_map(|(source, thresholds)| Some((*source, pick(thresholds)?)))
         };
-        Self { score, source }
+        let matching = nearest(|thresholds| thresholds.matching);
+        let matching = matching.unwrap_or((ThresholdSource::Server, ThresholdSetting::Score(server)));
+        let review = nearest(|thresholds| thresholds.review);
+        Ok(Self {
+            matching: threshold(matching, rates)?,
+            review: review.map(|review| threshold(review, rates)).transpose()?,
+        })
     }
 
-    /// Match from the threshold upwards.
+    /// Scores of the request, else the server's, where no gallery is searched.
+    pub fn of_scores(matching: Option<f32>, review: Option<f32>, server: f32) -> Self {
+        let plain = |source, score| Threshold { score, fpir: None, extrapolated: false, source };
+        let matching = matching.map(|score| plain(ThresholdSource::Request, score));
+        Self {
+            matching: matching.unwrap_or(plain(ThresholdSource::Server, server)),
+            review: review.map(|score| plain(ThresholdSource::Request, score)),
+        }
+    }
+
+    /// From each threshold upwards.
     pub fn decide(&self, score: f32) -> Decision {
-        if score >= self.score { Decision::Match } else { Decision::None }
+        if score >= self.matching.score {
+            Decision::Match
+        } else if self.review.is_some_and(|review| score >= review.score) {
+            Decision::Review
+        } else {
+            Decision::None
+        }
+    }
+}
+
+fn threshold(
+    (source, setting): (ThresholdSource, ThresholdSetting),
+    rates: &Rates<'_>,
+) -> Result<Threshold, GalleryError> {
+    match setting {
+        ThresholdSetting::Score(score) => {
+            let estimate = rates.fpir_at(score);
+            let extrapolated = estimate.is_some_and(|estimate| estimate.extrapolated);
+            Ok(Threshold { score, fpir: estimate.map(|estimate| estimate.fpir), extrapolated, source })
+        }
+        ThresholdSetting::Fpir(fpir) => {
+            let (score, extrapolated) = rates.score_at(fpir)?;
+            Ok(Threshold { score, fpir: Some(fpir), extrapolated, source })
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::GalleryId;
+
+    fn score(matching: f32, review: Option<f32>) -> Thresholds {
+        Thresholds { matching: Some(ThresholdSetting::Score(matching)), review: review.map(ThresholdSetting::Score) }
+    }
 
     #[test]
     fn the_nearest_setting_wins() {
-        let resolved = |r, g| Threshold::resolve(r, g, 0.3);
-        assert_eq!(resolved(Some(0.5), Some(0.4)), Threshold { score: 0.5, source: ThresholdSource::Request });
-        assert_eq!(resolved(None, Some(0.4)), Threshold { score: 0.4, source: ThresholdSource::Gallery });
-        assert_eq!(resolved(None, None), Threshold { score: 0.3, source: ThresholdSource::Server });
-        assert_eq!(resolved(None, None).decide(0.3), Decision::Match);
-        assert_eq!(resolved(None, None).decide(0.299_99), Decision::None);
+        let gallery = GalleryId::try_from("g").unwrap();
+        let rates = Rates::none(&gallery);
+        let resolve = |asked: &[(ThresholdSource, Thresholds)]| Decider::resolve(asked, 0.3, &rates).unwrap();
+        let open = Thresholds::default();
+        let of = |source, score| Threshold { score, fpir: None, extrapolated: false, source };
+        use ThresholdSource::{Gallery, Request, Server, Watch};
+        assert_eq!(resolve(&[(Request, score(0.5, None)), (Gallery, score(0.4, None))]).matching, of(Request, 0.5));
+        assert_eq!(resolve(&[(Request, open), (Watch, score(0.45, None))]).matching, of(Watch, 0.45));
+        assert_eq!(resolve(&[(Request, open), (Gallery, score(0.4, None))]).matching, of(Gallery, 0.4));
+        let server = resolve(&[(Request, open), (Gallery, open)]);
+        assert_eq!(server, Decider { matching: of(Server, 0.3), review: None });
+        assert_eq!((server.decide(0.3), server.decide(0.299_99)), (Decision::Match, Decision::None));
+
+        // Each of the two is resolved by itself.
+        let both = resolve(&[(Request, score(0.5, None)), (Gallery, score(0.4, Some(0.35)))]);
+        assert_eq!((both.matching, both.review), (of(Request, 0.5), Some(of(Gallery, 0.35))));
+        let decisions = [0.5, 0.49, 0.35, 0.34].map(|score| both.decide(score));
+        assert_eq!(decisions, [Decision::Match, Decision::Review, Decision::Review, Decision::None]);
+    }
+
+    #[test]
+    fn a_rate_needs_a_calibration() {
+        let gallery = GalleryId::try_from("g").unwrap();
+        let rate = Thresholds { matching: Some(ThresholdSetting::Fpir(0.01)), review: None };
+        let resolved = Decider::resolve(&[(ThresholdSource::Request, rate)], 0.3, &Rates::none(&gallery));
+        assert!(matches!(resolved, Err(GalleryError::CalibrationMissing(of)) if of == gallery));
     }
 }

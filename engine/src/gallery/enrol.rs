@@ -8,7 +8,7 @@ use crate::face::{BoundingBox, Feature, Landmarks};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use crate::model::ServedModel;
 use crate::quality::quality;
-use crate::store::{Face, FaceSource, Operation, StoredFace, Subject};
+use crate::store::{Consent, Face, FaceSource, Operation, Override, PictureId, StoredFace, Subject};
 
 /// A face ready to be enrolled.
 pub struct NewFace {
@@ -24,6 +24,10 @@ pub struct NewFace {
     pub landmarks: Option<Landmarks>,
     /// The detector's score.
     pub detection_score: Option<f32>,
+    /// The picture it was found in.
+    pub picture: Option<PictureId>,
+    /// Checks that are overridden for it.
+    pub overrides: Vec<Override>,
     /// The aligned crop as an encoded image, kept when the gallery keeps crops.
     pub crop: Option<Vec<u8>>,
 }
@@ -70,6 +74,8 @@ impl Database {
             id: subject.clone(),
             labels: Vec::new(),
             metadata: SubjectSettings::empty_metadata(),
+            expires_at: None,
+            consent: Consent::NotRecorded,
             created_at: at,
             updated_at: at,
             revision: 0,
@@ -112,6 +118,8 @@ fn record(model: &ServedModel, subject: &SubjectId, new: &NewFace, at: Timestamp
         bbox: new.bbox,
         landmarks: new.landmarks,
         detection_score: new.detection_score,
+        picture: new.picture,
+        overrides: new.overrides.clone(),
         created_at: at,
     }
 }

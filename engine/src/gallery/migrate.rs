@@ -11,7 +11,7 @@ use super::database::{Database, now};
 use super::open::{OpenGallery, Side, Standby, build_standby};
 use crate::ids::{GalleryId, MigrationId, ModelId};
 use crate::index::GalleryIndex;
-use crate::store::{Migration, Operation, Stage, StandbyFace, StoreError};
+use crate::store::{Migration, Operation, Stage, StandbyFace, StoreError, Thresholds};
 
 /// Most faces embedded while enrolments wait for a switch; the background has to see to more.
 const MOST_MISSING: u64 = 64;
@@ -32,12 +32,12 @@ impl Database {
 
     /// Starts moving a gallery to a model. Faces are embedded in the background, from their kept crops.
     ///
-    /// `threshold` is the gallery's own under the new model; scores of the old one mean nothing there.
+    /// `thresholds` are the gallery's own under the new model; scores of the old one mean nothing there.
     pub fn start_migration(
         &self,
         gallery: &GalleryId,
         model: &ModelId,
-        threshold: Option<f32>,
+        thresholds: Thresholds,
     ) -> Result<Migration, GalleryError> {
         let open = self.gallery_in_use(gallery)?;
         let model = self.find_model(gallery, model)?;
@@ -48,12 +48,12 @@ impl Database {
         }
         let at = now();
         let side =
-            |model_id: &ModelId, dim, threshold| crate::store::Side { model_id: model_id.clone(), dim, threshold };
+            |model_id: &ModelId, dim, thresholds| crate::store::Side { model_id: model_id.clone(), dim, thresholds };
         let id = MigrationId::generate();
         let migration = Migration {
             id,
-            from: side(&settings.model_id, settings.dim, settings.threshold),
-            to: side(&model.id, model.dim as u32, threshold),
+            from: side(&settings.model_id, settings.dim, settings.thresholds),
+            to: side(&model.id, model.dim as u32, thresholds),
             stage: Stage::Embedding,
             standby_faces: 0,
             failure: None,
@@ -64,7 +64,7 @@ impl Database {
         let start = Operation::StartMigration { gallery: gallery.clone(), migration };
         self.store.commit(at, &[start])?;
         let index = Arc::new(GalleryIndex::new(model.dim, self.config.index));
-        let side = Side { model, threshold, index };
+        let side = Side { model, thresholds, index };
         open.publish(&held, |state| state.standby = Some(Standby { migration: id, answers: false, side }));
         open.stalled.store(false, Ordering::Release);
         drop(held);
@@ -155,7 +155,7 @@ impl Database {
                 std::mem::swap(&mut state.in_use, &mut standby.side);
                 standby.answers = true;
             }
-            state.in_use.threshold = settings.threshold;
+            state.in_use.thresholds = settings.thresholds;
             state.settings = settings;
         });
         drop(held);
@@ -196,7 +196,7 @@ impl Database {
             Err(error) => return Err(error),
         };
         let index = Arc::new(build_standby(self.store(), settings, &model, self.config.index)?);
-        let side = Side { model, threshold: standby.threshold, index };
+        let side = Side { model, thresholds: standby.thresholds, index };
         let answers = matches!(migration.stage, Stage::CutOver | Stage::RolledBack);
         open.publish(&held, |state| state.standby = Some(Standby { migration: migration.id, answers, side }));
         open.stalled.store(false, Ordering::Release);

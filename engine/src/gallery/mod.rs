@@ -12,6 +12,7 @@
 mod agreement;
 #[cfg(test)]
 mod caface_tests;
+mod calibrate;
 mod database;
 mod decision;
 mod enrol;
@@ -24,7 +25,7 @@ mod tests;
 
 pub use agreement::{Agreement, Mated, NonMated, Spread};
 pub use database::{Database, DatabaseConfig, GallerySettings, SubjectSettings};
-pub use decision::{Decision, Threshold, ThresholdSource};
+pub use decision::{Decider, Decision, Threshold, ThresholdSource};
 pub use enrol::{Enrolled, NewFace};
 pub use search::{Candidate, CandidateFace, SearchQuery, SearchResult, SubjectMatch};
 
@@ -79,6 +80,9 @@ pub enum GalleryError {
     /// A ready embedding was to be enrolled where faces are fused by `caface`.
     #[error("gallery {0} fuses by caface, which looks at images, so ready embeddings cannot be enrolled there")]
     NeedsImages(GalleryId),
+    /// A threshold is given as a rate, and the gallery is not calibrated for its model.
+    #[error("gallery {0} is not calibrated, so a rate cannot be turned into a score")]
+    CalibrationMissing(GalleryId),
     /// The database is being closed, so longer work is not begun.
     #[error("the server is stopping")]
     Stopping,

@@ -14,15 +14,15 @@ use super::GalleryError;
 use crate::ids::{FaceId, MigrationId, ModelId, SubjectId};
 use crate::index::{GalleryIndex, IndexConfig, RowKey};
 use crate::model::ServedModel;
-use crate::store::{Gallery, GalleryKind, Store, StoreError, StoredFace};
+use crate::store::{Gallery, GalleryKind, Store, StoreError, StoredFace, Thresholds};
 use crate::template::{Fusion, Template, TemplateError, TemplateFace};
 
 /// A gallery under one model.
 #[derive(Clone)]
 pub(super) struct Side {
     pub(super) model: Arc<ServedModel>,
-    /// The gallery's own threshold under this model.
-    pub(super) threshold: Option<f32>,
+    /// The gallery's own thresholds under this model.
+    pub(super) thresholds: Thresholds,
     pub(super) index: Arc<GalleryIndex>,
 }
 
@@ -76,7 +76,7 @@ impl OpenGallery {
         config: IndexConfig,
     ) -> Result<Self, GalleryError> {
         let index = Arc::new(build_index(store, &settings, &model, config)?);
-        let in_use = Side { model, threshold: settings.threshold, index };
+        let in_use = Side { model, thresholds: settings.thresholds, index };
         Ok(Self {
             state: ArcSwap::from_pointee(State { settings, in_use, standby: None }),
             writer: Mutex::new(()),
@@ -112,7 +112,7 @@ impl OpenGallery {
             return Ok(());
         }
         let refuse = state.settings.fusion != settings.fusion && settings.kind == GalleryKind::Consolidated;
-        state.in_use.threshold = settings.threshold;
+        state.in_use.thresholds = settings.thresholds;
         state.settings = settings;
         if refuse {
             let Side { model, index, .. } = &mut state.in_use;

@@ -1,12 +1,13 @@
 //! Search and verification: from a probe template to candidates.
 
 use super::GalleryError;
+use super::calibrate::Rates;
 use super::database::Database;
-use super::decision::{Decision, Threshold};
+use super::decision::{Decider, Decision, ThresholdSource};
 use super::open::{Side, State, template, template_faces};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use crate::index::{IndexKind, SearchMode};
-use crate::store::{GalleryKind, StoreError, StoredFace};
+use crate::store::{GalleryKind, StoreError, StoredFace, Thresholds};
 use crate::template::{FaceScore, TemplateError, scores};
 
 /// How a gallery is searched.
@@ -16,8 +17,8 @@ pub struct SearchQuery {
     pub limit: usize,
     /// Exact, graph, or as the index chooses.
     pub mode: SearchMode,
-    /// Score from which a candidate is a match; `None` follows gallery and server.
-    pub threshold: Option<f32>,
+    /// What the request says of thresholds; what it leaves open follows gallery and server.
+    pub thresholds: Thresholds,
     /// Whether each candidate lists its faces.
     pub explain: bool,
 }
@@ -63,8 +64,8 @@ pub struct SearchResult {
     pub kind: IndexKind,
     /// Recall of the graph, when it was walked.
     pub recall: Option<f32>,
-    /// The threshold in force.
-    pub threshold: Threshold,
+    /// The thresholds in force.
+    pub decider: Decider,
     /// Best first, each subject once.
     pub candidates: Vec<Candidate>,
 }
@@ -83,8 +84,8 @@ pub struct SubjectMatch {
     pub score: f32,
     /// Match or not, at the threshold in force.
     pub decision: Decision,
-    /// The threshold in force.
-    pub threshold: Threshold,
+    /// The thresholds in force.
+    pub decider: Decider,
     /// ‖Σx‖ / Σnorm of the subject's faces.
     pub coherence: f32,
     /// Every face of the subject.
@@ -103,7 +104,7 @@ impl Database {
     ) -> Result<SearchResult, GalleryError> {
         let state = self.gallery_in_use(gallery)?.state();
         let side = side_of(&state, model)?;
-        let threshold = Threshold::resolve(query.threshold, side.threshold, side.model.threshold);
+        let decider = decider(&state, side, query.thresholds)?;
         let revision = self.store.counts(gallery)?.revision;
         let outcome = side.index.search(probe, query.limit, query.mode)?;
         let mut candidates = Vec::with_capacity(outcome.hits.len());
@@ -118,12 +119,12 @@ impl Database {
                 subject: hit.subject,
                 rank,
                 score: hit.score,
-                decision: threshold.decide(hit.score),
+                decision: decider.decide(hit.score),
                 face: hit.face,
                 faces,
             });
         }
-        Ok(SearchResult { revision, kind: outcome.kind, recall: outcome.recall, threshold, candidates })
+        Ok(SearchResult { revision, kind: outcome.kind, recall: outcome.recall, decider, candidates })
     }
 
     /// Compares a probe with all faces of one subject.
@@ -133,7 +134,7 @@ impl Database {
         subject: &SubjectId,
         model: &ModelId,
         probe: &[f32],
-        threshold: Option<f32>,
+        thresholds: Thresholds,
     ) -> Result<SubjectMatch, GalleryError> {
         let state = self.gallery_in_use(gallery)?.state();
         let side = side_of(&state, model)?;
@@ -151,8 +152,8 @@ impl Database {
             (GalleryKind::Events, Err(TemplateError::Degenerate)) => (best(&faces), 0.0),
             (GalleryKind::Events, Err(error)) => return Err(error.into()),
         };
-        let threshold = Threshold::resolve(threshold, side.threshold, side.model.threshold);
-        Ok(SubjectMatch { score, decision: threshold.decide(score), threshold, coherence, faces })
+        let decider = decider(&state, side, thresholds)?;
+        Ok(SubjectMatch { score, decision: decider.decide(score), decider, coherence, faces })
     }
 
     /// A subject's faces with their features of one model, whichever set holds them at the moment.
@@ -185,6 +186,12 @@ impl Database {
             }
         }
     }
+}
+
+/// The thresholds in force.
+fn decider(state: &State, side: &Side, request: Thresholds) -> Result<Decider, GalleryError> {
+    let asked = [(ThresholdSource::Request, request), (ThresholdSource::Gallery, side.thresholds)];
+    Decider::resolve(&asked, side.model.threshold, &Rates::none(&state.settings.id))
 }
 
 /// The side whose embeddings are of a model.

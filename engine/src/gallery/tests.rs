@@ -15,7 +15,7 @@ use crate::index::{IndexConfig, SearchMode};
 use crate::model::{ImpostorScores, ModelSource, ServedModel};
 use crate::quality::NormStats;
 use crate::store::memory::MemoryStore;
-use crate::store::{FaceSource, GalleryKind, Migration, Stage};
+use crate::store::{FaceSource, GalleryKind, Migration, Stage, ThresholdSetting, Thresholds};
 use crate::template::{Fusion, FusionRule};
 
 static OLD: LazyLock<ModelId> = LazyLock::new(|| ModelId("old-0123456789abcdef".to_owned()));
@@ -76,6 +76,10 @@ fn open(store: &Arc<MemoryStore>, models: &Arc<Fakes>) -> Arc<Database> {
     Database::open(store.clone(), models.clone(), config).unwrap()
 }
 
+fn score(score: f32) -> Thresholds {
+    Thresholds { matching: Some(ThresholdSetting::Score(score)), review: None }
+}
+
 fn face(model: &ModelId, person: u8, photo: u8, crop: bool) -> NewFace {
     let pixel = [person, photo, 7];
     let picture = RgbImage::from_pixel(SIZE, SIZE, image::Rgb(pixel));
@@ -86,6 +90,8 @@ fn face(model: &ModelId, person: u8, photo: u8, crop: bool) -> NewFace {
         bbox: None,
         landmarks: None,
         detection_score: None,
+        picture: None,
+        overrides: Vec::new(),
         crop: crop.then(|| encode_png(&picture).unwrap()),
     }
 }
@@ -94,7 +100,7 @@ fn face(model: &ModelId, person: u8, photo: u8, crop: bool) -> NewFace {
 #[test]
 fn switches_and_embedding_do_not_mix_models() {
     let (_, _, database) = enrolled(4, GalleryKind::Consolidated);
-    let id = database.start_migration(&gid(), &NEW, None).unwrap().id;
+    let id = database.start_migration(&gid(), &NEW, Thresholds::default()).unwrap().id;
     until(&database, id, |migration| migration.stage == Stage::Ready);
     for round in 0..60u8 {
         let model = database.model_of(&gid()).unwrap().id.clone();
@@ -118,7 +124,7 @@ fn switches_and_embedding_do_not_mix_models() {
 fn enrolled(people: u8, kind: GalleryKind) -> (Arc<MemoryStore>, Arc<Fakes>, Arc<Database>) {
     let (store, models) = (Arc::new(MemoryStore::new()), Arc::new(Fakes::default()));
     let database = open(&store, &models);
-    let settings = GallerySettings { keep_crops: true, threshold: Some(0.25), ..GallerySettings::default() };
+    let settings = GallerySettings { keep_crops: true, thresholds: score(0.25), ..GallerySettings::default() };
     database.create_gallery(gid(), kind, None, settings).unwrap();
     for person in 0..people {
         let faces = (0..2).map(|photo| face(&OLD, person, photo, true)).collect();
@@ -140,7 +146,7 @@ fn until(database: &Database, id: MigrationId, done: impl Fn(&Migration) -> bool
 }
 
 fn best(database: &Database, model: &ModelId, person: u8) -> Candidate {
-    let query = SearchQuery { limit: 3, mode: SearchMode::Exact, threshold: None, explain: true };
+    let query = SearchQuery { limit: 3, mode: SearchMode::Exact, thresholds: Thresholds::default(), explain: true };
     let probe = feature(model, [person, 9, 7]);
     let result = database.search(&gid(), model, &probe.embedding, query).unwrap();
     let best = result.candidates.into_iter().next().unwrap();
@@ -150,7 +156,7 @@ fn best(database: &Database, model: &ModelId, person: u8) -> Candidate {
 
 fn moves_and_comes_back(kind: GalleryKind) {
     let (_, _, database) = enrolled(12, kind);
-    let id = database.start_migration(&gid(), &NEW, Some(0.5)).unwrap().id;
+    let id = database.start_migration(&gid(), &NEW, score(0.5)).unwrap().id;
     let searching = AtomicBool::new(true);
     std::thread::scope(|scope| {
         let searches = scope.spawn(|| {
@@ -173,7 +179,7 @@ fn moves_and_comes_back(kind: GalleryKind) {
         assert_eq!(database.cut_over(&gid(), id, false).unwrap().stage, Stage::CutOver);
         assert_eq!(database.model_of(&gid()).unwrap().id, *NEW);
         let gallery = database.gallery(&gid()).unwrap();
-        assert_eq!((gallery.dim, gallery.threshold), (8, Some(0.5)));
+        assert_eq!((gallery.dim, gallery.thresholds), (8, score(0.5)));
         // A probe of the old model is still answered.
         assert_eq!(best(&database, &OLD, 3).subject, sid(3));
         // A face enrolled under the new model is found under the old one after rolling back.
@@ -182,7 +188,7 @@ fn moves_and_comes_back(kind: GalleryKind) {
         database.enrol(&gid(), &sid(12), &NEW, vec![face(&NEW, 12, 0, true)]).unwrap();
         assert_eq!(best(&database, &NEW, 12).subject, sid(12));
         assert_eq!(database.roll_back(&gid(), id).unwrap().stage, Stage::RolledBack);
-        assert_eq!(database.gallery(&gid()).unwrap().threshold, Some(0.25));
+        assert_eq!(database.gallery(&gid()).unwrap().thresholds, score(0.25));
         assert_eq!(best(&database, &OLD, 12).subject, sid(12));
         database.cut_over(&gid(), id, false).unwrap();
         searching.store(false, Ordering::Relaxed);
@@ -191,7 +197,7 @@ fn moves_and_comes_back(kind: GalleryKind) {
     assert_eq!(database.end_migration(&gid(), id).unwrap().stage, Stage::Completed);
     assert_eq!(best(&database, &NEW, 5).subject, sid(5));
     let probe = feature(&OLD, [5, 9, 7]);
-    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, threshold: None, explain: false };
+    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, thresholds: Thresholds::default(), explain: false };
     let old = database.search(&gid(), &OLD, &probe.embedding, query);
     assert!(matches!(old, Err(GalleryError::ModelMismatch { .. })));
     assert_eq!(database.store().check().unwrap().problems, Vec::<String>::new());
@@ -211,7 +217,7 @@ fn events_move_and_come_back() {
 fn a_migration_goes_on_where_it_was_cut_off() {
     let (store, models, database) = enrolled(40, GalleryKind::Consolidated);
     models.fails_after.store(20, Ordering::Relaxed);
-    let id = database.start_migration(&gid(), &NEW, None).unwrap().id;
+    let id = database.start_migration(&gid(), &NEW, Thresholds::default()).unwrap().id;
     let stuck = until(&database, id, |migration| migration.failure.is_some());
     assert_eq!((stuck.stage, stuck.failure.as_deref()), (Stage::Embedding, Some("out of order")));
     let done = stuck.standby_faces as usize;
@@ -219,7 +225,7 @@ fn a_migration_goes_on_where_it_was_cut_off() {
     assert!(matches!(database.cut_over(&gid(), id, false), Err(GalleryError::Store(StoreError::WrongStage { .. }))));
     // A set that is being filled answers nobody, or people would be missing from the answer.
     let probe = feature(&NEW, [5, 9, 7]);
-    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, threshold: None, explain: false };
+    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, thresholds: Thresholds::default(), explain: false };
     let early = database.search(&gid(), &NEW, &probe.embedding, query);
     assert!(matches!(early, Err(GalleryError::ModelMismatch { .. })));
     drop(database);
@@ -245,7 +251,7 @@ fn faces_without_crops_stop_the_cut_over_until_they_are_given_up() {
     let bare = (0..40).map(|photo| face(&OLD, 9, photo, false)).collect();
     let first = SubjectId::try_from("a").unwrap();
     database.enrol(&gid(), &first, &OLD, bare).unwrap();
-    let id = database.start_migration(&gid(), &NEW, None).unwrap().id;
+    let id = database.start_migration(&gid(), &NEW, Thresholds::default()).unwrap().id;
     let ready = until(&database, id, |migration| migration.stage == Stage::Ready);
     assert!(ready.failure.unwrap().ends_with(": 40"));
     let refused = database.cut_over(&gid(), id, false);
@@ -261,7 +267,7 @@ fn faces_without_crops_stop_the_cut_over_until_they_are_given_up() {
 #[test]
 fn what_cannot_be_is_refused() {
     let (store, models, database) = enrolled(2, GalleryKind::Consolidated);
-    let start = |model: &ModelId| database.start_migration(&gid(), model, None);
+    let start = |model: &ModelId| database.start_migration(&gid(), model, Thresholds::default());
     assert!(matches!(start(&OLD), Err(GalleryError::SameModel(..))));
     assert!(matches!(start(&ModelId("none".to_owned())), Err(GalleryError::ModelUnavailable { .. })));
     let id = start(&NEW).unwrap().id;

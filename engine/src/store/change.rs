@@ -37,4 +37,6 @@ pub enum ChangeKind {
     FaceAdded(SubjectId, FaceId),
     /// A face was removed.
     FaceDeleted(SubjectId, FaceId),
+    /// A face was moved to the first subject, from the second.
+    FaceMoved(SubjectId, FaceId, SubjectId),
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::face::Feature;
 use crate::ids::{FaceId, MigrationId, ModelId, SubjectId};
 
-use super::StoredFace;
+use super::{StoredFace, Thresholds};
 
 /// How far a migration is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +67,8 @@ pub struct Side {
     pub model_id: ModelId,
     /// Length of its embeddings.
     pub dim: u32,
-    /// The gallery's own threshold under this model; scores of different models cannot be compared.
-    pub threshold: Option<f32>,
+    /// The gallery's own thresholds under this model; scores of different models cannot be compared.
+    pub thresholds: Thresholds,
 }
 
 /// A gallery's move from one model to another.

@@ -14,6 +14,7 @@
 //! same rules (`rules`) and pass the same suite of tests.
 
 pub mod change;
+pub mod document;
 pub mod memory;
 pub mod migration;
 pub mod record;
@@ -28,8 +29,12 @@ use jiff::Timestamp;
 
 use crate::ids::{FaceId, GalleryId, MigrationId, ModelId, SubjectId};
 pub use change::{Change, ChangeKind};
+pub use document::{Collection, Document, DocumentKey};
 pub use migration::{Migration, Side, Stage, StandbyFace, StandbyFeature};
-pub use record::{Face, FaceSource, Gallery, GalleryKind, StoredAnswer, StoredFace, Subject};
+pub use record::{
+    Check, Consent, Face, FaceSource, Gallery, GalleryKind, Guard, Guards, Override, PictureId, StoredAnswer,
+    StoredFace, Subject, ThresholdSetting, Thresholds,
+};
 
 /// Why the store did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +148,7 @@ pub enum Operation {
         /// Whom.
         subject: Subject,
     },
-    /// Replaces a subject's labels and metadata; refused when it is not there.
+    /// Replaces a subject's record; refused when it is not there.
     UpdateSubject {
         /// Where.
         gallery: GalleryId,
@@ -178,6 +183,36 @@ pub enum Operation {
         subject: SubjectId,
         /// Which.
         face: FaceId,
+    },
+    /// Gives a face to another subject, with all that is kept of it. Nothing when it is that subject's already.
+    MoveFace {
+        /// Where.
+        gallery: GalleryId,
+        /// Whose it is.
+        from: SubjectId,
+        /// Whose it is to be.
+        to: SubjectId,
+        /// Which.
+        face: FaceId,
+    },
+    /// Adds a subject exactly as it was before, revision included; refused when the id is taken.
+    RestoreSubject {
+        /// Where.
+        gallery: GalleryId,
+        /// Whom.
+        subject: Subject,
+    },
+    /// Adds or replaces a document. Not part of the change log.
+    PutDocument {
+        /// Its name. Its gallery has to be there.
+        key: DocumentKey,
+        /// JSON text.
+        body: Vec<u8>,
+    },
+    /// Removes a document, if it is there. Not part of the change log.
+    RemoveDocument {
+        /// Its name.
+        key: DocumentKey,
     },
     /// Starts a gallery's move to another model, with an empty standby set; refused while another is under way.
     StartMigration {
@@ -322,6 +357,20 @@ pub trait Store: Send + Sync + 'static {
         gallery: &GalleryId,
         visit: &mut dyn FnMut(StandbyFace) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
+
+    /// One document. `None` also where its gallery is not there.
+    fn document(&self, key: &DocumentKey) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// At most `limit` documents of a collection in order of id: those whose ids start with `prefix` and come after
+    /// `after`. [`StoreError::NoGallery`] when the gallery is not there.
+    fn documents(
+        &self,
+        gallery: Option<&GalleryId>,
+        collection: Collection,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Document>, StoreError>;
 
     /// Does all of `operations`, durably, or none of them. `at` is the time the change log states.
     fn commit(&self, at: Timestamp, operations: &[Operation]) -> Result<Committed, StoreError>;

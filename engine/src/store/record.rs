@@ -33,10 +33,12 @@ pub struct Gallery {
     pub dim: u32,
     /// How templates are fused; `None` follows the model's manifest.
     pub fusion: Option<Fusion>,
-    /// Score from which a candidate is a match; `None` follows the server.
-    pub threshold: Option<f32>,
+    /// From where on a candidate is a match or for a person to look at; what is open follows the server.
+    pub thresholds: Thresholds,
     /// Faces below this quality (0 to 1) are not enrolled; `None` accepts all.
     pub min_quality: Option<f32>,
+    /// What enrolments are compared with.
+    pub guards: Guards,
     /// Whether aligned crops are kept, which a later change of model needs.
     pub keep_crops: bool,
     /// Free text for people.
@@ -56,8 +58,69 @@ impl Gallery {
     }
 }
 
+/// A threshold as it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ThresholdSetting {
+    /// A cosine, −1 to 1.
+    Score(f32),
+    /// The false positive identification rate to keep, above 0 and below 1; the score follows from the calibration.
+    Fpir(f64),
+}
+
+/// Where decisions change.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Thresholds {
+    /// From here on a candidate is a match.
+    pub matching: Option<ThresholdSetting>,
+    /// From here on, and below a match, a person looks at it.
+    pub review: Option<ThresholdSetting>,
+}
+
+/// What an enrolment is compared with.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Guard {
+    /// A score that follows from the model and, where it matters, the size of the gallery.
+    #[default]
+    Auto,
+    /// Nothing: the check is not made.
+    Off,
+    /// This cosine.
+    Score(f32),
+}
+
+/// The checks that keep a gallery from being poisoned, beside its lowest quality.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Guards {
+    /// A face less like its subject's other faces than this is not enrolled.
+    pub wrong_person: Guard,
+    /// A face at least as like another subject as this is not enrolled.
+    pub duplicate_subject: Guard,
+}
+
+/// Whether a subject may be matched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consent {
+    /// Nothing is recorded; the subject is matched.
+    #[default]
+    NotRecorded,
+    /// The subject agreed.
+    Granted,
+    /// The subject was asked; not matched until granted.
+    Pending,
+    /// The subject took it back; not matched, and no face is enrolled.
+    Withdrawn,
+}
+
+impl Consent {
+    /// Whether searches find the subject.
+    pub fn allows_matching(self) -> bool {
+        matches!(self, Self::NotRecorded | Self::Granted)
+    }
+}
+
 /// A person with an id.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
     /// Chosen by the caller, or a UUIDv7.
     pub id: SubjectId,
@@ -65,6 +128,10 @@ pub struct Subject {
     pub labels: Vec<String>,
     /// A JSON object of the caller's, as text.
     pub metadata: String,
+    /// From when on the subject is not found any more and is removed; `None`: never.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the subject may be matched.
+    pub consent: Consent,
     /// When the subject was created.
     pub created_at: Timestamp,
     /// When labels or metadata last changed.
@@ -113,8 +180,41 @@ pub struct Face {
     pub landmarks: Option<Landmarks>,
     /// The detector's score; `None` unless `source` is `Photo`.
     pub detection_score: Option<f32>,
+    /// The picture it was found in; faces of one picture are never one person.
+    pub picture: Option<PictureId>,
+    /// Checks that found fault with it and were overridden.
+    pub overrides: Vec<Override>,
     /// When it was enrolled.
     pub created_at: Timestamp,
+}
+
+/// Names a picture by what its file holds, so that the same file has the same name whenever it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PictureId(pub [u8; 16]);
+
+/// A check of an enrolment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// The face's quality.
+    Quality,
+    /// Whether it is like its subject's other faces.
+    WrongPerson,
+    /// Whether it is like another subject.
+    DuplicateSubject,
+}
+
+/// A check that a face did not pass and was enrolled in spite of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Override {
+    /// Which.
+    pub check: Check,
+    /// What the face has: a quality or a cosine.
+    pub value: f32,
+    /// What was required.
+    pub required: f32,
+    /// For [`Check::DuplicateSubject`]: the subject it is like.
+    pub subject: Option<SubjectId>,
 }
 
 /// A face with its feature: the record has the norm.

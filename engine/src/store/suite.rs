@@ -4,6 +4,7 @@
 //! shows; two stores that went through the same writes have equal dumps.
 
 mod atomic;
+mod documents;
 mod galleries;
 mod migrations;
 mod random;
@@ -46,9 +47,10 @@ pub(super) fn gallery(id: &str) -> Gallery {
         kind: GalleryKind::Consolidated,
         model_id: ModelId("synthetic-0123456789abcdef".to_owned()),
         dim: DIM,
-        fusion: Some(Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.5 }),
-        threshold: Some(0.25),
+        fusion: Some(Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.5, robust: false }),
+        thresholds: score(0.25),
         min_quality: None,
+        guards: Guards::default(),
         keep_crops: true,
         label: Some("Prüfung".to_owned()),
         created_at: at(0),
@@ -62,6 +64,8 @@ pub(super) fn subject(id: &str) -> Subject {
         id: sid(id),
         labels: vec!["one".to_owned(), "zwei".to_owned()],
         metadata: r#"{"n":1}"#.to_owned(),
+        expires_at: None,
+        consent: Consent::NotRecorded,
         created_at: at(1),
         updated_at: at(1),
         revision: 0,
@@ -84,11 +88,34 @@ pub(super) fn face(subject: &str, number: u128) -> StoredFace {
             bbox: photo.then_some(BoundingBox { x1: -1.5, y1: 2.0, x2: 100.25, y2: 130.0 }),
             landmarks: photo.then_some(Landmarks([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0], [9.0, n]])),
             detection_score: photo.then_some(0.9),
+            picture: (number >= 4).then_some(PictureId([number as u8; 16])),
+            overrides: overrides(number),
             created_at: at(2),
         },
         embedding: vector(number, DIM),
         style: style(number),
     }
+}
+
+/// Checks that were overridden, which few faces have.
+pub(super) fn overrides(number: u128) -> Vec<Override> {
+    let of = |check, subject| Override { check, value: 0.25, required: 0.5, subject };
+    match number {
+        5 => vec![of(Check::Quality, None), of(Check::DuplicateSubject, Some(sid("twin")))],
+        6 => vec![of(Check::WrongPerson, None)],
+        _ => Vec::new(),
+    }
+}
+
+/// A score from which on a candidate is a match.
+pub(super) fn score(score: f32) -> Thresholds {
+    Thresholds { matching: Some(ThresholdSetting::Score(score)), review: None }
+}
+
+/// A document of a gallery.
+pub(super) fn put_document(gallery: Option<&str>, collection: Collection, id: &[u8], body: Vec<u8>) -> Operation {
+    let key = DocumentKey { gallery: gallery.map(gid), collection, id: id.to_vec() };
+    Operation::PutDocument { key, body }
 }
 
 /// The style of a face, which every third has not.
@@ -144,11 +171,11 @@ pub(super) fn crop(number: u128) -> Vec<u8> {
 
 /// A migration to a model with embeddings of `dim` values.
 pub(super) fn migration(number: u128, dim: u32) -> Migration {
-    let side = |name: &str, dim, threshold| Side { model_id: ModelId(name.to_owned()), dim, threshold };
+    let side = |name: &str, dim, thresholds| Side { model_id: ModelId(name.to_owned()), dim, thresholds };
     Migration {
         id: MigrationId(Uuid::from_u128(number)),
-        from: side("synthetic-0123456789abcdef", DIM, Some(0.25)),
-        to: side("other-fedcba9876543210", dim, Some(0.5)),
+        from: side("synthetic-0123456789abcdef", DIM, score(0.25)),
+        to: side("other-fedcba9876543210", dim, score(0.5)),
         stage: Stage::Embedding,
         standby_faces: 0,
         failure: None,
@@ -185,6 +212,7 @@ pub(super) fn scan(store: &dyn Store, gallery: &GalleryId) -> Vec<StoredFace> {
 #[derive(Debug, PartialEq)]
 pub(super) struct Dump {
     galleries: BTreeMap<GalleryId, GalleryDump>,
+    documents: Vec<(Collection, Document)>,
     changes: Vec<Change>,
     last_seq: u64,
 }
@@ -196,7 +224,20 @@ struct GalleryDump {
     subjects: Vec<(Subject, Vec<StoredFace>)>,
     crops: Vec<(FaceId, Option<Vec<u8>>)>,
     migrations: Vec<Migration>,
+    documents: Vec<(Collection, Document)>,
     standby: Vec<StandbyFace>,
+}
+
+fn documents(store: &dyn Store, gallery: Option<&GalleryId>) -> Vec<(Collection, Document)> {
+    let mut all = Vec::new();
+    for collection in Collection::ALL {
+        for (id, body) in store.documents(gallery, collection, &[], None, usize::MAX).unwrap() {
+            let key = DocumentKey { gallery: gallery.cloned(), collection, id: id.clone() };
+            assert_eq!(store.document(&key).unwrap().as_ref(), Some(&body));
+            all.push((collection, (id, body)));
+        }
+    }
+    all
 }
 
 /// Reads everything through the trait, in more than one way where there is one, and checks the store.
@@ -237,7 +278,8 @@ pub(super) fn dump(store: &dyn Store) -> Dump {
         assert_eq!(of_subjects, standby.iter().filter_map(|face| face.stored.clone()).collect::<Vec<_>>());
         let counted = migrations.iter().find(|migration| !migration.stage.is_ended()).map_or(0, |m| m.standby_faces);
         assert_eq!(counted, of_subjects.len() as u64);
-        galleries.insert(id, GalleryDump { gallery, counts, subjects, crops, migrations, standby });
+        let documents = documents(store, Some(&id));
+        galleries.insert(id, GalleryDump { gallery, counts, subjects, crops, migrations, documents, standby });
     }
     let changes = store.changes(0, usize::MAX).unwrap();
     let last_seq = store.last_seq().unwrap();
@@ -250,7 +292,7 @@ pub(super) fn dump(store: &dyn Store) -> Dump {
     assert_eq!(report.galleries, galleries.len() as u64);
     assert_eq!(report.subjects, galleries.values().map(|dump: &GalleryDump| dump.counts.subjects).sum::<u64>());
     assert_eq!(report.faces, galleries.values().map(|dump| dump.counts.faces).sum::<u64>());
-    Dump { galleries, changes, last_seq }
+    Dump { galleries, documents: documents(store, None), changes, last_seq }
 }
 
 /// Commits at the time of the next change.
@@ -265,7 +307,8 @@ macro_rules! conformance {
             conformance!(@tests $open, galleries: create_read_update_delete, refusals, counts_and_revisions,
                 deleted_galleries_leave_nothing_to_the_next);
             conformance!(@tests $open, subjects: create_read_update_delete, refusals, ensure, faces, face_refusals,
-                deleting_takes_faces_along);
+                deleting_takes_faces_along, faces_move, a_subject_is_restored);
+            conformance!(@tests $open, documents: put_read_remove, in_pages, refusals);
             conformance!(@tests $open, atomic: a_refused_write_leaves_nothing, operations_see_those_before_them,
                 writes_without_changes);
             conformance!(@tests $open, migrations: there_and_back, refusals, faces_come_and_go, ending_drops_the_standby,

@@ -73,6 +73,9 @@ pub struct Fusion {
     /// other rules ignore it.
     #[serde(default = "default_tau")]
     pub tau: f32,
+    /// Whether faces that disagree with the rest are damped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub robust: bool,
 }
 
 /// τ where none is given.
@@ -82,7 +85,7 @@ pub fn default_tau() -> f32 {
 
 impl From<FusionRule> for Fusion {
     fn from(rule: FusionRule) -> Self {
-        Self { rule, tau: default_tau() }
+        Self { rule, tau: default_tau(), robust: false }
     }
 }
 

@@ -38,7 +38,7 @@ fn a_media_counts_once_however_many_frames_it_has() {
 #[test]
 fn softmax_quality_grows_e_fold_in_tau_deviations() {
     let a = unit(&[1.0, 0.0]);
-    let fusion = Fusion { rule: FusionRule::SoftmaxQuality, tau: 2.0 };
+    let fusion = Fusion { rule: FusionRule::SoftmaxQuality, tau: 2.0, robust: false };
     let faces = [face(&a, STATS.mean, "1"), face(&a, STATS.mean + 2.0 * STATS.std, "2")];
     let fused = fuse(&faces, fusion, STATS, None).unwrap();
     approx::assert_abs_diff_eq!(fused.weights[1] / fused.weights[0], std::f32::consts::E, epsilon = 1e-4);
@@ -66,7 +66,7 @@ fn what_cannot_be_fused_is_refused() {
         fuse(&[face(&a, 1.0, "1"), face(&a[..1], 1.0, "2")], mean, STATS, None),
         Err(TemplateError::MixedDimensions)
     );
-    let tau = Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.0 };
+    let tau = Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.0, robust: false };
     assert_eq!(fuse(&[face(&a, 1.0, "1")], tau, STATS, None), Err(TemplateError::BadTau));
 }
 

@@ -7,7 +7,8 @@ use vultus_engine::gallery::{Candidate, Decision, SearchResult};
 use vultus_engine::ids::{GalleryId, ModelId};
 use vultus_engine::index::IndexKind;
 
-use crate::api::wire::{DecisionName, FusionSpec, ProbeFace, ThresholdInForce};
+use crate::api::decision::{DecisionName, ThresholdInForce, in_force};
+use crate::api::wire::{FusionSpec, ProbeFace};
 use crate::problem::Problem;
 use crate::service::search::{Probe, Searched};
 use crate::service::timing::TimingsMs;
@@ -38,6 +39,9 @@ pub struct GallerySearched {
     pub recall: Option<f32>,
     /// The threshold in force.
     pub threshold: ThresholdInForce,
+    /// The review threshold in force; null when nothing sets one.
+    #[schema(required = true)]
+    pub review_threshold: Option<ThresholdInForce>,
 }
 
 /// An enrolled face of a candidate.
@@ -73,7 +77,7 @@ pub struct CandidateView {
     /// The false positive identification rate the score stands for; null while the gallery is not calibrated.
     #[schema(required = true)]
     pub fpir: Option<f64>,
-    /// Match or not, at the gallery's threshold in force.
+    /// What is said of the candidate, at the gallery's thresholds in force.
     pub decision: DecisionName,
     /// In a gallery of events: the face that was found; null otherwise.
     #[schema(required = true)]
@@ -107,6 +111,9 @@ pub struct AnswerView {
     /// The threshold in force; null when the galleries searched have different ones (see `galleries`).
     #[schema(required = true)]
     pub threshold: Option<ThresholdInForce>,
+    /// The review threshold in force; null when nothing sets one, or the galleries have different ones.
+    #[schema(required = true)]
+    pub review_threshold: Option<ThresholdInForce>,
     /// Best first, each subject of a gallery once. Candidates below the threshold are listed too, with decision `none`.
     pub candidates: Vec<CandidateView>,
     /// The probe.
@@ -158,12 +165,16 @@ pub(super) fn view(model: &ModelId, searched: Searched, limit: usize, timings_ms
     candidates.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
     candidates.truncate(limit);
     let decision = candidates.first().map_or(Decision::None, |(_, best)| best.decision);
-    let shared = galleries.first().map(|first| first.threshold);
+    let same = |of: fn(&GallerySearched) -> Option<ThresholdInForce>| {
+        let first = galleries.first().and_then(of);
+        first.filter(|first| galleries.iter().all(|gallery| of(gallery) == Some(*first)))
+    };
     AnswerView {
         search_id: Uuid::now_v7(),
         model_id: model.to_string(),
         decision: decision.into(),
-        threshold: shared.filter(|shared| galleries.iter().all(|g| g.threshold == *shared)),
+        threshold: same(|gallery| Some(gallery.threshold)),
+        review_threshold: same(|gallery| gallery.review_threshold),
         candidates: candidates.into_iter().zip(1..).map(|((g, c), rank)| candidate_view(&g, c, rank)).collect(),
         probe: probe_view(&probe),
         galleries,
@@ -173,6 +184,7 @@ pub(super) fn view(model: &ModelId, searched: Searched, limit: usize, timings_ms
 }
 
 fn gallery_view(gallery: &GalleryId, result: &SearchResult) -> GallerySearched {
+    let (threshold, review_threshold) = in_force(&result.decider);
     GallerySearched {
         gallery: gallery.to_string(),
         revision: result.revision,
@@ -181,7 +193,8 @@ fn gallery_view(gallery: &GalleryId, result: &SearchResult) -> GallerySearched {
             IndexKind::Ann => KindName::Ann,
         },
         recall: result.recall,
-        threshold: result.threshold.into(),
+        threshold,
+        review_threshold,
     }
 }
 

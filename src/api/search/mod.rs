@@ -37,7 +37,8 @@ const MAX_GALLERIES: usize = 16;
     request_body(content((SearchBody = "application/json"), (ImageForm = "multipart/form-data"),
         (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
-    extensions(("x-problems" = json!(["gallery_not_found", "several_faces", "faces_contradict"])), ("x-images" = json!(true))))]
+    extensions(("x-problems" = json!(["gallery_not_found", "several_faces", "faces_contradict",
+        "calibration_missing"])), ("x-images" = json!(true))))]
 pub async fn gallery(
     State(app): State<App>,
     Path(GalleryPath { gallery }): Path<GalleryPath>,
@@ -55,7 +56,8 @@ pub async fn gallery(
     request_body(content((SearchBody = "application/json"), (ImageForm = "multipart/form-data"),
         (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
-    extensions(("x-problems" = json!(["gallery_not_found", "several_faces", "faces_contradict"])), ("x-images" = json!(true))))]
+    extensions(("x-problems" = json!(["gallery_not_found", "several_faces", "faces_contradict",
+        "calibration_missing"])), ("x-images" = json!(true))))]
 pub async fn several(State(app): State<App>, submission: Submission<SearchBody>) -> Result<impl IntoResponse, Problem> {
     let mut galleries = submission.options.galleries.clone().unwrap_or_default();
     galleries.sort();

@@ -6,7 +6,8 @@ use vultus_engine::gallery::SearchQuery;
 use vultus_engine::ids::GalleryId;
 use vultus_engine::index::SearchMode;
 
-use crate::api::wire::{DetectorName, FusionSpec, RuleName, ThresholdRequest, checked_score, fusion_params};
+use crate::api::decision::{ThresholdRequest, thresholds};
+use crate::api::wire::{DetectorName, FusionSpec, RuleName, fusion_params};
 use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams};
 use crate::problem::{Code, Problem};
@@ -53,12 +54,24 @@ pub struct SearchParams {
     /// Score (−1 to 1) from which a candidate is a match; the gallery's, else the server's where left out.
     #[param(minimum = -1.0, maximum = 1.0, nullable = false)]
     pub threshold: Option<f32>,
+    /// The rate of false positives to keep, in place of `threshold`.
+    #[param(exclusive_minimum = 0.0, exclusive_maximum = 1.0, nullable = false)]
+    pub fpir: Option<f64>,
+    /// Score from which a person should look at a candidate; the gallery's where left out.
+    #[param(minimum = -1.0, maximum = 1.0, nullable = false)]
+    pub review_threshold: Option<f32>,
+    /// The rate that stands for the review threshold, in its place.
+    #[param(exclusive_minimum = 0.0, exclusive_maximum = 1.0, nullable = false)]
+    pub review_fpir: Option<f64>,
     /// Fusion rule of the probe; the model's where left out.
     #[param(nullable = false)]
     pub fusion: Option<RuleName>,
     /// τ of `softmax_quality`.
     #[param(minimum = 0.05, maximum = 100.0, nullable = false)]
     pub tau: Option<f32>,
+    /// Damp faces of the probe that disagree with the rest.
+    #[param(nullable = false)]
+    pub robust: Option<bool>,
     /// `auto` where left out.
     #[param(nullable = false)]
     pub mode: Option<ModeName>,
@@ -107,6 +120,10 @@ pub struct SearchBody {
     #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
     pub threshold: Option<ThresholdRequest>,
+    /// From where on a person should look at a candidate; the gallery's where left out.
+    #[serde(deserialize_with = "object::optional")]
+    #[schema(nullable = false)]
+    pub review_threshold: Option<ThresholdRequest>,
     /// Fusion rule of the probe; the model's where left out.
     #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
@@ -139,9 +156,11 @@ impl Body for SearchBody {
     }
 
     fn fill(&mut self, params: SearchParams) -> Result<(), Problem> {
-        let fusion = fusion_params(params.fusion, params.tau)?;
+        let fusion = fusion_params(params.fusion, params.tau, params.robust)?;
         self.limit = self.limit.or(params.limit);
-        self.threshold = self.threshold.or(params.threshold.map(|score| ThresholdRequest { score }));
+        self.threshold = self.threshold.or(ThresholdRequest::from_params(params.threshold, params.fpir));
+        let review = ThresholdRequest::from_params(params.review_threshold, params.review_fpir);
+        self.review_threshold = self.review_threshold.or(review);
         self.fusion = self.fusion.or(fusion);
         self.mode = self.mode.or(params.mode);
         self.faces = self.faces.or(params.faces);
@@ -174,7 +193,7 @@ impl SearchBody {
                 ModeName::Exact => SearchMode::Exact,
                 ModeName::Ann => SearchMode::Ann,
             },
-            threshold: self.threshold.map(|threshold| checked_score(threshold.score)).transpose()?,
+            thresholds: thresholds(self.threshold, self.review_threshold)?,
             explain: self.explain.unwrap_or(false),
         })
     }

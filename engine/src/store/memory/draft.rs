@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::{FaceState, GalleryState, State, SubjectState};
 use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 use crate::store::rules::{Ledger, Removed};
-use crate::store::{Change, Gallery, GalleryCounts, Migration, StandbyFeature, StoreError, StoredFace, Subject};
+use crate::store::{
+    Change, DocumentKey, Gallery, GalleryCounts, Migration, StandbyFeature, StoreError, StoredFace, Subject,
+};
 
 /// A write in progress.
 pub(super) struct Draft<'a> {
@@ -30,6 +32,9 @@ enum Undo {
     UnderWay(GalleryId, Option<MigrationId>),
     /// Put back a face's feature of the standby set.
     Standby(GalleryId, SubjectId, FaceId, Option<Arc<StoredFace>>),
+    /// Give a face back to the first subject.
+    Moved(GalleryId, SubjectId, SubjectId, FaceId),
+    Document(DocumentKey, Option<Vec<u8>>),
     /// Exchange the sets again.
     Switched(GalleryId),
     Change,
@@ -44,6 +49,19 @@ impl<'a> Draft<'a> {
 impl Draft<'_> {
     fn at(&mut self, gallery: &GalleryId) -> Result<&mut GalleryState, StoreError> {
         self.state.galleries.get_mut(gallery).ok_or_else(|| StoreError::NoGallery(gallery.clone()))
+    }
+
+    /// Puts or removes a document and gives the one that was there.
+    fn replace_document(&mut self, key: &DocumentKey, body: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let documents = match &key.gallery {
+            Some(gallery) => &mut self.state.galleries.get_mut(gallery)?.documents,
+            None => &mut self.state.documents,
+        };
+        let id = (key.collection, key.id.clone());
+        match body {
+            Some(body) => documents.insert(id, body),
+            None => documents.remove(&id),
+        }
     }
 
     pub(super) fn take_back(&mut self) {
@@ -117,6 +135,14 @@ impl Draft<'_> {
                     face.standby = old;
                 }
             }
+            Undo::Moved(id, from, to, face) => {
+                if let Some(state) = galleries.get_mut(&id) {
+                    state.move_face(&to, &from, face);
+                }
+            }
+            Undo::Document(key, old) => {
+                self.replace_document(&key, old);
+            }
             Undo::Switched(id) => {
                 if let Some(state) = galleries.get_mut(&id) {
                     state.switch();
@@ -132,6 +158,16 @@ impl Draft<'_> {
 impl GalleryState {
     fn face_mut(&mut self, subject: &SubjectId, face: FaceId) -> Option<&mut FaceState> {
         self.subjects.get_mut(subject)?.faces.get_mut(&face)
+    }
+
+    fn move_face(&mut self, from: &SubjectId, to: &SubjectId, face: FaceId) {
+        let moved = self.subjects.get_mut(from).and_then(|state| state.faces.remove(&face));
+        let Some(mut moved) = moved else { return };
+        for stored in std::iter::once(&mut moved.face).chain(&mut moved.standby) {
+            Arc::make_mut(stored).face.subject = to.clone();
+        }
+        self.subjects.get_mut(to).map(|state| state.faces.insert(face, moved));
+        self.owners.insert(face, to.clone());
     }
 
     /// Exchanges the two features of every face that has both.
@@ -158,6 +194,7 @@ impl Ledger for Draft<'_> {
             owners: BTreeMap::new(),
             migrations: BTreeMap::new(),
             under_way: None,
+            documents: BTreeMap::new(),
         };
         let old = self.state.galleries.insert(id.clone(), state);
         self.undo.push(Undo::Gallery(id, old));
@@ -237,6 +274,24 @@ impl Ledger for Draft<'_> {
         let removed = Removed { faces: 1, standby: u64::from(old.standby.is_some()) };
         self.undo.push(Undo::RemovedFace(gallery.clone(), old));
         Ok(removed)
+    }
+
+    fn move_face(
+        &mut self,
+        gallery: &GalleryId,
+        from: &SubjectId,
+        to: &SubjectId,
+        face: FaceId,
+    ) -> Result<(), StoreError> {
+        self.at(gallery)?.move_face(from, to, face);
+        self.undo.push(Undo::Moved(gallery.clone(), from.clone(), to.clone(), face));
+        Ok(())
+    }
+
+    fn set_document(&mut self, key: &DocumentKey, body: Option<&[u8]>) -> Result<(), StoreError> {
+        let old = self.replace_document(key, body.map(<[u8]>::to_vec));
+        self.undo.push(Undo::Document(key.clone(), old));
+        Ok(())
     }
 
     fn migration(&mut self, gallery: &GalleryId, id: MigrationId) -> Result<Option<Migration>, StoreError> {

@@ -15,8 +15,8 @@ use parking_lot::RwLock;
 use self::draft::Draft;
 use super::rules::carry_out;
 use super::{
-    Change, CheckReport, Committed, Gallery, GalleryCounts, Migration, Operation, StandbyFace, Store, StoreError,
-    StoredAnswer, StoredFace, Subject,
+    Change, CheckReport, Collection, Committed, Document, DocumentKey, Gallery, GalleryCounts, Migration, Operation,
+    StandbyFace, Store, StoreError, StoredAnswer, StoredFace, Subject,
 };
 use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 
@@ -31,7 +31,10 @@ struct State {
     galleries: BTreeMap<GalleryId, GalleryState>,
     changes: Vec<Change>,
     answers: BTreeMap<[u8; 32], StoredAnswer>,
+    documents: Documents,
 }
+
+type Documents = BTreeMap<(Collection, Vec<u8>), Vec<u8>>;
 
 struct GalleryState {
     gallery: Gallery,
@@ -40,6 +43,7 @@ struct GalleryState {
     owners: BTreeMap<FaceId, SubjectId>,
     migrations: BTreeMap<MigrationId, Migration>,
     under_way: Option<MigrationId>,
+    documents: Documents,
 }
 
 struct SubjectState {
@@ -168,6 +172,43 @@ impl Store for MemoryStore {
             }
         }
         Ok(())
+    }
+
+    fn document(&self, key: &DocumentKey) -> Result<Option<Vec<u8>>, StoreError> {
+        let state = self.state.read();
+        let id = (key.collection, key.id.clone());
+        Ok(match &key.gallery {
+            Some(gallery) => state.galleries.get(gallery).and_then(|state| state.documents.get(&id)),
+            None => state.documents.get(&id),
+        }
+        .cloned())
+    }
+
+    fn documents(
+        &self,
+        gallery: Option<&GalleryId>,
+        collection: Collection,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Document>, StoreError> {
+        let list = |documents: &Documents| {
+            let from = after.map_or_else(
+                || Bound::Included((collection, prefix.to_vec())),
+                |after| Bound::Excluded((collection, after.to_vec())),
+            );
+            documents
+                .range((from, Bound::Unbounded))
+                .skip_while(|((_, id), _)| id.as_slice() < prefix)
+                .take_while(|((of, id), _)| *of == collection && id.starts_with(prefix))
+                .take(limit)
+                .map(|((_, id), body)| (id.clone(), body.clone()))
+                .collect()
+        };
+        match gallery {
+            Some(gallery) => self.read(gallery, |state| list(&state.documents)),
+            None => Ok(list(&self.state.read().documents)),
+        }
     }
 
     fn commit(&self, at: Timestamp, operations: &[Operation]) -> Result<Committed, StoreError> {

@@ -17,7 +17,7 @@ pub(super) fn start(
         return Err(StoreError::MigrationUnderWay(gallery.clone(), other));
     }
     ledger.open_standby(gallery, new.id)?;
-    let from = Side { model_id: there.model_id, dim: there.dim, threshold: there.threshold };
+    let from = Side { model_id: there.model_id, dim: there.dim, thresholds: there.thresholds };
     let migration = Migration {
         from,
         stage: Stage::Embedding,
@@ -94,15 +94,15 @@ pub(super) fn switch(
         return Err(StoreError::StandbyIncomplete { missing: faces.saturating_sub(migration.standby_faces) });
     }
     let old = existing(ledger, gallery)?;
-    // The threshold goes with the model: whatever was set while a model was in use comes back with it.
+    // Thresholds go with the model: whatever was set while a model was in use comes back with it.
     let left = if to_new { &mut migration.from } else { &mut migration.to };
-    left.threshold = old.threshold;
+    left.thresholds = old.thresholds;
     migration.stage = stage;
     migration.failure = None;
     migration.updated_at = at;
-    let Side { model_id, dim, threshold } = migration.in_use().clone();
+    let Side { model_id, dim, thresholds } = migration.in_use().clone();
     let revision = ledger.last_seq() + 1;
-    ledger.replace_gallery(Gallery { model_id, dim, threshold, updated_at: at, revision, ..old })?;
+    ledger.replace_gallery(Gallery { model_id, dim, thresholds, updated_at: at, revision, ..old })?;
     ledger.switch_sets(gallery)?;
     ledger.put_migration(gallery, migration)
 }

@@ -8,8 +8,8 @@ mod migration;
 use jiff::Timestamp;
 
 use super::{
-    Change, ChangeKind, Committed, Gallery, GalleryCounts, Migration, Operation, StandbyFeature, StoreError,
-    StoredFace, Subject,
+    Change, ChangeKind, Committed, DocumentKey, Gallery, GalleryCounts, Migration, Operation, StandbyFeature,
+    StoreError, StoredFace, Subject,
 };
 use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 
@@ -37,6 +37,17 @@ pub(super) trait Ledger {
     fn face_owner(&mut self, gallery: &GalleryId, face: FaceId) -> Result<Option<SubjectId>, StoreError>;
     fn add_face(&mut self, gallery: &GalleryId, face: &StoredFace, crop: Option<&[u8]>) -> Result<(), StoreError>;
     fn remove_face(&mut self, gallery: &GalleryId, subject: &SubjectId, face: FaceId) -> Result<Removed, StoreError>;
+    /// Gives a face that is there to another subject that is there.
+    fn move_face(
+        &mut self,
+        gallery: &GalleryId,
+        from: &SubjectId,
+        to: &SubjectId,
+        face: FaceId,
+    ) -> Result<(), StoreError>;
+
+    /// Adds, replaces or removes a document.
+    fn set_document(&mut self, key: &DocumentKey, body: Option<&[u8]>) -> Result<(), StoreError>;
 
     /// One migration, ended or not.
     fn migration(&mut self, gallery: &GalleryId, id: MigrationId) -> Result<Option<Migration>, StoreError>;
@@ -187,6 +198,32 @@ fn step(
             })?;
             (gallery, ChangeKind::FaceDeleted(subject.clone(), *face))
         }
+        Operation::MoveFace { gallery, from, to, face } => {
+            existing_subject(ledger, gallery, from)?;
+            existing_subject(ledger, gallery, to)?;
+            if ledger.face_owner(gallery, *face)?.as_ref() != Some(from) {
+                return Err(StoreError::NoFace(gallery.clone(), *face));
+            }
+            if from == to {
+                return Ok(None);
+            }
+            ledger.move_face(gallery, from, to, *face)?;
+            (gallery, ChangeKind::FaceMoved(to.clone(), *face, from.clone()))
+        }
+        Operation::RestoreSubject { gallery, subject } => {
+            if !add_subject(ledger, gallery, subject.clone())? {
+                return Err(StoreError::SubjectExists(gallery.clone(), subject.id.clone()));
+            }
+            (gallery, ChangeKind::SubjectCreated(subject.id.clone()))
+        }
+        Operation::PutDocument { key, body } => {
+            set_document(ledger, key, Some(body))?;
+            return Ok(None);
+        }
+        Operation::RemoveDocument { key } => {
+            set_document(ledger, key, None)?;
+            return Ok(None);
+        }
         Operation::StartMigration { gallery, migration } => {
             migration::start(ledger, at, gallery, migration)?;
             return Ok(None);
@@ -222,17 +259,29 @@ fn existing_subject(ledger: &mut impl Ledger, gallery: &GalleryId, subject: &Sub
 
 /// Adds a subject unless it is there and says whether it did.
 fn ensure_subject(ledger: &mut impl Ledger, gallery: &GalleryId, subject: &Subject) -> Result<bool, StoreError> {
+    let revision = ledger.last_seq() + 1;
+    add_subject(ledger, gallery, Subject { revision, ..subject.clone() })
+}
+
+/// As [`ensure_subject`], with the revision that the record states.
+fn add_subject(ledger: &mut impl Ledger, gallery: &GalleryId, subject: Subject) -> Result<bool, StoreError> {
     existing(ledger, gallery)?;
     if ledger.subject(gallery, &subject.id)?.is_some() {
         return Ok(false);
     }
-    let revision = ledger.last_seq() + 1;
-    ledger.put_subject(gallery, Subject { revision, ..subject.clone() })?;
+    ledger.put_subject(gallery, subject)?;
     recount(ledger, gallery, |counts| {
         counts.subjects += 1;
         Some(())
     })?;
     Ok(true)
+}
+
+fn set_document(ledger: &mut impl Ledger, key: &DocumentKey, body: Option<&[u8]>) -> Result<(), StoreError> {
+    if let Some(gallery) = &key.gallery {
+        existing(ledger, gallery)?;
+    }
+    ledger.set_document(key, body)
 }
 
 fn same_revision(expected: Option<u64>, actual: u64) -> Result<(), StoreError> {

@@ -11,8 +11,8 @@ use super::codec::{
 };
 use super::findings::Findings;
 use super::layout::{
-    GalleryKey, PIECE_BYTES, SetKey, Tree, answer_time, decode_key, face_of_key, gallery_of_key, owner_of_value,
-    subject_of_key,
+    GalleryKey, PIECE_BYTES, SetKey, Tree, answer_time, decode_key, document_of_key, face_of_key, gallery_of_key,
+    owner_of_value, subject_of_key,
 };
 use super::sets::FeatureSet;
 use super::{Core, Writer, database};
@@ -54,6 +54,7 @@ impl Core {
         self.check_faces(&mut galleries, &leftovers, &mut findings)?;
         self.check_rows_of_faces(&galleries, &leftovers, &mut findings)?;
         self.check_rows_of_sets(&galleries, &leftovers, &mut findings)?;
+        self.check_documents(&galleries, &leftovers, &mut findings)?;
         self.check_counts(&galleries, &mut findings)?;
         let (changes, sequence) = self.check_changes(writer, &mut findings)?;
         self.check_answers(&mut findings)?;
@@ -250,6 +251,26 @@ impl Core {
                     let what = if tree == Tree::Vectors { "a vector is of no face" } else { "measures are of no face" };
                     findings.count(&format!("gallery {gallery}"), what);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Documents of no gallery that is there. What they say is for those who keep them.
+    fn check_documents(
+        &self,
+        galleries: &Galleries,
+        leftovers: &Leftovers,
+        findings: &mut Findings,
+    ) -> Result<(), StoreError> {
+        for row in self.all(Tree::Documents) {
+            let (key, first) = row?;
+            findings.keep(document_of_key(&key))?;
+            findings.keep(self.whole(Tree::Documents, &key, first))?;
+            let scope = gallery_of(&key).unwrap_or(GalleryKey::NONE);
+            if scope != GalleryKey::NONE && !galleries.contains_key(&scope) && !leftovers.has(Tree::Documents, scope.0)
+            {
+                findings.count(Tree::Documents.name(), "a row is of no gallery");
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! [`record`](crate::store::record): names and order there can change freely, here they cannot.
 
 mod migration;
+mod more;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 pub(super) use self::migration::{
     Measures, Sets, decode_measures, decode_migration, decode_sets, encode_measures, encode_migration, encode_sets,
 };
+use self::more::{FaceMore, GalleryMore, SubjectMore, decode_both, encode_both, join_thresholds, split_thresholds};
 use super::layout::{GalleryKey, Tree};
 use crate::face::{BoundingBox, Landmarks};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
@@ -48,7 +50,7 @@ fn decode<T: DeserializeOwned>(tree: Tree, bytes: &[u8]) -> Result<T, StoreError
     }
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct TimeRecord {
     second: i64,
     nanosecond: i32,
@@ -100,16 +102,16 @@ impl From<Fusion> for FusionRecord {
     }
 }
 
-impl From<FusionRecord> for Fusion {
-    fn from(record: FusionRecord) -> Self {
-        let rule = match record.rule {
+impl FusionRecord {
+    fn read(self, robust: bool) -> Fusion {
+        let rule = match self.rule {
             RuleRecord::Norm => FusionRule::Norm,
             RuleRecord::SoftmaxQuality => FusionRule::SoftmaxQuality,
             RuleRecord::Mean => FusionRule::Mean,
             RuleRecord::Best => FusionRule::Best,
             RuleRecord::Caface => FusionRule::Caface,
         };
-        Self { rule, tau: record.tau }
+        Fusion { rule, tau: self.tau, robust }
     }
 }
 
@@ -140,7 +142,7 @@ pub(super) fn encode_gallery(key: GalleryKey, gallery: &Gallery) -> Result<Vec<u
         model_id: gallery.model_id.0.clone(),
         dim: gallery.dim,
         fusion: gallery.fusion.map(Into::into),
-        threshold: gallery.threshold,
+        threshold: split_thresholds(gallery.thresholds).0,
         min_quality: gallery.min_quality,
         keep_crops: gallery.keep_crops,
         label: gallery.label.clone(),
@@ -148,12 +150,12 @@ pub(super) fn encode_gallery(key: GalleryKey, gallery: &Gallery) -> Result<Vec<u
         updated_at: gallery.updated_at.into(),
         revision: gallery.revision,
     };
-    encode(Tree::Galleries, &record)
+    encode_both(Tree::Galleries, &record, &GalleryMore::of(gallery))
 }
 
 /// Decodes a row of [`Tree::Galleries`].
 pub(super) fn decode_gallery(id: GalleryId, bytes: &[u8]) -> Result<(GalleryKey, Gallery), StoreError> {
-    let record: GalleryRecord = decode(Tree::Galleries, bytes)?;
+    let (record, more): (GalleryRecord, GalleryMore) = decode_both(Tree::Galleries, bytes)?;
     let gallery = Gallery {
         id,
         kind: match record.kind {
@@ -162,9 +164,10 @@ pub(super) fn decode_gallery(id: GalleryId, bytes: &[u8]) -> Result<(GalleryKey,
         },
         model_id: ModelId(record.model_id),
         dim: record.dim,
-        fusion: record.fusion.map(Into::into),
-        threshold: record.threshold,
+        fusion: record.fusion.map(|fusion| fusion.read(more.robust)),
+        thresholds: join_thresholds(record.threshold, more.thresholds),
         min_quality: record.min_quality,
+        guards: more.guards(),
         keep_crops: record.keep_crops,
         label: record.label,
         created_at: record.created_at.read(Tree::Galleries)?,
@@ -211,16 +214,18 @@ pub(super) fn encode_subject(subject: &Subject) -> Result<Vec<u8>, StoreError> {
         updated_at: subject.updated_at.into(),
         revision: subject.revision,
     };
-    encode(Tree::Subjects, &record)
+    encode_both(Tree::Subjects, &record, &SubjectMore::of(subject))
 }
 
 /// Decodes a row of [`Tree::Subjects`].
 pub(super) fn decode_subject(id: SubjectId, bytes: &[u8]) -> Result<Subject, StoreError> {
-    let record: SubjectRecord = decode(Tree::Subjects, bytes)?;
+    let (record, more): (SubjectRecord, SubjectMore) = decode_both(Tree::Subjects, bytes)?;
     Ok(Subject {
         id,
         labels: record.labels,
         metadata: record.metadata,
+        expires_at: more.expires_at.map(|time| time.read(Tree::Subjects)).transpose()?,
+        consent: more.consent(),
         created_at: record.created_at.read(Tree::Subjects)?,
         updated_at: record.updated_at.read(Tree::Subjects)?,
         revision: record.revision,
@@ -262,12 +267,12 @@ pub(super) fn encode_face(face: &Face) -> Result<Vec<u8>, StoreError> {
         detection_score: face.detection_score,
         created_at: face.created_at.into(),
     };
-    encode(Tree::Faces, &record)
+    encode_both(Tree::Faces, &record, &FaceMore::of(face))
 }
 
 /// Decodes a row of [`Tree::Faces`].
 pub(super) fn decode_face(subject: SubjectId, id: FaceId, bytes: &[u8]) -> Result<Face, StoreError> {
-    let record: FaceRecord = decode(Tree::Faces, bytes)?;
+    let (record, more): (FaceRecord, FaceMore) = decode_both(Tree::Faces, bytes)?;
     Ok(Face {
         id,
         subject,
@@ -282,6 +287,8 @@ pub(super) fn decode_face(subject: SubjectId, id: FaceId, bytes: &[u8]) -> Resul
         bbox: record.bbox.map(|[x1, y1, x2, y2]| BoundingBox { x1, y1, x2, y2 }),
         landmarks: record.landmarks.map(Landmarks),
         detection_score: record.detection_score,
+        picture: more.picture(),
+        overrides: more.overrides()?,
         created_at: record.created_at.read(Tree::Faces)?,
     })
 }
@@ -296,6 +303,7 @@ enum ChangeKindRecord {
     SubjectDeleted(String),
     FaceAdded(String, [u8; 16]),
     FaceDeleted(String, [u8; 16]),
+    FaceMoved(String, [u8; 16], String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -317,6 +325,7 @@ pub(super) fn encode_change(change: &Change) -> Result<Vec<u8>, StoreError> {
         ChangeKind::SubjectDeleted(subject) => ChangeKindRecord::SubjectDeleted(text(subject)),
         ChangeKind::FaceAdded(subject, face) => ChangeKindRecord::FaceAdded(text(subject), face.0.into_bytes()),
         ChangeKind::FaceDeleted(subject, face) => ChangeKindRecord::FaceDeleted(text(subject), face.0.into_bytes()),
+        ChangeKind::FaceMoved(to, face, from) => ChangeKindRecord::FaceMoved(text(to), face.0.into_bytes(), text(from)),
     };
     let record = ChangeRecord { at: change.at.into(), gallery: change.gallery.as_str().to_owned(), kind };
     encode(Tree::Changes, &record)
@@ -337,6 +346,7 @@ pub(super) fn decode_change(seq: u64, bytes: &[u8]) -> Result<Change, StoreError
         ChangeKindRecord::SubjectDeleted(id) => ChangeKind::SubjectDeleted(subject(id)?),
         ChangeKindRecord::FaceAdded(id, of) => ChangeKind::FaceAdded(subject(id)?, face(of)),
         ChangeKindRecord::FaceDeleted(id, of) => ChangeKind::FaceDeleted(subject(id)?, face(of)),
+        ChangeKindRecord::FaceMoved(to, of, from) => ChangeKind::FaceMoved(subject(to)?, face(of), subject(from)?),
     };
     let gallery = GalleryId::try_from(record.gallery).map_err(bad)?;
     Ok(Change { seq, at: record.at.read(Tree::Changes)?, gallery, kind })

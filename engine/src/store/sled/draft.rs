@@ -17,7 +17,9 @@ use super::{Core, database};
 use crate::face::Feature;
 use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 use crate::store::rules::{Ledger, Removed};
-use crate::store::{Change, Gallery, GalleryCounts, Migration, StandbyFeature, StoreError, StoredFace, Subject};
+use crate::store::{
+    Change, DocumentKey, Gallery, GalleryCounts, Migration, StandbyFeature, StoreError, StoredFace, Subject,
+};
 
 /// Rows to put (`Some`) or remove.
 pub(super) type Rows = BTreeMap<(Tree, Vec<u8>), Option<Vec<u8>>>;
@@ -150,6 +152,15 @@ impl Draft<'_> {
         Ok(standby)
     }
 
+    /// Gives a value another key in its tree.
+    fn rename(&mut self, tree: Tree, from: Vec<u8>, to: Vec<u8>) -> Result<(), StoreError> {
+        if let Some(value) = self.value(tree, &from)? {
+            self.remove(tree, from)?;
+            self.put(tree, to, &value)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn remove_answer(&mut self, key: &[u8; 32]) -> Result<(), StoreError> {
         if let Some(old) = self.value(Tree::Answers, key)? {
             let old = decode_answer(&old)?;
@@ -255,6 +266,34 @@ impl Ledger for Draft<'_> {
         let key = self.key(gallery)?;
         let standby = self.remove_face_rows(key, subject, face)?;
         Ok(Removed { faces: 1, standby: u64::from(standby) })
+    }
+
+    fn move_face(
+        &mut self,
+        gallery: &GalleryId,
+        from: &SubjectId,
+        to: &SubjectId,
+        face: FaceId,
+    ) -> Result<(), StoreError> {
+        let key = self.key(gallery)?;
+        let (from, row) = (key.face(from, face), key.face(to, face));
+        for set in self.sets(key)?.all() {
+            for tree in Tree::OF_SETS {
+                self.rename(tree, set.of_face(&from), set.of_face(&row))?;
+            }
+        }
+        self.rename(Tree::Crops, from.clone(), row.clone())?;
+        self.rename(Tree::Faces, from, row)?;
+        self.put(Tree::FaceSubjects, key.owner(face), to.as_str().as_bytes())
+    }
+
+    fn set_document(&mut self, key: &DocumentKey, body: Option<&[u8]>) -> Result<(), StoreError> {
+        let scope = key.gallery.as_ref().map_or(Ok(GalleryKey::NONE), |gallery| self.key(gallery))?;
+        let row = scope.document(key.collection, &key.id);
+        match body {
+            Some(body) => self.put(Tree::Documents, row, body),
+            None => self.remove(Tree::Documents, row),
+        }
     }
 
     fn migration(&mut self, gallery: &GalleryId, id: MigrationId) -> Result<Option<Migration>, StoreError> {

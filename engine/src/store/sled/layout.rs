@@ -7,7 +7,7 @@ use ::sled::IVec;
 use uuid::Uuid;
 
 use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
-use crate::store::StoreError;
+use crate::store::{Collection, StoreError};
 
 /// A tree. The number stands in keys of [`Tree::Overflow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,11 +30,12 @@ pub(super) enum Tree {
     Sets,
     Migrations,
     RetiredSets,
+    Documents,
 }
 
 impl Tree {
     /// All trees, each at the index of its number.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Meta,
         Self::Galleries,
         Self::Counts,
@@ -52,12 +53,13 @@ impl Tree {
         Self::Sets,
         Self::Migrations,
         Self::RetiredSets,
+        Self::Documents,
     ];
 
     /// The trees with many rows whose keys start with a gallery key, which is also the key of the gallery's first
     /// feature set.
-    pub(super) const OF_GALLERIES: [Self; 6] =
-        [Self::Subjects, Self::Faces, Self::Vectors, Self::Crops, Self::FaceSubjects, Self::Measures];
+    pub(super) const OF_GALLERIES: [Self; 7] =
+        [Self::Subjects, Self::Faces, Self::Vectors, Self::Crops, Self::FaceSubjects, Self::Measures, Self::Documents];
 
     /// The trees whose keys start with a set key.
     pub(super) const OF_SETS: [Self; 2] = [Self::Vectors, Self::Measures];
@@ -82,6 +84,7 @@ impl Tree {
             Self::Sets => "sets",
             Self::Migrations => "migrations",
             Self::RetiredSets => "retired_sets",
+            Self::Documents => "documents",
         }
     }
 
@@ -103,6 +106,9 @@ pub(super) const NEXT_GALLERY: &[u8] = b"next_gallery";
 pub(super) struct GalleryKey(pub(super) u64);
 
 impl GalleryKey {
+    /// In place of a gallery's key in keys of documents that are of no gallery. Never given out.
+    pub(super) const NONE: Self = Self(u64::MAX);
+
     /// Key in [`Tree::Counts`], [`Tree::Sets`] and [`Tree::Purges`], prefix in [`Tree::OF_GALLERIES`].
     pub(super) fn prefix(self) -> [u8; 8] {
         self.0.to_be_bytes()
@@ -128,6 +134,11 @@ impl GalleryKey {
         [&self.prefix()[..], face.0.as_bytes()].concat()
     }
 
+    /// Key in [`Tree::Documents`], or prefix for a prefix of an id.
+    pub(super) fn document(self, collection: Collection, id: &[u8]) -> Vec<u8> {
+        [&self.prefix()[..], &[collection as u8], id].concat()
+    }
+
     /// Key in [`Tree::Migrations`].
     pub(super) fn migration(self, id: MigrationId) -> Vec<u8> {
         [&self.prefix()[..], id.0.as_bytes()].concat()
@@ -148,6 +159,13 @@ impl SetKey {
     pub(super) fn of_face(self, key: &[u8]) -> Vec<u8> {
         [&self.prefix(), key.get(8..).unwrap_or_default()].concat()
     }
+}
+
+/// The id in a key of [`Tree::Documents`].
+pub(super) fn document_of_key(key: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let known = key.get(8).is_some_and(|number| usize::from(*number) < Collection::ALL.len());
+    let id = key.get(9..).filter(|_| known);
+    id.map(<[u8]>::to_vec).ok_or_else(|| Tree::Documents.damaged("a key is not that of a document"))
 }
 
 /// The subject id in a key of [`Tree::Subjects`].

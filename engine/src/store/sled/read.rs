@@ -9,14 +9,15 @@ use super::codec::{
     decode_answer, decode_change, decode_counts, decode_face, decode_gallery, decode_migration, decode_subject,
 };
 use super::layout::{
-    GalleryKey, Tree, decode_key, gallery_of_key, join_pieces, migration_of_key, owner_of_value, subject_of_key,
+    GalleryKey, Tree, decode_key, document_of_key, gallery_of_key, join_pieces, migration_of_key, owner_of_value,
+    subject_of_key,
 };
 use super::sets::FeatureSet;
 use super::{Core, SledStore, database, guarded};
 use crate::ids::{FaceId, GalleryId, SubjectId};
 use crate::store::{
-    Change, CheckReport, Committed, Gallery, GalleryCounts, Migration, Operation, StandbyFace, Store, StoreError,
-    StoredAnswer, StoredFace, Subject,
+    Change, CheckReport, Collection, Committed, Document, DocumentKey, Gallery, GalleryCounts, Migration, Operation,
+    StandbyFace, Store, StoreError, StoredAnswer, StoredFace, Subject,
 };
 
 /// Faces read in one go of a scan, between which writers get their turn.
@@ -243,6 +244,41 @@ impl Store for SledStore {
             }
         };
         self.scan(gallery, read, visit)
+    }
+
+    fn document(&self, key: &DocumentKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|core| {
+            let scope = match &key.gallery {
+                None => Some(GalleryKey::NONE),
+                Some(gallery) => core.entry(gallery)?.map(|(key, _)| key),
+            };
+            let Some(scope) = scope else { return Ok(None) };
+            let value = core.value(Tree::Documents, &scope.document(key.collection, &key.id))?;
+            Ok(value.map(|value| value.to_vec()))
+        })
+    }
+
+    fn documents(
+        &self,
+        gallery: Option<&GalleryId>,
+        collection: Collection,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Document>, StoreError> {
+        self.read(|core| {
+            let scope = gallery.map_or(Ok(GalleryKey::NONE), |gallery| core.existing(gallery).map(|(key, _)| key))?;
+            let from = after.filter(|after| *after >= prefix);
+            let from = from.map_or(Bound::Unbounded, |after| Bound::Excluded(scope.document(collection, after)));
+            core.rows(Tree::Documents, &scope.document(collection, prefix), from)
+                .take(limit)
+                .map(|row| {
+                    let (key, first) = row?;
+                    let value = core.whole(Tree::Documents, &key, first)?;
+                    Ok((document_of_key(&key)?, value.to_vec()))
+                })
+                .collect()
+        })
     }
 
     fn commit(&self, at: Timestamp, operations: &[Operation]) -> Result<Committed, StoreError> {

@@ -76,7 +76,7 @@ pub(crate) fn there_and_back(store: &dyn Store) {
     assert_eq!(committed.changes, 1);
     let gallery = store.gallery(&gid("g")).unwrap().unwrap();
     assert_eq!((gallery.model_id.0.as_str(), gallery.dim), ("other-fedcba9876543210", OTHER));
-    assert_eq!((gallery.threshold, gallery.revision), (Some(0.5), committed.last_seq));
+    assert_eq!((gallery.thresholds, gallery.revision), (score(0.5), committed.last_seq));
     assert_eq!(store.faces(&gid("g"), &sid("x")).unwrap(), standby);
     assert_eq!(store.face(&gid("g"), fid(2)).unwrap().as_ref(), Some(&standby[1]));
     assert_eq!(store.standby_faces(&gid("g"), &sid("x")).unwrap(), before[..2]);
@@ -84,7 +84,7 @@ pub(crate) fn there_and_back(store: &dyn Store) {
 
     commit(store, &[switch("g", 1, false)]).unwrap();
     assert_eq!(scan(store, &gid("g")), before);
-    assert_eq!(store.gallery(&gid("g")).unwrap().unwrap().threshold, Some(0.25));
+    assert_eq!(store.gallery(&gid("g")).unwrap().unwrap().thresholds, score(0.25));
     assert_eq!(stage(store, "g", 1), Stage::RolledBack);
     commit(store, &[switch("g", 1, true)]).unwrap();
     assert_eq!(stage(store, "g", 1), Stage::CutOver);

@@ -22,12 +22,13 @@ fn expected() -> impl Strategy<Value = Option<u64>> {
 /// Few ids, so that operations meet.
 fn operation() -> impl Strategy<Value = Operation> {
     let ids = (prop::sample::select(vec!["a", "b"]), prop::sample::select(vec!["x", "x-", "y"]));
-    (ids, 0..8_u128, expected(), 0..14_u8).prop_map(|((g, s), number, expected, kind)| {
-        let labelled = Subject { labels: vec![format!("l{number}")], ..subject(s) };
+    (ids, 0..8_u128, expected(), 0..18_u8).prop_map(|((g, s), number, expected, kind)| {
+        let consent = if number % 2 == 0 { Consent::NotRecorded } else { Consent::Withdrawn };
+        let labelled = Subject { labels: vec![format!("l{number}")], consent, ..subject(s) };
         match kind {
             0 | 1 => create_gallery(g),
             2 => {
-                Operation::UpdateGallery { gallery: Gallery { threshold: Some(number as f32), ..gallery(g) }, expected }
+                Operation::UpdateGallery { gallery: Gallery { thresholds: thresholds(number), ..gallery(g) }, expected }
             }
             3 => Operation::DeleteGallery { gallery: gid(g), expected },
             4 => create_subject(g, s),
@@ -36,9 +37,28 @@ fn operation() -> impl Strategy<Value = Operation> {
             8 => Operation::DeleteSubject { gallery: gid(g), subject: sid(s), expected },
             9..=11 => add_face(g, s, number),
             12 => Operation::AddFace { gallery: gid(g), face: face(s, number), crop: None },
-            _ => delete_face(g, s, number),
+            13 => delete_face(g, s, number),
+            14 => {
+                let to = sid(if number % 2 == 0 { "x" } else { "x-" });
+                Operation::MoveFace { gallery: gid(g), from: sid(s), to, face: fid(number) }
+            }
+            15 => Operation::RestoreSubject { gallery: gid(g), subject: Subject { revision: 7, ..labelled } },
+            16 => {
+                let scope = (number > 2).then_some(g);
+                put_document(scope, Collection::Pairs, s.as_bytes(), vec![b'p'; number as usize * 1366])
+            }
+            _ => {
+                let gallery = (number > 2).then(|| gid(g));
+                let key = DocumentKey { gallery, collection: Collection::Pairs, id: s.as_bytes().to_vec() };
+                Operation::RemoveDocument { key }
+            }
         }
     })
+}
+
+fn thresholds(number: u128) -> Thresholds {
+    let review = (number > 4).then_some(ThresholdSetting::Fpir(0.01));
+    Thresholds { review, ..score(number as f32) }
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -139,3 +139,50 @@ pub(crate) fn deleting_takes_faces_along(store: &dyn Store) {
     assert_eq!(store.face(&gid("a"), fid(4)).unwrap(), None);
     dump(store);
 }
+
+fn move_face(gallery: &str, from: &str, to: &str, number: u128) -> Operation {
+    Operation::MoveFace { gallery: gid(gallery), from: sid(from), to: sid(to), face: fid(number) }
+}
+
+pub(crate) fn faces_move(store: &dyn Store) {
+    let faces = [add_face("a", "x", 5), add_face("a", "x", 6), add_face("a", "y", 7)];
+    commit(store, &[create_gallery("a"), create_subject("a", "x"), create_subject("a", "y")]).unwrap();
+    commit(store, &faces).unwrap();
+    let before = dump(store);
+    for (operation, wanted) in [
+        (move_face("a", "x", "z", 5), "there is no subject z"),
+        (move_face("a", "z", "x", 5), "there is no subject z"),
+        (move_face("a", "y", "x", 5), "there is no face"),
+        (move_face("b", "x", "y", 5), "there is no gallery b"),
+    ] {
+        let error = commit(store, &[operation]).unwrap_err().to_string();
+        assert!(error.starts_with(wanted), "{error}");
+    }
+    assert!(commit(store, &[move_face("a", "x", "y", 5), create_gallery("a")]).is_err());
+    assert_eq!(dump(store), before);
+    assert_eq!(commit(store, &[move_face("a", "x", "x", 5)]).unwrap().changes, 0);
+
+    commit(store, &[move_face("a", "x", "y", 6), move_face("a", "x", "y", 5)]).unwrap();
+    let (x, y) = (store.faces(&gid("a"), &sid("x")).unwrap(), store.faces(&gid("a"), &sid("y")).unwrap());
+    assert_eq!((x.len(), y.len()), (0, 3));
+    let mut moved = face("x", 5);
+    moved.face.subject = sid("y");
+    assert_eq!(y[0], moved, "nothing else of it has changed");
+    let last = store.changes(store.last_seq().unwrap() - 1, 1).unwrap().remove(0);
+    assert_eq!(last.kind, ChangeKind::FaceMoved(sid("y"), fid(5), sid("x")));
+    dump(store);
+    commit(store, &[delete_subject("a", "y")]).unwrap();
+    assert_eq!(store.crop(&gid("a"), fid(5)).unwrap(), None);
+    dump(store);
+}
+
+pub(crate) fn a_subject_is_restored(store: &dyn Store) {
+    let record = Subject { revision: 2, expires_at: Some(at(70)), consent: Consent::Granted, ..subject("x") };
+    let create = Operation::CreateSubject { gallery: gid("a"), subject: record.clone() };
+    let restore = || Operation::RestoreSubject { gallery: gid("a"), subject: record.clone() };
+    commit(store, &[create_gallery("a"), create]).unwrap();
+    assert!(matches!(commit(store, &[restore()]), Err(StoreError::SubjectExists(..))));
+    commit(store, &[delete_subject("a", "x"), create_subject("a", "y"), restore()]).unwrap();
+    assert_eq!(store.subject(&gid("a"), &sid("x")).unwrap(), Some(record));
+    dump(store);
+}

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::more::{MigrationMore, ThresholdsMore, decode_both, encode_both, join_thresholds, split_thresholds};
 use super::{TimeRecord, decode, encode};
 use crate::face::Style;
 use crate::ids::{MigrationId, ModelId};
@@ -99,13 +100,14 @@ struct SideRecord {
 
 impl From<&Side> for SideRecord {
     fn from(side: &Side) -> Self {
-        Self { model_id: side.model_id.0.clone(), dim: side.dim, threshold: side.threshold }
+        Self { model_id: side.model_id.0.clone(), dim: side.dim, threshold: split_thresholds(side.thresholds).0 }
     }
 }
 
-impl From<SideRecord> for Side {
-    fn from(record: SideRecord) -> Self {
-        Self { model_id: ModelId(record.model_id), dim: record.dim, threshold: record.threshold }
+impl SideRecord {
+    fn read(self, more: ThresholdsMore) -> Side {
+        let thresholds = join_thresholds(self.threshold, more);
+        Side { model_id: ModelId(self.model_id), dim: self.dim, thresholds }
     }
 }
 
@@ -150,16 +152,16 @@ pub(in crate::store::sled) fn encode_migration(migration: &Migration) -> Result<
         created_at: migration.created_at.into(),
         updated_at: migration.updated_at.into(),
     };
-    encode(Tree::Migrations, &record)
+    encode_both(Tree::Migrations, &record, &MigrationMore::of(migration))
 }
 
 /// Decodes a row of [`Tree::Migrations`].
 pub(in crate::store::sled) fn decode_migration(id: MigrationId, bytes: &[u8]) -> Result<Migration, StoreError> {
-    let record: MigrationRecord = decode(Tree::Migrations, bytes)?;
+    let (record, more): (MigrationRecord, MigrationMore) = decode_both(Tree::Migrations, bytes)?;
     Ok(Migration {
         id,
-        from: record.from.into(),
-        to: record.to.into(),
+        from: record.from.read(more.from),
+        to: record.to.read(more.to),
         stage: match record.stage {
             StageRecord::Embedding => Stage::Embedding,
             StageRecord::Ready => Stage::Ready,

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use vultus_migrations::v0001_initial as frozen;
 use vultus_migrations::v0002_feature_sets as second;
+use vultus_migrations::v0003_decisions as third;
 
 use crate::face::Style;
 use crate::ids::MigrationId;
@@ -10,7 +11,10 @@ use crate::store::record::{FaceSource, Gallery, GalleryKind};
 use crate::store::sled::codec::*;
 use crate::store::sled::layout::*;
 use crate::store::suite::*;
-use crate::store::{Change, ChangeKind, GalleryCounts, Migration, Side, Stage};
+use crate::store::{
+    Change, ChangeKind, Collection, Consent, GalleryCounts, Guard, Guards, Migration, Side, Stage, ThresholdSetting,
+    Thresholds,
+};
 use crate::template::{Fusion, FusionRule};
 
 const TIME: frozen::Time = frozen::Time { second: -77, nanosecond: -250_000_000 };
@@ -25,12 +29,13 @@ fn bytes(record: &impl serde::Serialize) -> Vec<u8> {
 
 #[test]
 fn trees_and_limits() {
-    assert_eq!(Tree::ALL.map(Tree::name), second::TREES);
+    assert_eq!(Tree::ALL.map(Tree::name), third::TREES);
+    assert_eq!(third::TREES[..17], second::TREES);
     assert_eq!(second::TREES[..13], frozen::TREES);
     assert!(Tree::ALL.iter().enumerate().all(|(number, tree)| *tree as usize == number));
     assert_eq!(PIECE_BYTES, frozen::PIECE_BYTES);
     assert_eq!(NEXT_GALLERY, frozen::NEXT_GALLERY_KEY.as_bytes());
-    assert_eq!(vultus_migrations::SCHEMA_VERSION, 2, "a new version needs its own comparison");
+    assert_eq!(vultus_migrations::SCHEMA_VERSION, 3, "a new version needs its own comparison");
 }
 
 #[test]
@@ -74,7 +79,7 @@ fn galleries() {
         ] {
             let ours = Gallery {
                 kind,
-                fusion: Some(Fusion { rule, tau: 1.5 }),
+                fusion: Some(Fusion { rule, tau: 1.5, robust: false }),
                 created_at: time(),
                 revision: 5,
                 ..gallery("a")
@@ -85,7 +90,7 @@ fn galleries() {
                 model_id: ours.model_id.0.clone(),
                 dim: DIM,
                 fusion: Some(frozen::Fusion { rule: frozen_rule, tau: 1.5 }),
-                threshold: ours.threshold,
+                threshold: Some(0.25),
                 min_quality: None,
                 keep_crops: true,
                 label: ours.label.clone(),
@@ -214,11 +219,14 @@ fn migrations() {
             updated_at: time(),
             ..migration(7, 4)
         };
-        let side =
-            |side: &Side| second::Side { model_id: side.model_id.0.clone(), dim: side.dim, threshold: side.threshold };
+        let side = |side: &Side, threshold| second::Side {
+            model_id: side.model_id.0.clone(),
+            dim: side.dim,
+            threshold: Some(threshold),
+        };
         let theirs = second::Migration {
-            from: side(&ours.from),
-            to: side(&ours.to),
+            from: side(&ours.from, 0.25),
+            to: side(&ours.to, 0.5),
             stage: frozen_stage,
             standby_faces: 300,
             failure: ours.failure.clone(),
@@ -229,8 +237,93 @@ fn migrations() {
         assert_eq!(encode_migration(&ours).unwrap(), bytes(&theirs));
         assert_eq!(decode_migration(ours.id, &bytes(&theirs)).unwrap(), ours);
     }
-    let caface = Gallery { fusion: Some(Fusion { rule: FusionRule::Caface, tau: 1.0 }), ..gallery("a") };
+    let caface = Gallery { fusion: Some(Fusion { rule: FusionRule::Caface, tau: 1.0, robust: false }), ..gallery("a") };
     let encoded = encode_gallery(GalleryKey(1), &caface).unwrap();
     assert_eq!(decode_gallery(gid("a"), &encoded).unwrap().1, caface);
     assert_eq!(bytes(&second::FusionRule::Caface), [4]);
+}
+
+#[test]
+fn records_that_go_on() {
+    let plain = Gallery { fusion: Some(Fusion { rule: FusionRule::Mean, tau: 1.0, robust: false }), ..gallery("a") };
+    let base = encode_gallery(GalleryKey(3), &plain).unwrap();
+    let rate = Thresholds { matching: Some(ThresholdSetting::Fpir(0.01)), review: Some(ThresholdSetting::Score(0.5)) };
+    let ours = Gallery {
+        fusion: Some(Fusion { rule: FusionRule::Mean, tau: 1.0, robust: true }),
+        thresholds: Thresholds { matching: Some(ThresholdSetting::Score(0.25)), ..rate },
+        guards: Guards { wrong_person: Guard::Off, duplicate_subject: Guard::Score(0.75) },
+        ..plain.clone()
+    };
+    let thresholds = third::ThresholdsMore { fpir: None, review: Some(third::Threshold::Score(0.5)) };
+    let theirs = third::GalleryMore {
+        thresholds,
+        wrong_person: third::Guard::Off,
+        duplicate_subject: third::Guard::Score(0.75),
+        robust: true,
+    };
+    assert_eq!(encode_gallery(GalleryKey(3), &ours).unwrap(), [base, bytes(&theirs)].concat());
+    let read = decode_gallery(gid("a"), &encode_gallery(GalleryKey(3), &ours).unwrap()).unwrap().1;
+    assert_eq!(read, ours);
+    let by_rate = Gallery { thresholds: rate, ..plain };
+    let read = decode_gallery(gid("a"), &encode_gallery(GalleryKey(3), &by_rate).unwrap()).unwrap().1;
+    assert_eq!(read, by_rate);
+
+    for (consent, frozen_consent) in [
+        (Consent::NotRecorded, third::Consent::NotRecorded),
+        (Consent::Granted, third::Consent::Granted),
+        (Consent::Pending, third::Consent::Pending),
+        (Consent::Withdrawn, third::Consent::Withdrawn),
+    ] {
+        let ours = crate::store::Subject { expires_at: Some(time()), consent, ..subject("x") };
+        let base = encode_subject(&subject("x")).unwrap();
+        let theirs = third::SubjectMore { expires_at: Some(TIME), consent: frozen_consent };
+        let encoded = encode_subject(&ours).unwrap();
+        assert_eq!(encoded, [base, bytes(&theirs)].concat());
+        assert!(decode_subject(sid("x"), &encoded).unwrap() == ours);
+        assert!(decode_subject(sid("x"), &[&encoded[..], &[0]].concat()).is_err());
+        assert!(decode_subject(sid("x"), &encoded[..encoded.len() - 1]).is_err());
+    }
+
+    for number in 4..7 {
+        let ours = face("x", number).face;
+        let mut plain = ours.clone();
+        (plain.picture, plain.overrides) = (None, Vec::new());
+        let of = |check, subject| third::Override { check, value: 0.25, required: 0.5, subject };
+        let overrides = match number {
+            5 => vec![of(third::Check::Quality, None), of(third::Check::DuplicateSubject, Some("twin".to_owned()))],
+            6 => vec![of(third::Check::WrongPerson, None)],
+            _ => Vec::new(),
+        };
+        let theirs = third::FaceMore { picture: Some([number as u8; 16]), overrides };
+        let encoded = encode_face(&ours).unwrap();
+        assert_eq!(encoded, [encode_face(&plain).unwrap(), bytes(&theirs)].concat());
+        assert_eq!(decode_face(sid("x"), fid(number), &encoded).unwrap(), ours);
+    }
+
+    let mut ours = migration(7, 4);
+    let base = encode_migration(&ours).unwrap();
+    ours.to.thresholds.review = Some(ThresholdSetting::Fpir(0.02));
+    let to = third::ThresholdsMore { fpir: None, review: Some(third::Threshold::Fpir(0.02)) };
+    let theirs = third::MigrationMore { from: third::ThresholdsMore::default(), to };
+    let encoded = encode_migration(&ours).unwrap();
+    assert_eq!(encoded, [base, bytes(&theirs)].concat());
+    assert_eq!(decode_migration(ours.id, &encoded).unwrap(), ours);
+}
+
+#[test]
+fn moves_and_documents() {
+    let ours =
+        Change { seq: 9, at: time(), gallery: gid("a"), kind: ChangeKind::FaceMoved(sid("x"), fid(5), sid("y")) };
+    let kind = third::ChangeKind::FaceMoved("x".to_owned(), 5_u128.to_be_bytes(), "y".to_owned());
+    let theirs = [bytes(&TIME), bytes(&"a"), bytes(&kind)].concat();
+    assert_eq!(encode_change(&ours).unwrap(), theirs);
+    assert_eq!(decode_change(9, &theirs).unwrap(), ours);
+    let added = third::ChangeKind::FaceAdded("x".to_owned(), 5_u128.to_be_bytes());
+    assert_eq!(bytes(&added), bytes(&frozen::ChangeKind::FaceAdded("x".to_owned(), 5_u128.to_be_bytes())));
+
+    assert_eq!(GalleryKey::NONE, GalleryKey(third::NO_GALLERY));
+    assert_eq!(GalleryKey(1).document(Collection::Reviews, b"id"), [0, 0, 0, 0, 0, 0, 0, 1, 3, b'i', b'd']);
+    assert_eq!(document_of_key(&GalleryKey::NONE.document(Collection::Cursors, b"id")).unwrap(), b"id");
+    assert!(document_of_key(&GalleryKey(1).prefix()).is_err());
+    assert!(Collection::ALL.iter().enumerate().all(|(number, of)| *of as usize == number));
 }

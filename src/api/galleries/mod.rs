@@ -1,130 +1,25 @@
 //! `/v1/galleries`: enrolled sets.
 
+mod settings;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use vultus_engine::gallery::GallerySettings;
-use vultus_engine::ids::GalleryId;
 use vultus_engine::store::{Gallery, GalleryCounts, GalleryKind};
 
+pub use self::settings::{CreateGallery, GuardSpec, GuardsSpec, KindName, PatchGallery, PutGallery};
+
+use self::settings::SettingsBody;
+use super::decision::ThresholdRequest;
 use super::paging::{Page, PageParams};
 use super::params::{GalleryPath, IfMatchHeader};
-use super::wire::{FusionPatch, FusionSpec, ThresholdPatch, ThresholdRequest};
+use super::wire::FusionSpec;
 use crate::app::App;
 use crate::extract::condition::{IfMatch, etag, until_settled};
-use crate::extract::object;
 use crate::extract::{Json, Path, Query};
 use crate::problem::{Code, Problem};
-
-/// What a row of a gallery's index is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = GalleryKind)]
-pub enum KindName {
-    /// One template a subject, fused from all of the subject's faces.
-    #[default]
-    Consolidated,
-    /// One row a face.
-    Events,
-}
-
-/// Settings of a gallery that can be changed.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SettingsBody {
-    /// How templates are fused; null follows the model.
-    #[serde(deserialize_with = "object::optional")]
-    pub fusion: Option<FusionSpec>,
-    /// From which score a candidate is a match; null follows the server.
-    #[serde(deserialize_with = "object::optional")]
-    pub threshold: Option<ThresholdRequest>,
-    /// Faces below this quality (0 to 1) are refused at enrolment; null accepts all.
-    pub min_quality: Option<f32>,
-    /// Keep aligned crops, which a later change of model needs.
-    pub keep_crops: bool,
-    /// Free text for people, at most 1,000 characters.
-    pub label: Option<String>,
-}
-
-/// A JSON merge patch (RFC 7396) of a gallery's settings: what is left out stays, null resets.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = GalleryPatch)]
-#[allow(dead_code, reason = "documents what a patch can hold; it is merged as JSON")]
-pub struct PatchGallery {
-    /// How templates are fused.
-    fusion: Option<FusionPatch>,
-    /// From which score a candidate is a match.
-    threshold: Option<ThresholdPatch>,
-    /// Faces below this quality (0 to 1) are refused at enrolment.
-    #[schema(minimum = 0.0, maximum = 1.0)]
-    min_quality: Option<f32>,
-    /// Keep aligned crops.
-    keep_crops: Option<bool>,
-    /// Free text for people, at most 1,000 characters.
-    #[schema(max_length = 1000)]
-    label: Option<String>,
-}
-
-/// A new gallery.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = NewGallery, example = json!({"id": "staff", "min_quality": 0.05}))]
-pub struct CreateGallery {
-    /// Chosen by you: 1 to 128 characters out of A-Z a-z 0-9 _ . : -
-    #[schema(value_type = String, pattern = "^[A-Za-z0-9_.:-]{1,128}$")]
-    pub id: GalleryId,
-    /// What is searched. Cannot be changed later.
-    #[serde(default)]
-    pub kind: KindName,
-    /// Name or id of an installed model; the server's own where left out. Changed later by a migration.
-    #[serde(default)]
-    #[schema(max_length = 128, nullable = false)]
-    pub model: Option<String>,
-    /// How templates are fused; null follows the model.
-    #[serde(default, deserialize_with = "object::optional")]
-    pub fusion: Option<FusionSpec>,
-    /// From which score a candidate is a match; null follows the server.
-    #[serde(default, deserialize_with = "object::optional")]
-    pub threshold: Option<ThresholdRequest>,
-    /// Faces below this quality (0 to 1) are refused at enrolment; null accepts all.
-    #[serde(default)]
-    #[schema(minimum = 0.0, maximum = 1.0)]
-    pub min_quality: Option<f32>,
-    /// Keep aligned crops, which a later change of model needs.
-    #[serde(default)]
-    pub keep_crops: bool,
-    /// Free text for people, at most 1,000 characters.
-    #[serde(default)]
-    #[schema(max_length = 1000)]
-    pub label: Option<String>,
-}
-
-/// A new gallery under the id of the path, or new settings of the one there.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schema(as = PutGallery)]
-pub struct PutGallery {
-    /// What is searched. Cannot be changed later; left out, as it is.
-    #[schema(nullable = false)]
-    pub kind: Option<KindName>,
-    /// How templates are fused; null follows the model.
-    #[serde(deserialize_with = "object::optional")]
-    pub fusion: Option<FusionSpec>,
-    /// From which score a candidate is a match; null follows the server.
-    #[serde(deserialize_with = "object::optional")]
-    pub threshold: Option<ThresholdRequest>,
-    /// Faces below this quality (0 to 1) are refused at enrolment; null accepts all.
-    #[schema(minimum = 0.0, maximum = 1.0)]
-    pub min_quality: Option<f32>,
-    /// Keep aligned crops, which a later change of model needs.
-    pub keep_crops: bool,
-    /// Free text for people, at most 1,000 characters.
-    #[schema(max_length = 1000)]
-    pub label: Option<String>,
-}
 
 /// A gallery.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -140,9 +35,14 @@ pub struct GalleryView {
     /// How templates are fused; null follows the model.
     #[schema(required = true)]
     pub fusion: Option<FusionSpec>,
-    /// From which score a candidate is a match; null follows the server.
+    /// From where on a candidate is a match; null follows the server.
     #[schema(required = true)]
     pub threshold: Option<ThresholdRequest>,
+    /// From where on a person should look at a candidate; null follows the server.
+    #[schema(required = true)]
+    pub review_threshold: Option<ThresholdRequest>,
+    /// What enrolments are compared with.
+    pub guards: GuardsSpec,
     /// Quality a face must have; null accepts all.
     #[schema(required = true)]
     pub min_quality: Option<f32>,
@@ -175,7 +75,9 @@ impl GalleryView {
             },
             model_id: gallery.model_id.to_string(),
             fusion: gallery.fusion.map(FusionSpec::from),
-            threshold: gallery.threshold.map(|score| ThresholdRequest { score }),
+            threshold: gallery.thresholds.matching.map(ThresholdRequest::from),
+            review_threshold: gallery.thresholds.review.map(ThresholdRequest::from),
+            guards: gallery.guards.into(),
             min_quality: gallery.min_quality,
             keep_crops: gallery.keep_crops,
             label: gallery.label.clone(),
@@ -185,50 +87,6 @@ impl GalleryView {
             created_at: gallery.created_at,
             updated_at: gallery.updated_at,
         }
-    }
-}
-
-impl From<KindName> for GalleryKind {
-    fn from(kind: KindName) -> Self {
-        match kind {
-            KindName::Consolidated => Self::Consolidated,
-            KindName::Events => Self::Events,
-        }
-    }
-}
-
-impl SettingsBody {
-    fn checked(self) -> Result<GallerySettings, Problem> {
-        if self.min_quality.is_some_and(|q| !(0.0..=1.0).contains(&q)) {
-            return Err(Problem::with(Code::InvalidRequest, "min_quality is a number from 0 to 1"));
-        }
-        if self.label.as_ref().is_some_and(|label| label.chars().count() > 1000) {
-            return Err(Problem::with(Code::InvalidRequest, "label has at most 1000 characters"));
-        }
-        Ok(GallerySettings {
-            fusion: self.fusion.map(FusionSpec::checked).transpose()?,
-            threshold: self.threshold.map(ThresholdRequest::checked).transpose()?,
-            min_quality: self.min_quality,
-            keep_crops: self.keep_crops,
-            label: self.label,
-        })
-    }
-
-    fn of(gallery: &Gallery) -> Self {
-        Self {
-            fusion: gallery.fusion.map(FusionSpec::from),
-            threshold: gallery.threshold.map(|score| ThresholdRequest { score }),
-            min_quality: gallery.min_quality,
-            keep_crops: gallery.keep_crops,
-            label: gallery.label.clone(),
-        }
-    }
-}
-
-impl From<PutGallery> for (Option<KindName>, SettingsBody) {
-    fn from(body: PutGallery) -> Self {
-        let PutGallery { kind, fusion, threshold, min_quality, keep_crops, label } = body;
-        (kind, SettingsBody { fusion, threshold, min_quality, keep_crops, label })
     }
 }
 
@@ -270,8 +128,8 @@ pub async fn list(State(app): State<App>, Query(page): Query<PageParams>) -> Res
         headers(("Location" = String, description = "Where it is."), ("ETag" = String, description = "Its revision.")))),
     extensions(("x-problems" = json!(["gallery_exists", "unknown_model"]))))]
 pub async fn create(State(app): State<App>, Json(body): Json<CreateGallery>) -> Result<impl IntoResponse, Problem> {
-    let CreateGallery { id, kind, model, fusion, threshold, min_quality, keep_crops, label } = body;
-    let settings = SettingsBody { fusion, threshold, min_quality, keep_crops, label }.checked()?;
+    let (id, kind, model, settings) = body.parts();
+    let settings = settings.checked()?;
     app.blocking(move |app| {
         let models = app.pipeline.models();
         let model = model.map(|model| models.resolve(&model)).transpose()?;
@@ -358,7 +216,7 @@ pub async fn patch(
     app.blocking(move |app| {
         until_settled(condition, &[Code::RevisionMismatch], || {
             let there = app.database.gallery(&id)?;
-            let settings: SettingsBody = super::merge(SettingsBody::of(&there), patch.clone())?;
+            let settings = super::merge(SettingsBody::of(&there).before_patch(&patch), patch.clone())?;
             // Bound to what was just read even without If-Match, so that no other change is lost.
             let expected = condition.revision().unwrap_or(there.revision);
             let gallery = app.database.update_gallery(&id, settings.checked()?, Some(expected))?;
