@@ -51,6 +51,14 @@ impl From<GalleryError> for Problem {
             },
             GalleryError::CalibrationMissing(_) => Self::with(Code::CalibrationMissing, error.to_string()),
             GalleryError::Stopping => Self::new(Code::NotReady),
+            GalleryError::NotMatchable(_) | GalleryError::ConsentMissing(_) => {
+                Self::with(Code::ConsentMissing, error.to_string())
+            }
+            GalleryError::KeptApart(..) => Self::with(Code::KeptApart, error.to_string()),
+            GalleryError::AlreadyUndone(_) => Self::with(Code::AlreadyUndone, error.to_string()),
+            GalleryError::NoRegrouping(..) => Self::with(Code::RegroupingNotFound, error.to_string()),
+            GalleryError::NoReview(..) => Self::with(Code::ReviewNotFound, error.to_string()),
+            GalleryError::SameSubject(_) => Self::with(Code::InvalidRequest, error.to_string()),
             GalleryError::SameModel(..) | GalleryError::NoCaface { .. } | GalleryError::NeedsImages(_) => {
                 Self::with(Code::InvalidRequest, error.to_string())
             }

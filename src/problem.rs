@@ -50,6 +50,8 @@ codes! {
     FaceNotFound "face_not_found" NOT_FOUND "There is no such face of the subject."
     ModelNotFound "model_not_found" NOT_FOUND "There is no such model."
     CropNotFound "crop_not_found" NOT_FOUND "No crop is kept of this face."
+    RegroupingNotFound "regrouping_not_found" NOT_FOUND "There is no such merge, split or move in the gallery."
+    ReviewNotFound "review_not_found" NOT_FOUND "There is no such review of the gallery."
     MigrationNotFound "migration_not_found" NOT_FOUND "There is no such migration of the gallery."
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The resource does not have this method."
     RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request was not done in time."
@@ -59,6 +61,9 @@ codes! {
     MigrationStage "migration_stage" CONFLICT "The migration is not at a stage at which this can be done."
     MigrationIncomplete "migration_incomplete" CONFLICT "Faces of the gallery have no feature of the other model."
     ModelMismatch "model_mismatch" CONFLICT "The embeddings are of different models and cannot be compared."
+    ConsentMissing "consent_missing" CONFLICT "The subject may not be matched or enrolled."
+    KeptApart "kept_apart" CONFLICT "The subjects are known to be two people."
+    AlreadyUndone "already_undone" CONFLICT "It was undone already."
     CalibrationMissing "calibration_missing" CONFLICT "The gallery is not calibrated, so a rate cannot be turned into a score."
     IdempotencyInProgress "idempotency_in_progress" CONFLICT "A request with this Idempotency-Key is still being served."
     RevisionMismatch "revision_mismatch" PRECONDITION_FAILED "The resource has changed since it was read."
@@ -76,6 +81,8 @@ codes! {
     NoFace "no_face" UNPROCESSABLE_ENTITY "There is no face in the image."
     SeveralFaces "several_faces" UNPROCESSABLE_ENTITY "There are several faces in the image and none was chosen."
     QualityTooLow "quality_too_low" UNPROCESSABLE_ENTITY "The face's quality is below what is required."
+    WrongPerson "wrong_person" UNPROCESSABLE_ENTITY "The face is not like the subject's other faces."
+    DuplicateSubject "duplicate_subject" UNPROCESSABLE_ENTITY "The face is like another subject."
     FaceUnusable "face_unusable" UNPROCESSABLE_ENTITY "The face cannot be aligned or embedded."
     SubjectHasNoFaces "subject_has_no_faces" UNPROCESSABLE_ENTITY "The subject has no faces to compare with."
     FacesContradict "faces_contradict" UNPROCESSABLE_ENTITY "The faces cancel each other out and give no template."
@@ -131,14 +138,18 @@ pub struct Problem {
     /// With `several_faces`: the faces found, best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faces: Vec<ProblemFace>,
-    /// With `quality_too_low`: what the face has.
+    /// With `quality_too_low`, `wrong_person` and `duplicate_subject`: what the face has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub value: Option<f64>,
-    /// With `quality_too_low`: what is required. With limits: the limit.
+    /// With these: what is required. With limits: the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub required: Option<f64>,
+    /// With `wrong_person` and `duplicate_subject`: the other subject that the face is like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub subject: Option<String>,
     /// With `model_mismatch`: the model id that is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -158,6 +169,7 @@ impl Problem {
             faces: Vec::new(),
             value: None,
             required: None,
+            subject: None,
             expected_model_id: None,
         }
     }

@@ -29,11 +29,11 @@ pub enum IdError {
     #[error("a media id has 1 to 256 bytes and no control characters")]
     BadMedia,
     /// Not a UUID.
-    #[error("a face id is a UUID")]
-    BadFace,
-    /// Not a UUID.
-    #[error("a migration id is a UUID")]
-    BadMigration,
+    #[error("a {kind} id is a UUID")]
+    BadUuid {
+        /// Which identifier was wanted.
+        kind: &'static str,
+    },
 }
 
 fn is_name(text: &str) -> bool {
@@ -129,55 +129,55 @@ impl fmt::Display for ModelId {
     }
 }
 
-/// Names one enrolled face. UUIDv7, assigned at enrolment.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
-#[serde(transparent)]
-pub struct FaceId(pub Uuid);
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
 
-impl FaceId {
-    /// A fresh UUIDv7.
-    pub fn generate() -> Self {
-        Self(Uuid::now_v7())
-    }
+        impl $name {
+            /// A fresh UUIDv7.
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Uuid::parse_str(text).map(Self).map_err(|_| IdError::BadUuid { kind: $kind })
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
 }
 
-impl std::str::FromStr for FaceId {
-    type Err = IdError;
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        Uuid::parse_str(text).map(Self).map_err(|_| IdError::BadFace)
-    }
-}
-
-impl fmt::Display for FaceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Names a gallery's move to another model. UUIDv7, so that migrations sort by the time they were started.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
-#[serde(transparent)]
-pub struct MigrationId(pub Uuid);
-
-impl MigrationId {
-    /// A fresh UUIDv7.
-    pub fn generate() -> Self {
-        Self(Uuid::now_v7())
-    }
-}
-
-impl std::str::FromStr for MigrationId {
-    type Err = IdError;
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        Uuid::parse_str(text).map(Self).map_err(|_| IdError::BadMigration)
-    }
-}
-
-impl fmt::Display for MigrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+uuid_id!(
+    /// Names one enrolled face. UUIDv7, assigned at enrolment.
+    FaceId,
+    "face"
+);
+uuid_id!(
+    /// Names a gallery's move to another model. UUIDv7, so that migrations sort by the time they were started.
+    MigrationId,
+    "migration"
+);
+uuid_id!(
+    /// Names a merge, a split or a move of faces. UUIDv7, so that they sort by the time they were done.
+    RegroupingId,
+    "regrouping"
+);
+uuid_id!(
+    /// Names what a person said of a candidate. UUIDv7, so that reviews sort by the time they were given.
+    ReviewId,
+    "review"
+);
 
 /// Names the photo or video a face came from. Faces with the same media id count as one view in a template.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]

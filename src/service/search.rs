@@ -147,7 +147,7 @@ pub async fn search(
     galleries: Vec<GalleryId>,
     mut made: Probes,
     options: &ProbeOptions,
-    query: SearchQuery,
+    query: &SearchQuery,
 ) -> Result<(Vec<Searched>, Arc<Embedder>, f64), Problem> {
     for attempt in 1.. {
         let (probes, outcome) = search_once(app, &galleries, made.probes, &made.model, query).await?;
@@ -183,15 +183,15 @@ async fn search_once(
     galleries: &[GalleryId],
     probes: Vec<Probe>,
     model: &Arc<Embedder>,
-    query: SearchQuery,
+    query: &SearchQuery,
 ) -> Result<(Vec<Probe>, Result<(Results, f64), Problem>), Problem> {
-    let (galleries, model) = (galleries.to_vec(), Arc::clone(model));
+    let (galleries, model, query) = (galleries.to_vec(), Arc::clone(model), query.clone());
     app.blocking(move |app| {
         let started = Instant::now();
         let one = |probe: &Probe| {
             let answers = galleries.iter().map(|gallery| {
                 let vector = &probe.template.vector;
-                Ok((gallery.clone(), app.database.search(gallery, &model.served().id, vector, query)?))
+                Ok((gallery.clone(), app.database.search(gallery, &model.served().id, vector, &query)?))
             });
             answers.collect::<Result<Vec<_>, Problem>>()
         };

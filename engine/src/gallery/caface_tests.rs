@@ -102,7 +102,7 @@ fn face(axis: usize, style: Option<([u8; 8], f32)>) -> NewFace {
 fn match_axis(database: &Database, axis: usize) -> (f32, Vec<f32>) {
     let probe = face(axis, None).feature.embedding;
     let found = database.verify(&gid(), &sid(), &styled(), &probe, Thresholds::default()).unwrap();
-    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, thresholds: Thresholds::default(), explain: true };
+    let query = &SearchQuery { mode: SearchMode::Exact, explain: true, ..SearchQuery::plain(1) };
     let searched = database.search(&gid(), &styled(), &probe, query).unwrap().candidates.remove(0);
     approx::assert_abs_diff_eq!(searched.score, found.score, epsilon = 1e-6);
     let weights: Vec<f32> = found.faces.iter().map(|face| face.part.weight).collect();

@@ -11,12 +11,11 @@ use super::GalleryError;
 use super::mover::Mover;
 use super::open::OpenGallery;
 use super::open::State;
-use crate::ids::{FaceId, GalleryId, ModelId, SubjectId};
+use crate::ids::{GalleryId, ModelId};
 use crate::index::IndexConfig;
 use crate::model::{ModelSource, ServedModel};
 use crate::store::{
-    Consent, Gallery, GalleryCounts, GalleryKind, Guards, Operation, Store, StoreError, StoredAnswer, StoredFace,
-    Subject, Thresholds,
+    Gallery, GalleryCounts, GalleryKind, Guards, Operation, Store, StoreError, StoredAnswer, Thresholds,
 };
 use crate::template::{Fusion, FusionRule};
 
@@ -51,19 +50,6 @@ pub struct GallerySettings {
     pub keep_crops: bool,
     /// See [`Gallery::label`].
     pub label: Option<String>,
-}
-
-/// What a caller may set of a subject.
-#[derive(Clone, Default, PartialEq)]
-pub struct SubjectSettings {
-    /// See [`Subject::labels`].
-    pub labels: Vec<String>,
-    /// See [`Subject::metadata`].
-    pub metadata: String,
-    /// See [`Subject::expires_at`].
-    pub expires_at: Option<Timestamp>,
-    /// See [`Subject::consent`].
-    pub consent: Consent,
 }
 
 /// All galleries of a store.
@@ -248,75 +234,14 @@ impl Database {
         Ok(())
     }
 
-    /// Adds a subject without faces.
-    pub fn create_subject(
-        &self,
-        gallery: &GalleryId,
-        id: SubjectId,
-        settings: SubjectSettings,
-    ) -> Result<Subject, GalleryError> {
-        let subject = new_subject(id, settings);
-        let operation = Operation::CreateSubject { gallery: gallery.clone(), subject: subject.clone() };
-        let committed = self.store.commit(subject.created_at, &[operation])?;
-        Ok(Subject { revision: committed.last_seq, ..subject })
-    }
-
-    /// Replaces a subject's labels and metadata.
-    pub fn update_subject(
-        &self,
-        gallery: &GalleryId,
-        id: &SubjectId,
-        settings: SubjectSettings,
-        expected: Option<u64>,
-    ) -> Result<Subject, GalleryError> {
-        let there = self.subject(gallery, id)?;
-        let subject = Subject { created_at: there.created_at, ..new_subject(id.clone(), settings) };
-        let operation = Operation::UpdateSubject { gallery: gallery.clone(), subject: subject.clone(), expected };
-        let committed = self.store.commit(subject.updated_at, &[operation])?;
-        Ok(Subject { revision: committed.last_seq, ..subject })
-    }
-
-    /// One subject.
-    pub fn subject(&self, gallery: &GalleryId, id: &SubjectId) -> Result<Subject, GalleryError> {
-        let subject = self.store.subject(gallery, id)?;
-        Ok(subject.ok_or_else(|| StoreError::NoSubject(gallery.clone(), id.clone()))?)
-    }
-
-    /// Removes a subject with its faces.
-    pub fn delete_subject(
-        &self,
-        gallery: &GalleryId,
-        id: &SubjectId,
-        expected: Option<u64>,
-    ) -> Result<(), GalleryError> {
-        let operation = Operation::DeleteSubject { gallery: gallery.clone(), subject: id.clone(), expected };
-        self.store.commit(now(), &[operation])?;
-        self.if_in_use(gallery, |open| open.forget(self.store(), id))
-    }
-
-    /// A subject's faces in order of enrolment.
-    pub fn faces(&self, gallery: &GalleryId, subject: &SubjectId) -> Result<Vec<StoredFace>, GalleryError> {
-        self.subject(gallery, subject)?;
-        Ok(self.store.faces(gallery, subject)?)
-    }
-
-    /// One face of a subject.
-    pub fn face(&self, gallery: &GalleryId, subject: &SubjectId, id: FaceId) -> Result<StoredFace, GalleryError> {
-        self.subject(gallery, subject)?;
-        let face = self.store.face(gallery, id)?.filter(|stored| stored.face.subject == *subject);
-        Ok(face.ok_or_else(|| StoreError::NoFace(gallery.clone(), id))?)
-    }
-
-    /// Removes one face of a subject.
-    pub fn delete_face(&self, gallery: &GalleryId, subject: &SubjectId, id: FaceId) -> Result<(), GalleryError> {
-        let operation = Operation::DeleteFace { gallery: gallery.clone(), subject: subject.clone(), face: id };
-        self.store.commit(now(), &[operation])?;
-        self.if_in_use(gallery, |open| open.refresh(self.store(), subject, &[id]))
-    }
-
     /// Galleries with their indexes.
     pub(super) fn open_galleries(&self) -> Vec<Arc<OpenGallery>> {
         self.galleries.read().values().cloned().collect()
+    }
+
+    /// A gallery that is in use.
+    pub(super) fn open_gallery(&self, gallery: &GalleryId) -> Option<Arc<OpenGallery>> {
+        self.galleries.read().get(gallery).cloned()
     }
 
     /// Brings the index of a gallery after a write; one that is not in use reads the store when it is.
@@ -325,8 +250,7 @@ impl Database {
         gallery: &GalleryId,
         act: impl FnOnce(&OpenGallery) -> Result<(), GalleryError>,
     ) -> Result<(), GalleryError> {
-        let open = self.galleries.read().get(gallery).cloned();
-        open.map_or(Ok(()), |open| act(&open))
+        self.open_gallery(gallery).map_or(Ok(()), |open| act(&open))
     }
 
     /// The stored answer under an idempotency key, unless it is too old.
@@ -340,6 +264,10 @@ impl Database {
         let open: Vec<(GalleryId, Arc<OpenGallery>)> =
             self.galleries.read().iter().map(|(id, open)| (id.clone(), Arc::clone(open))).collect();
         for (gallery, open) in open {
+            open.expire();
+            if let Err(error) = self.remove_expired(&gallery) {
+                tracing::warn!(%gallery, %error, "expired subjects could not be removed");
+            }
             let State { in_use, standby, .. } = &*open.state();
             for side in std::iter::once(in_use).chain(standby.as_ref().map(|standby| &standby.side)) {
                 let work = side.index.maintain();
@@ -382,12 +310,6 @@ fn require_network(gallery: &GalleryId, settings: &GallerySettings, model: &Serv
         return Err(GalleryError::NoCaface { gallery: gallery.clone(), model: model.id.clone() });
     }
     Ok(())
-}
-
-fn new_subject(id: SubjectId, settings: SubjectSettings) -> Subject {
-    let at = now();
-    let SubjectSettings { labels, metadata, expires_at, consent } = settings;
-    Subject { id, labels, metadata, expires_at, consent, created_at: at, updated_at: at, revision: 0 }
 }
 
 fn keep(database: &Weak<Database>, stopping: &(Mutex<bool>, Condvar)) {

@@ -68,6 +68,10 @@ impl Database {
         if state.settings.by_caface() && faces.iter().any(|face| face.source == FaceSource::Embedding) {
             return Err(GalleryError::NeedsImages(gallery.clone()));
         }
+        let there = self.store.subject(gallery, subject)?;
+        if there.is_some_and(|there| there.consent == Consent::Withdrawn) {
+            return Err(GalleryError::ConsentMissing(subject.clone()));
+        }
         let keep_crops = state.settings.keep_crops;
         let at = now();
         let ensured = Subject {
@@ -121,12 +125,5 @@ fn record(model: &ServedModel, subject: &SubjectId, new: &NewFace, at: Timestamp
         picture: new.picture,
         overrides: new.overrides.clone(),
         created_at: at,
-    }
-}
-
-impl SubjectSettings {
-    /// The metadata of a subject that has none: an empty JSON object.
-    pub fn empty_metadata() -> String {
-        "{}".to_owned()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::GalleryError;
 use super::database::{Database, now};
-use super::open::{OpenGallery, Side, Standby, build_standby};
+use super::open::{OpenGallery, Side, Standby, barred, build_standby};
 use crate::ids::{GalleryId, MigrationId, ModelId};
 use crate::index::GalleryIndex;
 use crate::store::{Migration, Operation, Stage, StandbyFace, StoreError, Thresholds};
@@ -195,7 +195,13 @@ impl Database {
             }
             Err(error) => return Err(error),
         };
-        let index = Arc::new(build_standby(self.store(), settings, &model, self.config.index)?);
+        let index = Arc::new(build_standby(
+            self.store(),
+            settings,
+            &model,
+            self.config.index,
+            &barred(self.store(), &settings.id)?,
+        )?);
         let side = Side { model, thresholds: standby.thresholds, index };
         let answers = matches!(migration.stage, Stage::CutOver | Stage::RolledBack);
         open.publish(&held, |state| state.standby = Some(Standby { migration: migration.id, answers, side }));

@@ -13,23 +13,38 @@ mod agreement;
 #[cfg(test)]
 mod caface_tests;
 mod calibrate;
+mod care;
+#[cfg(test)]
+mod care_tests;
 mod database;
 mod decision;
+mod documents;
 mod enrol;
+mod filter;
+mod guard;
 mod migrate;
 mod mover;
 mod open;
+mod pairs;
+mod regroup;
+mod reviews;
 mod search;
+mod subjects;
 #[cfg(test)]
 mod tests;
 
 pub use agreement::{Agreement, Mated, NonMated, Spread};
-pub use database::{Database, DatabaseConfig, GallerySettings, SubjectSettings};
+pub use database::{Database, DatabaseConfig, GallerySettings};
 pub use decision::{Decider, Decision, Threshold, ThresholdSource};
 pub use enrol::{Enrolled, NewFace};
-pub use search::{Candidate, CandidateFace, SearchQuery, SearchResult, SubjectMatch};
+pub use filter::{Comparison, Field, Filter, MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES};
+pub use pairs::Pair;
+pub use regroup::{Regrouping, RegroupingKind, Undone};
+pub use reviews::{NewReview, Review, ReviewedProbe, Verdict};
+pub use search::{Candidate, CandidateFace, SearchQuery, SearchResult, StoredProbe, SubjectMatch};
+pub use subjects::SubjectSettings;
 
-use crate::ids::{GalleryId, ModelId};
+use crate::ids::{GalleryId, ModelId, RegroupingId, ReviewId, SubjectId};
 use crate::index::IndexError;
 use crate::model::ModelUnavailable;
 use crate::store::StoreError;
@@ -83,6 +98,27 @@ pub enum GalleryError {
     /// A threshold is given as a rate, and the gallery is not calibrated for its model.
     #[error("gallery {0} is not calibrated, so a rate cannot be turned into a score")]
     CalibrationMissing(GalleryId),
+    /// A subject whose consent or expiry bars it from being matched.
+    #[error("subject {0} may not be matched: its consent is pending or withdrawn, or it has expired")]
+    NotMatchable(SubjectId),
+    /// A face is to be enrolled of a subject that took its consent back.
+    #[error("subject {0} has withdrawn consent, so no face of it can be enrolled")]
+    ConsentMissing(SubjectId),
+    /// An operation on two subjects names one twice.
+    #[error("subject {0} is named twice; two subjects are wanted")]
+    SameSubject(SubjectId),
+    /// Two subjects are to become one that are known to be two people.
+    #[error("subjects {0} and {1} are kept apart")]
+    KeptApart(SubjectId, SubjectId),
+    /// No such regrouping of the gallery.
+    #[error("there is no regrouping {1} of gallery {0}")]
+    NoRegrouping(GalleryId, RegroupingId),
+    /// A regrouping is to be undone that was undone before.
+    #[error("regrouping {0} was undone already")]
+    AlreadyUndone(RegroupingId),
+    /// No such review of the gallery.
+    #[error("there is no review {1} of gallery {0}")]
+    NoReview(GalleryId, ReviewId),
     /// The database is being closed, so longer work is not begun.
     #[error("the server is stopping")]
     Stopping,

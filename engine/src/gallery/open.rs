@@ -3,6 +3,7 @@
 //! A gallery has one side, or two while it moves to another model: the side in use and the standby side, each with the
 //! index of its feature set. What is published is one value, so a search sees either all of a switch or nothing of it.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once};
@@ -11,7 +12,10 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::GalleryError;
-use crate::ids::{FaceId, MigrationId, ModelId, SubjectId};
+use super::calibrate::Rates;
+use super::care::{Care, is_matchable};
+use super::database::now;
+use crate::ids::{FaceId, GalleryId, MigrationId, ModelId, SubjectId};
 use crate::index::{GalleryIndex, IndexConfig, RowKey};
 use crate::model::ServedModel;
 use crate::store::{Gallery, GalleryKind, Store, StoreError, StoredFace, Thresholds};
@@ -50,6 +54,19 @@ impl State {
         std::iter::once(&self.in_use).chain(standby).find(|side| side.model.id == *model)
     }
 
+    /// What scores are worth under a side's model.
+    pub(super) fn rates<'a>(&'a self, _side: &'a Side) -> Rates<'a> {
+        Rates::none(&self.settings.id)
+    }
+
+    /// Removes a subject's rows of both sides.
+    fn remove_subject(&self, subject: &SubjectId) {
+        self.in_use.index.remove_subject(subject);
+        if let Some(standby) = &self.standby {
+            standby.side.index.remove_subject(subject);
+        }
+    }
+
     /// The rule of the gallery's templates under a model.
     pub(super) fn fusion(&self, model: &ServedModel) -> Fusion {
         self.settings.fusion.unwrap_or(model.fusion)
@@ -59,6 +76,8 @@ impl State {
 /// A gallery with its indexes.
 pub(super) struct OpenGallery {
     state: ArcSwap<State>,
+    /// Which subjects may be found.
+    pub(super) care: Care,
     /// Held while rows are made again from the store.
     writer: Mutex<()>,
     /// Read by who adds faces, written by who exchanges the sides: a face comes in under the model in use, or waits.
@@ -75,9 +94,11 @@ impl OpenGallery {
         model: Arc<ServedModel>,
         config: IndexConfig,
     ) -> Result<Self, GalleryError> {
-        let index = Arc::new(build_index(store, &settings, &model, config)?);
+        let (care, barred) = Care::load(store, &settings.id, now())?;
+        let index = Arc::new(build_index(store, &settings, &model, config, &barred)?);
         let in_use = Side { model, thresholds: settings.thresholds, index };
         Ok(Self {
+            care,
             state: ArcSwap::from_pointee(State { settings, in_use, standby: None }),
             writer: Mutex::new(()),
             members: RwLock::new(()),
@@ -115,10 +136,11 @@ impl OpenGallery {
         state.in_use.thresholds = settings.thresholds;
         state.settings = settings;
         if refuse {
+            let barred = barred(store, &state.settings.id)?;
             let Side { model, index, .. } = &mut state.in_use;
-            *index = Arc::new(build_index(store, &state.settings, model, config)?);
+            *index = Arc::new(build_index(store, &state.settings, model, config, &barred)?);
             if let Some(Standby { side: Side { model, index, .. }, .. }) = &mut state.standby {
-                *index = Arc::new(build_standby(store, &state.settings, model, config)?);
+                *index = Arc::new(build_standby(store, &state.settings, model, config, &barred)?);
             }
         }
         self.publish(&held, |published| *published = state);
@@ -130,6 +152,12 @@ impl OpenGallery {
         let _held = self.hold();
         let state = self.state();
         let gallery = &state.settings.id;
+        let record = store.subject(gallery, subject)?;
+        self.care.note(subject, record.as_ref())?;
+        if record.is_none_or(|record| !is_matchable(&record, now())) {
+            state.remove_subject(subject);
+            return Ok(());
+        }
         let stored = match state.settings.kind {
             GalleryKind::Consolidated => store.faces(gallery, subject)?,
             // A row a face: the subject's others, of which there may be many, do not matter.
@@ -146,18 +174,44 @@ impl OpenGallery {
         Ok(())
     }
 
-    /// Drops a subject's rows after it was removed from the store, unless it is there again.
+    /// Makes all rows of a subject agree with the store, after its record changed or it was removed.
+    pub(super) fn refresh_subject(&self, store: &dyn Store, subject: &SubjectId) -> Result<(), GalleryError> {
+        let faces = store.faces(&self.state().settings.id, subject)?;
+        let faces: Vec<FaceId> = faces.iter().map(|stored| stored.face.id).collect();
+        self.refresh(store, subject, &faces)
+    }
+
+    /// Drops a subject's rows after it was removed from the store. One that is there again already gets new ones.
     pub(super) fn forget(&self, store: &dyn Store, subject: &SubjectId) -> Result<(), GalleryError> {
-        let _held = self.hold();
-        let state = self.state();
-        if store.subject(&state.settings.id, subject)?.is_none() {
-            state.in_use.index.remove_subject(subject);
-            if let Some(standby) = &state.standby {
-                standby.side.index.remove_subject(subject);
+        {
+            let _held = self.hold();
+            let state = self.state();
+            state.remove_subject(subject);
+            if store.subject(&state.settings.id, subject)?.is_none() {
+                return self.care.note(subject, None);
             }
         }
-        Ok(())
+        self.refresh_subject(store, subject)
     }
+
+    /// Removes the rows of subjects that have expired.
+    pub(super) fn expire(&self) {
+        let at = now();
+        if !self.care.is_due(at) {
+            return;
+        }
+        let _held = self.hold();
+        let state = self.state();
+        for subject in self.care.due(at, usize::MAX) {
+            state.remove_subject(&subject);
+        }
+        self.care.rows_removed(at);
+    }
+}
+
+/// Subjects of a gallery that may not be matched now.
+pub(super) fn barred(store: &dyn Store, gallery: &GalleryId) -> Result<HashSet<SubjectId>, GalleryError> {
+    Ok(Care::load(store, gallery, now())?.1)
 }
 
 /// Makes a subject's rows of one side agree with its faces in that side's set.
@@ -247,8 +301,13 @@ fn build_index(
     gallery: &Gallery,
     model: &ServedModel,
     config: IndexConfig,
+    barred: &HashSet<SubjectId>,
 ) -> Result<GalleryIndex, GalleryError> {
-    let scan: Scan<'_> = &mut |add| store.scan_faces(&gallery.id, &mut |stored| add(stored));
+    let scan: Scan<'_> = &mut |add| {
+        store.scan_faces(&gallery.id, &mut |stored| {
+            if barred.contains(&stored.face.subject) { ControlFlow::Continue(()) } else { add(stored) }
+        })
+    };
     build(gallery, model, config, scan)
 }
 
@@ -258,9 +317,13 @@ pub(super) fn build_standby(
     gallery: &Gallery,
     model: &ServedModel,
     config: IndexConfig,
+    barred: &HashSet<SubjectId>,
 ) -> Result<GalleryIndex, GalleryError> {
     let scan: Scan<'_> = &mut |add| {
-        store.scan_standby(&gallery.id, &mut |face| face.stored.map_or(ControlFlow::Continue(()), &mut *add))
+        store.scan_standby(&gallery.id, &mut |face| {
+            let stored = face.stored.filter(|stored| !barred.contains(&stored.face.subject));
+            stored.map_or(ControlFlow::Continue(()), &mut *add)
+        })
     };
     build(gallery, model, config, scan)
 }

@@ -1,17 +1,20 @@
 //! Search and verification: from a probe template to candidates.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use super::GalleryError;
-use super::calibrate::Rates;
 use super::database::Database;
 use super::decision::{Decider, Decision, ThresholdSource};
-use super::open::{Side, State, template, template_faces};
+use super::filter::Filter;
+use super::open::{OpenGallery, Side, State, template, template_faces};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
-use crate::index::{IndexKind, SearchMode};
+use crate::index::{IndexKind, SearchMode, SearchOutcome};
 use crate::store::{GalleryKind, StoreError, StoredFace, Thresholds};
-use crate::template::{FaceScore, TemplateError, scores};
+use crate::template::{FaceScore, Fusion, Template, TemplateError, scores};
 
 /// How a gallery is searched.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct SearchQuery {
     /// Most candidates wanted.
     pub limit: usize,
@@ -19,6 +22,12 @@ pub struct SearchQuery {
     pub mode: SearchMode,
     /// What the request says of thresholds; what it leaves open follows gallery and server.
     pub thresholds: Thresholds,
+    /// What a watch says of them, when it is one that searches.
+    pub watch: Thresholds,
+    /// Which subjects are meant; `None`: all.
+    pub filter: Option<Filter>,
+    /// Subjects that are passed over: the probe's own, and those that are known to be somebody else.
+    pub passed_over: HashSet<SubjectId>,
     /// Whether each candidate lists its faces.
     pub explain: bool,
 }
@@ -70,11 +79,37 @@ pub struct SearchResult {
     pub candidates: Vec<Candidate>,
 }
 
+impl SearchQuery {
+    /// For the best `limit` subjects, with nothing else asked for.
+    pub fn plain(limit: usize) -> Self {
+        Self {
+            limit,
+            mode: SearchMode::Auto,
+            thresholds: Thresholds::default(),
+            watch: Thresholds::default(),
+            filter: None,
+            passed_over: HashSet::new(),
+            explain: false,
+        }
+    }
+}
+
 impl SearchResult {
     /// The decision on the probe: that on its best candidate.
     pub fn decision(&self) -> Decision {
         self.candidates.first().map_or(Decision::None, |candidate| candidate.decision)
     }
+}
+
+/// A probe made of what is enrolled.
+#[derive(Debug, Clone)]
+pub struct StoredProbe {
+    /// The model of its features.
+    pub model: ModelId,
+    /// The template.
+    pub template: Template,
+    /// The faces it was fused from.
+    pub faces: Vec<StoredFace>,
 }
 
 /// A probe compared with one subject.
@@ -100,13 +135,15 @@ impl Database {
         gallery: &GalleryId,
         model: &ModelId,
         probe: &[f32],
-        query: SearchQuery,
+        query: &SearchQuery,
     ) -> Result<SearchResult, GalleryError> {
-        let state = self.gallery_in_use(gallery)?.state();
+        let open = self.gallery_in_use(gallery)?;
+        open.expire();
+        let state = open.state();
         let side = side_of(&state, model)?;
-        let decider = decider(&state, side, query.thresholds)?;
+        let decider = decider(&state, side, query.thresholds, query.watch)?;
         let revision = self.store.counts(gallery)?.revision;
-        let outcome = side.index.search(probe, query.limit, query.mode)?;
+        let outcome = self.find(&open, side, probe, query)?;
         let mut candidates = Vec::with_capacity(outcome.hits.len());
         for (hit, rank) in outcome.hits.into_iter().zip(1..) {
             let faces = if query.explain {
@@ -127,6 +164,57 @@ impl Database {
         Ok(SearchResult { revision, kind: outcome.kind, recall: outcome.recall, decider, candidates })
     }
 
+    /// The subjects that a query is about and that are most like the probe.
+    fn find(
+        &self,
+        open: &OpenGallery,
+        side: &Side,
+        probe: &[f32],
+        query: &SearchQuery,
+    ) -> Result<SearchOutcome, GalleryError> {
+        let SearchQuery { limit, mode, filter, passed_over, .. } = query;
+        let Some(filter) = filter else {
+            if passed_over.is_empty() {
+                return Ok(side.index.search(probe, *limit, *mode)?);
+            }
+            return Ok(side.index.search_where(probe, *limit, &|subject| !passed_over.contains(subject))?);
+        };
+        {
+            let _held = open.hold();
+            open.care.load_facts(self.store(), &open.state().settings.id)?;
+        }
+        let facts = open.care.facts();
+        // A subject that has just come or gone is not among the facts; it is as if the search had been before it.
+        let accept = |subject: &SubjectId| {
+            let facts = facts.as_ref().and_then(|facts| facts.get(subject));
+            !passed_over.contains(subject) && facts.is_some_and(|facts| filter.matches(facts))
+        };
+        Ok(side.index.search_where(probe, *limit, &accept)?)
+    }
+
+    /// A probe made of what is enrolled: the template of a subject, or one face of it, of the gallery's model.
+    pub fn stored_probe(
+        &self,
+        gallery: &GalleryId,
+        subject: &SubjectId,
+        face: Option<FaceId>,
+        fusion: Option<Fusion>,
+    ) -> Result<StoredProbe, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        let state = open.state();
+        let model = Arc::clone(&state.in_use.model);
+        self.subject(gallery, subject)?;
+        let mut stored = self.faces_under(gallery, subject, &model.id)?;
+        if let Some(face) = face {
+            stored.retain(|stored| stored.face.id == face);
+            if stored.is_empty() {
+                return Err(StoreError::NoFace(gallery.clone(), face).into());
+            }
+        }
+        let template = template(&stored, fusion.unwrap_or_else(|| state.fusion(&model)), &model)?;
+        Ok(StoredProbe { model: model.id.clone(), template, faces: stored })
+    }
+
     /// Compares a probe with all faces of one subject.
     pub fn verify(
         &self,
@@ -138,7 +226,7 @@ impl Database {
     ) -> Result<SubjectMatch, GalleryError> {
         let state = self.gallery_in_use(gallery)?.state();
         let side = side_of(&state, model)?;
-        self.subject(gallery, subject)?;
+        self.matchable_subject(gallery, subject)?;
         let stored = self.faces_under(gallery, subject, model)?;
         let faces = explain(&state, side, &stored, probe)?;
         let fused = template(&stored, state.fusion(&side.model), &side.model);
@@ -152,7 +240,7 @@ impl Database {
             (GalleryKind::Events, Err(TemplateError::Degenerate)) => (best(&faces), 0.0),
             (GalleryKind::Events, Err(error)) => return Err(error.into()),
         };
-        let decider = decider(&state, side, thresholds)?;
+        let decider = decider(&state, side, thresholds, Thresholds::default())?;
         Ok(SubjectMatch { score, decision: decider.decide(score), decider, coherence, faces })
     }
 
@@ -189,9 +277,13 @@ impl Database {
 }
 
 /// The thresholds in force.
-fn decider(state: &State, side: &Side, request: Thresholds) -> Result<Decider, GalleryError> {
-    let asked = [(ThresholdSource::Request, request), (ThresholdSource::Gallery, side.thresholds)];
-    Decider::resolve(&asked, side.model.threshold, &Rates::none(&state.settings.id))
+fn decider(state: &State, side: &Side, request: Thresholds, watch: Thresholds) -> Result<Decider, GalleryError> {
+    let asked = [
+        (ThresholdSource::Request, request),
+        (ThresholdSource::Watch, watch),
+        (ThresholdSource::Gallery, side.thresholds),
+    ];
+    Decider::resolve(&asked, side.model.threshold, &state.rates(side))
 }
 
 /// The side whose embeddings are of a model.

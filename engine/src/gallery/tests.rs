@@ -146,7 +146,7 @@ fn until(database: &Database, id: MigrationId, done: impl Fn(&Migration) -> bool
 }
 
 fn best(database: &Database, model: &ModelId, person: u8) -> Candidate {
-    let query = SearchQuery { limit: 3, mode: SearchMode::Exact, thresholds: Thresholds::default(), explain: true };
+    let query = &SearchQuery { mode: SearchMode::Exact, explain: true, ..SearchQuery::plain(3) };
     let probe = feature(model, [person, 9, 7]);
     let result = database.search(&gid(), model, &probe.embedding, query).unwrap();
     let best = result.candidates.into_iter().next().unwrap();
@@ -197,7 +197,7 @@ fn moves_and_comes_back(kind: GalleryKind) {
     assert_eq!(database.end_migration(&gid(), id).unwrap().stage, Stage::Completed);
     assert_eq!(best(&database, &NEW, 5).subject, sid(5));
     let probe = feature(&OLD, [5, 9, 7]);
-    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, thresholds: Thresholds::default(), explain: false };
+    let query = &SearchQuery { mode: SearchMode::Exact, ..SearchQuery::plain(1) };
     let old = database.search(&gid(), &OLD, &probe.embedding, query);
     assert!(matches!(old, Err(GalleryError::ModelMismatch { .. })));
     assert_eq!(database.store().check().unwrap().problems, Vec::<String>::new());
@@ -225,7 +225,7 @@ fn a_migration_goes_on_where_it_was_cut_off() {
     assert!(matches!(database.cut_over(&gid(), id, false), Err(GalleryError::Store(StoreError::WrongStage { .. }))));
     // A set that is being filled answers nobody, or people would be missing from the answer.
     let probe = feature(&NEW, [5, 9, 7]);
-    let query = SearchQuery { limit: 1, mode: SearchMode::Exact, thresholds: Thresholds::default(), explain: false };
+    let query = &SearchQuery { mode: SearchMode::Exact, ..SearchQuery::plain(1) };
     let early = database.search(&gid(), &NEW, &probe.embedding, query);
     assert!(matches!(early, Err(GalleryError::ModelMismatch { .. })));
     drop(database);

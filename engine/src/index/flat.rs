@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use super::top::TopSubjects;
 use super::vector::{check_unit, cosine};
 use super::{IndexError, IndexKind, RowKey, SearchOutcome, VectorIndex};
+use crate::ids::SubjectId;
 
 /// Rows in a full chunk.
 pub const CHUNK_ROWS: usize = 512;
@@ -152,6 +153,18 @@ impl FlatRows {
 
     /// Compares `probe` with the live rows from slot `from` on. The probe was checked.
     pub(super) fn scan<'a>(&'a self, probe: &[f32], from: usize, limit: usize) -> TopSubjects<'a> {
+        self.scan_where(probe, from, limit, &|_| true)
+    }
+
+    /// As [`FlatRows::scan`], of subjects that `accept` lets through. It is asked only of rows whose score would put them
+    /// on the list, so it may cost something.
+    pub(super) fn scan_where<'a>(
+        &'a self,
+        probe: &[f32],
+        from: usize,
+        limit: usize,
+        accept: &(dyn Fn(&SubjectId) -> bool + Sync),
+    ) -> TopSubjects<'a> {
         let first_chunk = from / CHUNK_ROWS;
         let chunks = self.chunks.get(first_chunk..).unwrap_or_default();
         let scan_one = |mut top: TopSubjects<'a>, (at, chunk): (usize, &'a Arc<Chunk>)| {
@@ -159,7 +172,7 @@ impl FlatRows {
             let rows = chunk.rows.vectors.chunks_exact(self.dim).zip(&chunk.rows.keys).enumerate().skip(skip);
             for (row, (vector, key)) in rows {
                 if chunk.live.get(row) {
-                    top.offer(cosine(probe, vector), key);
+                    top.offer_if(cosine(probe, vector), key, accept);
                 }
             }
             top

@@ -14,7 +14,7 @@ use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
 use super::hnsw::{Graph, GraphConfig, GraphIndex};
 use super::slots::Slots;
 use super::vector::check_unit;
-use super::{IndexError, RowKey, SearchMode, SearchOutcome, VectorIndex};
+use super::{IndexError, IndexKind, RowKey, SearchMode, SearchOutcome, VectorIndex};
 use crate::ids::SubjectId;
 
 /// Rows that a bulk load publishes at a time.
@@ -200,6 +200,27 @@ impl GalleryIndex {
             Some(graph) => GraphIndex::new(graph, rows).search(probe, limit),
             None => rows.search(probe, limit),
         }
+    }
+
+    /// As [`search`](Self::search), of subjects that `accept` lets through; always exact, since a graph that has to pass
+    /// over most of its rows is slower than comparing them all. `accept` is asked only of subjects whose score would
+    /// put them on the list.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub fn search_where(
+        &self,
+        probe: &[f32],
+        limit: usize,
+        accept: &(dyn Fn(&SubjectId) -> bool + Sync),
+    ) -> Result<SearchOutcome, IndexError> {
+        check_unit(probe, self.dim)?;
+        let generation = self.published.load();
+        let hits = match limit {
+            0 => Vec::new(),
+            _ => generation.rows.scan_where(probe, 0, limit, accept).into_hits(),
+        };
+        Ok(SearchOutcome { hits, kind: IndexKind::Exact, recall: None })
     }
 
     /// What the index holds.

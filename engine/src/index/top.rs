@@ -12,6 +12,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use super::{Hit, RowKey};
+use crate::ids::SubjectId;
 
 /// Candidates kept beyond twice the limit before they are thinned out.
 const SLACK: usize = 256;
@@ -54,6 +55,13 @@ impl<'a> TopSubjects<'a> {
             if self.found.len() >= self.limit.saturating_mul(2).saturating_add(SLACK) {
                 self.thin_out();
             }
+        }
+    }
+
+    /// As [`TopSubjects::offer`], if the row would count and its subject is let through.
+    pub(super) fn offer_if(&mut self, score: f32, key: &'a RowKey, accept: &(dyn Fn(&SubjectId) -> bool + Sync)) {
+        if score >= self.floor && accept(&key.subject) {
+            self.offer(score, key);
         }
     }
 

@@ -26,6 +26,17 @@ impl ImpostorScores {
         interpolate(self.points.iter().map(|&(rate, score)| (-rate, score)), -fmr.log10()).map(|score| score as f32)
     }
 
+    /// As [`ImpostorScores::score_at`], but below the lowest rate measured, the line through the two lowest goes on. Tails
+    /// of such distributions bend down, so that the score errs on the high side. At most 1.
+    pub fn score_beyond(&self, fmr: f64) -> Option<f32> {
+        let [.., (rate0, score0), (rate1, score1)] = self.points[..] else { return self.score_at(fmr) };
+        let rate = fmr.log10();
+        if rate >= rate1 || rate0 <= rate1 {
+            return self.score_at(fmr);
+        }
+        Some((score1 + (score1 - score0) * (rate1 - rate) / (rate0 - rate1)).min(1.0) as f32)
+    }
+
     /// The rate at which different people reach this score: the lowest false match rate at which two faces of this
     /// score would be called the same person. `None` when nothing was measured.
     pub fn fmr_at(&self, score: f32) -> Option<f64> {
@@ -68,5 +79,8 @@ mod tests {
         approx::assert_relative_eq!(scores.fmr_at(-0.3).unwrap(), 0.1, max_relative = 1e-9);
         approx::assert_relative_eq!(scores.fmr_at(0.99).unwrap(), 0.0001, max_relative = 1e-9);
         assert_eq!(ImpostorScores::default().fmr_at(0.5), None);
+        approx::assert_relative_eq!(scores.score_beyond(1e-6).unwrap(), 0.7, epsilon = 1e-6);
+        approx::assert_relative_eq!(scores.score_beyond(0.001).unwrap(), 0.4, epsilon = 1e-6);
+        assert_eq!(scores.score_beyond(1e-60), Some(1.0));
     }
 }

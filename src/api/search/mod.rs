@@ -83,7 +83,7 @@ async fn serve(
     let how = ProbeOptions { grouping, fusion, detector: options.detector.map(Into::into) };
     let mut made = probes(app, items, model, &how).await?;
     let (rejected, timings) = (std::mem::take(&mut made.rejected), made.timings);
-    let (searched, model, search_ms) = search_galleries(app, galleries, made, &how, query).await?;
+    let (searched, model, search_ms) = search_galleries(app, galleries, made, &how, &query).await?;
     let timings_ms = TimingsMs { search: search_ms, total: since(started), ..timings };
     let (limit, model) = (query.limit, &model.served().id);
     let mut answers = searched.into_iter().map(|one| answer::view(model, one, limit, timings_ms));

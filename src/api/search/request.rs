@@ -187,7 +187,7 @@ impl SearchBody {
             return Err(Problem::with(Code::InvalidRequest, format!("limit is a number from 1 to {MAX_LIMIT}")));
         }
         Ok(SearchQuery {
-            limit: limit as usize,
+
             mode: match self.mode.unwrap_or(ModeName::Auto) {
                 ModeName::Auto => SearchMode::Auto,
                 ModeName::Exact => SearchMode::Exact,
@@ -195,6 +195,7 @@ impl SearchBody {
             },
             thresholds: thresholds(self.threshold, self.review_threshold)?,
             explain: self.explain.unwrap_or(false),
+            ..SearchQuery::plain(limit as usize)
         })
     }
 

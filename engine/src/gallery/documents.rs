@@ -1,0 +1,56 @@
+//! Documents of the store as values: JSON in and out.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::ids::GalleryId;
+use crate::store::{Collection, DocumentKey, Operation, Store, StoreError};
+
+/// The operation that puts a value under a key.
+pub(super) fn put<T: Serialize>(
+    gallery: Option<&GalleryId>,
+    collection: Collection,
+    id: &[u8],
+    value: &T,
+) -> Result<Operation, StoreError> {
+    let body = serde_json::to_vec(value).map_err(|error| StoreError::Io(error.into()))?;
+    Ok(Operation::PutDocument { key: key(gallery, collection, id), body })
+}
+
+/// The operation that removes what is under a key.
+pub(super) fn remove(gallery: Option<&GalleryId>, collection: Collection, id: &[u8]) -> Operation {
+    Operation::RemoveDocument { key: key(gallery, collection, id) }
+}
+
+/// The value under a key.
+pub(super) fn get<T: DeserializeOwned>(
+    store: &dyn Store,
+    gallery: Option<&GalleryId>,
+    collection: Collection,
+    id: &[u8],
+) -> Result<Option<T>, StoreError> {
+    store.document(&key(gallery, collection, id))?.map(|body| read(collection, &body)).transpose()
+}
+
+/// Values whose ids start with `prefix`, after an id, in order of id.
+pub(super) fn list<T: DeserializeOwned>(
+    store: &dyn Store,
+    gallery: Option<&GalleryId>,
+    collection: Collection,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Vec<T>, StoreError> {
+    let documents = store.documents(gallery, collection, prefix, after, limit)?;
+    documents.iter().map(|(_, body)| read(collection, body)).collect()
+}
+
+fn key(gallery: Option<&GalleryId>, collection: Collection, id: &[u8]) -> DocumentKey {
+    DocumentKey { gallery: gallery.cloned(), collection, id: id.to_vec() }
+}
+
+fn read<T: DeserializeOwned>(collection: Collection, body: &[u8]) -> Result<T, StoreError> {
+    // The text of the error could show what the document holds.
+    serde_json::from_slice(body)
+        .map_err(|_| StoreError::Damaged(format!("a document of the collection {collection:?} does not read")))
+}

@@ -1,0 +1,155 @@
+//! Guards: what a face is compared with before it is enrolled, so that nobody poisons a gallery by mistake.
+//!
+//! - `wrong_person`: the face against the template of its subject's other faces, those that come with it included. Where
+//!   faces that come together disagree, the one that agrees least is found fault with first and then left out, so that
+//!   one stranger among them does not take the others along.
+//! - `duplicate_subject`: the face against all other subjects. Another subject counts only if the face is more like it than
+//!   like its own, and not if the two are known to be two people.
+//!
+//! Where a gallery does not say which score is wanted, it follows from what scores of strangers are worth under the
+//! gallery's model ([`ImpostorScores`](crate::model::ImpostorScores)): a face of the right person is to pass. Galleries
+//! of events, whose subjects come and go, are then not guarded.
+
+use super::GalleryError;
+use super::calibrate::Rates;
+use super::database::Database;
+use super::open::{Side, State};
+use super::{NewFace, open};
+use crate::ids::{GalleryId, ModelId, SubjectId};
+use crate::store::{Check, Consent, GalleryKind, Guard, Override, StoreError, StoredFace};
+use crate::template::{TemplateFace, score};
+
+/// False match rate that a face reaches against its own subject at least, while that has few faces. A genuine face of
+/// poor quality can be this unlike a single other one.
+const WRONG_PERSON_FMR: f64 = 0.1;
+/// The same once the subject has [`SEVERAL`] other faces, whose template is surer.
+const WRONG_PERSON_FMR_OF_SEVERAL: f64 = 0.05;
+const SEVERAL: usize = 3;
+/// Share of enrolments of new people that may be taken for somebody who is there.
+const DUPLICATE_FPIR: f64 = 0.01;
+/// Two subjects are never taken for one at a false match rate above this, however small the gallery.
+const DUPLICATE_MOST_FMR: f64 = 1e-4;
+
+impl Database {
+    /// What the guards find fault with, face by face. Nothing is stored.
+    ///
+    /// # Errors
+    /// [`GalleryError::ConsentMissing`] for a subject that took its consent back, [`GalleryError::ModelMismatch`] when
+    /// the faces are not of the gallery's model.
+    pub fn inspect(
+        &self,
+        gallery: &GalleryId,
+        subject: &SubjectId,
+        model: &ModelId,
+        faces: &[NewFace],
+    ) -> Result<Vec<Vec<Override>>, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        open.expire();
+        let state = open.state();
+        let side = &state.in_use;
+        if side.model.id != *model {
+            let (expected, actual) = (side.model.id.clone(), model.clone());
+            return Err(GalleryError::ModelMismatch { gallery: gallery.clone(), expected, actual });
+        }
+        let record = self.store.subject(gallery, subject)?;
+        if record.as_ref().is_some_and(|record| record.consent == Consent::Withdrawn) {
+            return Err(GalleryError::ConsentMissing(subject.clone()));
+        }
+        let stored = if record.is_some() { self.store.faces(gallery, subject)? } else { Vec::new() };
+        if stored.iter().any(|face| face.embedding.len() != side.model.dim) {
+            return Err(StoreError::Switched(gallery.clone()).into());
+        }
+        let (own, mut findings) = against_own(&state, side, &stored, faces);
+        if let Some(required) = duplicate_score(&state, side) {
+            let mut passed_over = self.kept_apart_from(gallery, subject)?;
+            passed_over.insert(subject.clone());
+            for ((face, own), findings) in faces.iter().zip(own).zip(&mut findings) {
+                let accept = |other: &SubjectId| !passed_over.contains(other);
+                let best = side.index.search_where(&face.feature.embedding, 1, &accept)?.hits.into_iter().next();
+                if let Some(best) = best.filter(|best| best.score >= required && own.is_none_or(|own| best.score > own))
+                {
+                    let (check, subject) = (Check::DuplicateSubject, Some(best.subject));
+                    findings.push(Override { check, value: best.score, required, subject });
+                }
+            }
+        }
+        Ok(findings)
+    }
+}
+
+/// Each face's score against its subject's others, and what the check of it finds.
+fn against_own(
+    state: &State,
+    side: &Side,
+    stored: &[StoredFace],
+    faces: &[NewFace],
+) -> (Vec<Option<f32>>, Vec<Vec<Override>>) {
+    let mut own: Vec<Option<f32>> = vec![None; faces.len()];
+    let mut findings: Vec<Vec<Override>> = vec![Vec::new(); faces.len()];
+    let mut among: Vec<usize> = (0..faces.len()).collect();
+    loop {
+        for &at in &among {
+            own[at] = own_score(state, side, stored, faces, &among, at);
+        }
+        let others = stored.len() + among.len().saturating_sub(1);
+        let Some(required) = wrong_person_score(state, side, others) else { break };
+        // The least alike, and of two that only disagree with each other the poorer one.
+        let worst = among.iter().copied().filter(|&at| own[at].is_some_and(|own| own < required)).min_by(|&a, &b| {
+            let norm = |at: usize| faces[at].feature.norm;
+            own[a].unwrap_or(1.0).total_cmp(&own[b].unwrap_or(1.0)).then(norm(a).total_cmp(&norm(b)))
+        });
+        let Some(worst) = worst else { break };
+        let value = own[worst].unwrap_or_default();
+        findings[worst].push(Override { check: Check::WrongPerson, value, required, subject: None });
+        among.retain(|&at| at != worst);
+    }
+    (own, findings)
+}
+
+/// A face's score against the template of the stored faces and the others of `among`. `None` when there are none.
+fn own_score(
+    state: &State,
+    side: &Side,
+    stored: &[StoredFace],
+    faces: &[NewFace],
+    among: &[usize],
+    at: usize,
+) -> Option<f32> {
+    let others = among.iter().filter(|&&other| other != at).map(|&other| &faces[other]);
+    let new = others.map(|face| TemplateFace {
+        embedding: &face.feature.embedding,
+        norm: face.feature.norm,
+        media: face.media.as_str(),
+        style: face.feature.style.as_ref(),
+    });
+    let set: Vec<TemplateFace<'_>> = open::template_faces(stored).into_iter().chain(new).collect();
+    let fusion = state.fusion(&side.model);
+    let fused = side.model.fuse(&set, fusion).or_else(|_| side.model.fuse(&set, side.model.fusion)).ok()?;
+    Some(score(&fused.vector, &faces[at].feature.embedding))
+}
+
+fn wrong_person_score(state: &State, side: &Side, others: usize) -> Option<f32> {
+    match state.settings.guards.wrong_person {
+        Guard::Off => None,
+        Guard::Score(score) => Some(score),
+        Guard::Auto if state.settings.kind == GalleryKind::Events => None,
+        Guard::Auto => {
+            side.model.impostors.score_at(if others < SEVERAL { WRONG_PERSON_FMR } else { WRONG_PERSON_FMR_OF_SEVERAL })
+        }
+    }
+}
+
+fn duplicate_score(state: &State, side: &Side) -> Option<f32> {
+    match state.settings.guards.duplicate_subject {
+        Guard::Off => None,
+        Guard::Score(score) => Some(score),
+        Guard::Auto if state.settings.kind == GalleryKind::Events => None,
+        Guard::Auto => {
+            let rates: Rates<'_> = state.rates(side);
+            let calibrated = rates.score_at(DUPLICATE_FPIR).ok().map(|(score, _)| score);
+            let fmr = DUPLICATE_FPIR / side.index.stats().rows.max(1) as f64;
+            let lowest = side.model.impostors.score_at(DUPLICATE_MOST_FMR)?;
+            Some(calibrated.or_else(|| side.model.impostors.score_beyond(fmr))?.max(lowest))
+        }
+    }
+}
