@@ -138,7 +138,7 @@ fn gallery(id: &str) -> Result<Gallery, Box<dyn Error>> {
         kind: GalleryKind::Consolidated,
         model_id: ModelId("synthetic-0123456789abcdef+flip".to_owned()),
         dim: DIM,
-        fusion: Some(Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.5 }),
+        fusion: Some(Fusion::new(FusionRule::SoftmaxQuality, 0.5)),
         threshold: Some(0.3),
         min_quality: Some(0.1),
         keep_crops: true,

@@ -180,7 +180,7 @@ impl FusionSpec {
             RuleName::Best => FusionRule::Best,
             RuleName::Caface => FusionRule::Caface,
         };
-        let fusion = Fusion { rule, tau: self.tau };
+        let fusion = Fusion::new(rule, self.tau);
         if fusion.is_valid() {
             Ok(fusion)
         } else {

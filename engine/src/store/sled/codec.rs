@@ -109,7 +109,7 @@ impl From<FusionRecord> for Fusion {
             RuleRecord::Best => FusionRule::Best,
             RuleRecord::Caface => FusionRule::Caface,
         };
-        Self { rule, tau: record.tau }
+        Self::new(rule, record.tau)
     }
 }
 

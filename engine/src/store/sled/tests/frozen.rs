@@ -72,13 +72,8 @@ fn galleries() {
             (FusionRule::Mean, frozen::FusionRule::Mean),
             (FusionRule::Best, frozen::FusionRule::Best),
         ] {
-            let ours = Gallery {
-                kind,
-                fusion: Some(Fusion { rule, tau: 1.5 }),
-                created_at: time(),
-                revision: 5,
-                ..gallery("a")
-            };
+            let ours =
+                Gallery { kind, fusion: Some(Fusion::new(rule, 1.5)), created_at: time(), revision: 5, ..gallery("a") };
             let theirs = frozen::Gallery {
                 key: 300,
                 kind: frozen_kind,
@@ -229,7 +224,7 @@ fn migrations() {
         assert_eq!(encode_migration(&ours).unwrap(), bytes(&theirs));
         assert_eq!(decode_migration(ours.id, &bytes(&theirs)).unwrap(), ours);
     }
-    let caface = Gallery { fusion: Some(Fusion { rule: FusionRule::Caface, tau: 1.0 }), ..gallery("a") };
+    let caface = Gallery { fusion: Some(Fusion::new(FusionRule::Caface, 1.0)), ..gallery("a") };
     let encoded = encode_gallery(GalleryKey(1), &caface).unwrap();
     assert_eq!(decode_gallery(gid("a"), &encoded).unwrap().1, caface);
     assert_eq!(bytes(&second::FusionRule::Caface), [4]);
