@@ -157,7 +157,7 @@ fn gallery(id: &str) -> Result<Gallery, Box<dyn Error>> {
         kind: GalleryKind::Consolidated,
         model_id: ModelId("synthetic-0123456789abcdef+flip".to_owned()),
         dim: DIM,
-        fusion: Some(Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.5, robust: true }),
+        fusion: Some(Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.5, cap: Some(-1.0), robust: true }),
         thresholds: Thresholds {
             matching: Some(ThresholdSetting::Score(0.3)),
             review: Some(ThresholdSetting::Fpir(0.01)),

@@ -2,6 +2,7 @@
 
 pub mod align;
 pub mod detect;
+pub mod evaluate;
 pub mod face;
 pub mod gallery;
 pub mod ids;

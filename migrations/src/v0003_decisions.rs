@@ -100,6 +100,8 @@ pub struct GalleryMore {
     pub duplicate_subject: Guard,
     /// Whether templates damp faces that disagree with the rest. Usually not.
     pub robust: bool,
+    /// The standardised norm above which all faces weigh alike. Usually none.
+    pub cap: Option<f32>,
 }
 
 /// Whether a subject may be matched.

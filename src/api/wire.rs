@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::face::DetectedFace;
 use vultus_engine::store::FaceSource;
-use vultus_engine::template::{Fusion, FusionRule, rule};
+use vultus_engine::template::{Fusion, FusionRequest, FusionRule};
 
 use crate::problem::{Code, Problem};
 use crate::service::examine::Sample;
@@ -60,9 +60,14 @@ pub struct FusionSpec {
     /// The rule.
     pub rule: RuleName,
     /// τ of `softmax_quality`: standard deviations of the norm over which the weight grows e-fold.
-    #[serde(default = "rule::default_tau")]
-    #[schema(minimum = 0.05, maximum = 100.0, default = 1.0)]
-    pub tau: f32,
+    /// With neither τ nor cap the model's own parameters of the rule are taken.
+    #[serde(default)]
+    #[schema(minimum = 0.05, maximum = 100.0)]
+    pub tau: Option<f32>,
+    /// Cap of `softmax_quality`: the standardised norm above which all faces weigh alike; null: none.
+    #[serde(default)]
+    #[schema(minimum = -10.0, maximum = 10.0)]
+    pub cap: Option<f32>,
     /// Damp faces that disagree with the rest, such as those of somebody else.
     #[serde(default)]
     pub robust: bool,
@@ -78,13 +83,16 @@ pub struct FusionPatch {
     /// τ of `softmax_quality`.
     #[schema(minimum = 0.05, maximum = 100.0)]
     tau: Option<f32>,
+    /// Cap of `softmax_quality`.
+    #[schema(minimum = -10.0, maximum = 10.0)]
+    cap: Option<f32>,
     /// Damp faces that disagree with the rest.
     robust: Option<bool>,
 }
 
 impl FusionSpec {
     /// The engine's form, checked.
-    pub fn checked(self) -> Result<Fusion, Problem> {
+    pub fn checked(self) -> Result<FusionRequest, Problem> {
         let rule = match self.rule {
             RuleName::Norm => FusionRule::Norm,
             RuleName::SoftmaxQuality => FusionRule::SoftmaxQuality,
@@ -92,11 +100,12 @@ impl FusionSpec {
             RuleName::Best => FusionRule::Best,
             RuleName::Caface => FusionRule::Caface,
         };
-        let fusion = Fusion { rule, tau: self.tau, robust: self.robust };
-        if fusion.is_valid() {
-            Ok(fusion)
+        let Self { tau, cap, robust, .. } = self;
+        let asked = FusionRequest { rule, tau, cap, robust };
+        if asked.resolve(rule.into()).is_valid() {
+            Ok(asked)
         } else {
-            Err(Problem::with(Code::InvalidRequest, "tau is a number from 0.05 to 100"))
+            Err(Problem::with(Code::InvalidRequest, "tau is a number from 0.05 to 100, cap one from -10 to 10"))
         }
     }
 }
@@ -110,7 +119,7 @@ impl From<Fusion> for FusionSpec {
             FusionRule::Best => RuleName::Best,
             FusionRule::Caface => RuleName::Caface,
         };
-        Self { rule, tau: fusion.tau, robust: fusion.robust }
+        Self { rule, tau: Some(fusion.tau), cap: fusion.cap, robust: fusion.robust }
     }
 }
 
@@ -121,9 +130,7 @@ pub(crate) fn fusion_params(
     robust: Option<bool>,
 ) -> Result<Option<FusionSpec>, Problem> {
     match (rule, tau, robust) {
-        (Some(rule), tau, robust) => {
-            Ok(Some(FusionSpec { rule, tau: tau.unwrap_or_else(rule::default_tau), robust: robust.unwrap_or(false) }))
-        }
+        (Some(rule), tau, robust) => Ok(Some(FusionSpec { rule, tau, cap: None, robust: robust.unwrap_or(false) })),
         (None, None, None) => Ok(None),
         _ => Err(Problem::with(Code::InvalidParameter, "tau and robust go with fusion")),
     }

@@ -72,9 +72,9 @@ impl Outcome {
     }
 }
 
-struct SubjectFolder {
-    name: String,
-    photos: Vec<PathBuf>,
+pub(super) struct SubjectFolder {
+    pub(super) name: String,
+    pub(super) photos: Vec<PathBuf>,
 }
 
 impl Enrol {
@@ -131,7 +131,7 @@ fn report(gallery: &str, subjects: usize, total: &Outcome, seconds: f64, as_json
 }
 
 /// Subject folders by name, the photos of each by name.
-fn subject_folders(folder: &Path, max_per_subject: Option<usize>) -> anyhow::Result<Vec<SubjectFolder>> {
+pub(super) fn subject_folders(folder: &Path, max_per_subject: Option<usize>) -> anyhow::Result<Vec<SubjectFolder>> {
     let sorted = |path: &Path| -> anyhow::Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;

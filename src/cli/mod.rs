@@ -3,6 +3,7 @@
 //! Exit status: 0 done; 1 the request could not be served (one line on stderr says why and what to do); 2 wrong usage;
 //! 3 the data directory is damaged or from a newer version.
 
+mod bench;
 mod check;
 mod client;
 mod detect;
@@ -49,6 +50,8 @@ enum Command {
     Models(models::Models),
     /// Read all of the data directory and compare
     Check(check::Check),
+    /// Measure what this installation is worth
+    Bench(bench::Bench),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Search(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Openapi => openapi::run(),
     };
     match done {

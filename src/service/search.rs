@@ -8,7 +8,7 @@ use vultus_engine::gallery::{SearchQuery, SearchResult};
 use vultus_engine::ids::GalleryId;
 use vultus_engine::infer::Embedder;
 use vultus_engine::model::ServedModel;
-use vultus_engine::template::{Fusion, Template, TemplateFace};
+use vultus_engine::template::{Fusion, FusionRequest, Template, TemplateFace};
 
 use super::examine::{Embedding, Sample, Wanted, embed_again, embed_all};
 use super::select::Select;
@@ -63,7 +63,7 @@ pub struct ProbeOptions {
     /// Fused, or each for itself.
     pub grouping: Grouping,
     /// The rule; the model's where left out.
-    pub fusion: Option<Fusion>,
+    pub fusion: Option<FusionRequest>,
     /// Who looks for faces; the server's choice where left out.
     pub detector: Option<DetectorKind>,
 }
@@ -94,7 +94,7 @@ pub async fn probes(
 
 fn group(samples: Vec<Sample>, model: &Embedder, options: &ProbeOptions) -> Result<Vec<Probe>, Problem> {
     let served = model.served();
-    let fusion = options.fusion.unwrap_or(served.fusion);
+    let fusion = options.fusion.map_or(served.fusion, |fusion| fusion.resolve(served.fusion));
     match options.grouping {
         Grouping::Fuse(_) => Ok(vec![probe(served, samples, fusion)?]),
         Grouping::Each => samples.into_iter().map(|sample| probe(served, vec![sample], fusion)).collect(),

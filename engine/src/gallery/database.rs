@@ -17,7 +17,7 @@ use crate::model::{ModelSource, ServedModel};
 use crate::store::{
     Gallery, GalleryCounts, GalleryKind, Guards, Operation, Store, StoreError, StoredAnswer, Thresholds,
 };
-use crate::template::{Fusion, FusionRule};
+use crate::template::{FusionRequest, FusionRule};
 
 /// How often the background thread looks for index work.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,8 +38,8 @@ pub struct DatabaseConfig {
 /// What a caller may set of a gallery.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GallerySettings {
-    /// See [`Gallery::fusion`].
-    pub fusion: Option<Fusion>,
+    /// See [`Gallery::fusion`]; what is left open follows the gallery's model of that moment.
+    pub fusion: Option<FusionRequest>,
     /// See [`Gallery::thresholds`].
     pub thresholds: Thresholds,
     /// See [`Gallery::guards`].
@@ -164,7 +164,7 @@ impl Database {
             kind,
             model_id: model.id.clone(),
             dim: model.dim as u32,
-            fusion: settings.fusion,
+            fusion: settings.fusion.map(|fusion| fusion.resolve(model.fusion)),
             thresholds: settings.thresholds,
             guards: settings.guards,
             min_quality: settings.min_quality,
@@ -207,8 +207,12 @@ impl Database {
             let model = self.find_model(id, &there.model_id)?;
             require_network(id, &settings, &model)?;
         }
+        // Where the model is not at hand, what it would have added is the rule's usual.
+        let own = |fusion: FusionRequest| {
+            self.find_model(id, &there.model_id).map_or(fusion.rule.into(), |model| model.fusion)
+        };
         let gallery = Gallery {
-            fusion: settings.fusion,
+            fusion: settings.fusion.map(|fusion| fusion.resolve(own(fusion))),
             thresholds: settings.thresholds,
             guards: settings.guards,
             min_quality: settings.min_quality,

@@ -313,7 +313,11 @@ fn explain(
         // Faces that cancel out have no template, and so no share in one; each still has its score.
         Err(TemplateError::Degenerate) => stored
             .iter()
-            .map(|face| FaceScore { weight: 0.0, score: crate::template::score(&face.embedding, probe) })
+            .map(|face| FaceScore {
+                weight: 0.0,
+                score: crate::template::score(&face.embedding, probe),
+                score_without: None,
+            })
             .collect(),
         Err(error) => return Err(error.into()),
     };

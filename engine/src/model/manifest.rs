@@ -143,8 +143,8 @@ impl Manifest {
             Err("`input.mean` and `input.scale` are finite, and the scale is not 0".into())
         } else if stats.iter().flatten().any(|s| !s.mean.is_finite() || !s.std.is_finite() || s.std <= 0.0) {
             Err("`norm` has finite means and positive standard deviations".into())
-        } else if !self.fusion.tau.is_finite() || self.fusion.tau <= 0.0 {
-            Err("`fusion.tau` is positive".into())
+        } else if !self.fusion.is_valid() {
+            Err("`fusion.tau` is from 0.05 to 100, `fusion.cap` from -10 to 10".into())
         } else if self.fusion.rule == FusionRule::Caface {
             // What takes its place where it cannot be used has to be some other rule.
             Err("`fusion.rule` is not caface, which galleries and requests ask for".into())

@@ -7,7 +7,7 @@ use crate::align::AlignedCrop;
 use crate::face::Feature;
 use crate::ids::ModelId;
 use crate::quality::NormStats;
-use crate::template::{Fusion, SetFusion, Template, TemplateError, TemplateFace, fuse};
+use crate::template::{Fuser, Fusion, STRANGER_FMR, SetFusion, Template, TemplateError, TemplateFace};
 
 /// A model whose embeddings are compared.
 #[derive(Debug, Clone)]
@@ -31,7 +31,8 @@ pub struct ServedModel {
 impl ServedModel {
     /// Fuses faces of this model by a rule.
     pub fn fuse(&self, faces: &[TemplateFace<'_>], fusion: Fusion) -> Result<Template, TemplateError> {
-        fuse(faces, fusion, self.norm_stats, self.network.as_deref())
+        let strangers = self.impostors.score_at(STRANGER_FMR);
+        Fuser { stats: self.norm_stats, network: self.network.as_deref(), strangers }.fuse(faces, fusion)
     }
 }
 

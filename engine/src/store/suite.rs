@@ -47,7 +47,7 @@ pub(super) fn gallery(id: &str) -> Gallery {
         kind: GalleryKind::Consolidated,
         model_id: ModelId("synthetic-0123456789abcdef".to_owned()),
         dim: DIM,
-        fusion: Some(Fusion { rule: FusionRule::SoftmaxQuality, tau: 0.5, robust: false }),
+        fusion: Some(Fusion::new(FusionRule::SoftmaxQuality, 0.5)),
         thresholds: score(0.25),
         min_quality: None,
         guards: Guards::default(),

@@ -11,24 +11,28 @@
 //! the template of the IJB protocols (Maze et al. 2018), since w_i · e_i is then the raw feature.
 //!
 //! The same faces give the same bytes, in whatever order they come: faces are sorted by content and summed in f64.
-
+//! Removing a face is making the template again from the others, so what is left carries no trace of it.
 //!
 //! The rule `caface` is a network ([`SetFusion`]) that weighs value by value instead of face by face. It knows nothing of
 //! media, so every face counts there, and it looks at more of a face than embedding and norm, so it is to be had only
 //! where a model brings the network and for faces that have a style of it.
+//!
+//! Any other rule but `best` can be made robust ([`Fusion::robust`]): one pass damps faces that disagree with the rest.
 
 mod explain;
 mod network;
+mod robust;
 pub mod rule;
+mod sums;
 
 pub use explain::{FaceScore, scores};
 pub use network::{Fused, NetworkError, SetFace, SetFusion};
-pub use rule::{Fusion, FusionRule, UnknownRule};
-
-use std::collections::HashMap;
+pub use robust::STRANGER_FMR;
+pub use rule::{Fusion, FusionRequest, FusionRule, UnknownRule};
 
 use crate::face::Style;
 use crate::quality::NormStats;
+use sums::Sums;
 
 /// One face that goes into a template.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +58,8 @@ pub struct Template {
     pub weights: Vec<f32>,
     /// ‖Σ x_i‖ / Σ n_i over raw features x_i = n_i · e_i, 0 to 1. Low: outliers, or two people in one template.
     pub coherence: f32,
+    /// Logarithms of the weights, media left out of account, in the order the faces were given; empty under `caface`.
+    log_weights: Vec<f64>,
 }
 
 /// Why faces could not be fused.
@@ -68,8 +74,8 @@ pub enum TemplateError {
     /// A norm that is not a positive number.
     #[error("a norm is a positive number")]
     BadNorm,
-    /// τ outside [`rule::TAU_RANGE`].
-    #[error("tau is a number from 0.05 to 100")]
+    /// τ outside [`rule::TAU_RANGE`] or a cap outside [`rule::CAP_RANGE`].
+    #[error("tau is a number from 0.05 to 100, cap one from -10 to 10")]
     BadTau,
     /// The rule is `caface`, and the model has no such network or a face has no style of it.
     #[error(
@@ -85,66 +91,87 @@ pub enum TemplateError {
 }
 
 /// Fuses faces by a rule. `stats` are those of the model that made the embeddings, `network` is the one it brings for the
-/// rule `caface`.
+/// rule `caface`. Where the fusion is robust, what strangers score is assumed; [`Fuser`] takes what was measured.
 pub fn fuse(
     faces: &[TemplateFace<'_>],
     fusion: Fusion,
     stats: NormStats,
     network: Option<&dyn SetFusion>,
 ) -> Result<Template, TemplateError> {
-    let dim = faces.first().ok_or(TemplateError::Empty)?.embedding.len();
-    if faces.iter().any(|f| f.embedding.len() != dim) {
-        return Err(TemplateError::MixedDimensions);
-    }
-    if faces.iter().any(|f| !f.norm.is_finite() || f.norm <= 0.0) {
-        return Err(TemplateError::BadNorm);
-    }
-    if !fusion.is_valid() {
-        return Err(TemplateError::BadTau);
-    }
-    let order = canonical_order(faces);
-    let (fused, weights) = match fusion.rule {
-        FusionRule::Caface => by_network(faces, &order, network.ok_or(TemplateError::NoCaface)?)?,
-        _ => by_weights(faces, &order, fusion, stats),
-    };
-    let length = norm(&fused);
-    if !length.is_finite() || length < 1e-9 {
-        return Err(TemplateError::Degenerate);
-    }
-
-    let total: f64 = weights.iter().sum();
-    if !total.is_finite() || total <= 0.0 {
-        return Err(TemplateError::Degenerate);
-    }
-    let mut shares = vec![0f32; faces.len()];
-    for (&i, weight) in order.iter().zip(&weights) {
-        shares[i] = (weight / total) as f32;
-    }
-    Ok(Template {
-        vector: fused.iter().map(|v| (v / length) as f32).collect(),
-        fusion,
-        weights: shares,
-        coherence: coherence(faces, &order),
-    })
+    Fuser { stats, network, strangers: None }.fuse(faces, fusion)
 }
 
-/// The sum of embeddings under a rule that gives each face one weight, and those weights, in the canonical order.
-fn by_weights(faces: &[TemplateFace<'_>], order: &[usize], fusion: Fusion, stats: NormStats) -> (Vec<f64>, Vec<f64>) {
-    let norms: Vec<f32> = order.iter().map(|&i| faces[i].norm).collect();
-    let mut per_media: HashMap<&str, f64> = HashMap::new();
-    for face in faces {
-        *per_media.entry(face.media).or_default() += 1.0;
-    }
-    let weights: Vec<f64> = fusion
-        .weights(&norms, stats)
-        .into_iter()
-        .zip(order)
-        .map(|(weight, &i)| weight / per_media[faces[i].media])
-        .collect();
-    (weighted_sum(faces, order, &weights), weights)
+/// What fusion needs to know of the model that made the embeddings.
+#[derive(Debug, Clone, Copy)]
+pub struct Fuser<'a> {
+    /// Norms of ordinary portraits.
+    pub stats: NormStats,
+    /// The network of the rule `caface`, where the model has one.
+    pub network: Option<&'a dyn SetFusion>,
+    /// The score that a share of [`STRANGER_FMR`] of the comparisons of different people reach, where that was measured.
+    /// Robust fusion judges by it who disagrees.
+    pub strangers: Option<f32>,
 }
 
-/// What the network makes of the faces, and each face's part in it, in the canonical order.
+impl Fuser<'_> {
+    /// Fuses faces by a rule.
+    pub fn fuse(&self, faces: &[TemplateFace<'_>], fusion: Fusion) -> Result<Template, TemplateError> {
+        let dim = faces.first().ok_or(TemplateError::Empty)?.embedding.len();
+        if faces.iter().any(|f| f.embedding.len() != dim) {
+            return Err(TemplateError::MixedDimensions);
+        }
+        if faces.iter().any(|f| !f.norm.is_finite() || f.norm <= 0.0) {
+            return Err(TemplateError::BadNorm);
+        }
+        if !fusion.is_valid() {
+            return Err(TemplateError::BadTau);
+        }
+        let order = canonical_order(faces);
+        let (fused, weights, log_weights) = match fusion.rule {
+            FusionRule::Caface => {
+                let (fused, parts) = by_network(faces, &order, self.network.ok_or(TemplateError::NoCaface)?)?;
+                (fused, parts, Vec::new())
+            }
+            _ => {
+                let logs = self.log_weights(faces, &order, fusion);
+                let sums = Sums::new(faces, &order, &logs);
+                (sums.total(), sums.weights().to_vec(), logs)
+            }
+        };
+        let length = norm(&fused);
+        if !length.is_finite() || length < 1e-9 {
+            return Err(TemplateError::Degenerate);
+        }
+        // In the canonical order, as every sum here.
+        let total: f64 = order.iter().map(|&i| weights[i]).sum();
+        if !total.is_finite() || total <= 0.0 {
+            return Err(TemplateError::Degenerate);
+        }
+        Ok(Template {
+            vector: fused.iter().map(|v| (v / length) as f32).collect(),
+            fusion,
+            weights: weights.iter().map(|weight| (weight / total) as f32).collect(),
+            coherence: coherence(faces, &order),
+            log_weights,
+        })
+    }
+
+    /// What the rule and the robust pass make of each face, in the order of the faces.
+    fn log_weights(&self, faces: &[TemplateFace<'_>], order: &[usize], fusion: Fusion) -> Vec<f64> {
+        let norms: Vec<f32> = order.iter().map(|&i| faces[i].norm).collect();
+        let mut logs = vec![0f64; faces.len()];
+        for (&i, log) in order.iter().zip(fusion.log_weights(&norms, self.stats)) {
+            logs[i] = log;
+        }
+        if fusion.robust && fusion.rule != FusionRule::Best {
+            let damping = robust::log_damping(faces, order, self.stats, self.strangers);
+            logs.iter_mut().zip(damping).for_each(|(log, damping)| *log += damping);
+        }
+        logs
+    }
+}
+
+/// What the network makes of the faces, and each face's part in it, in the order of the faces.
 fn by_network(
     faces: &[TemplateFace<'_>],
     order: &[usize],
@@ -160,23 +187,29 @@ fn by_network(
     if vector.len() != faces[0].embedding.len() || parts.len() != faces.len() {
         return Err(NetworkError("its output has the wrong length".to_owned()).into());
     }
-    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
-    Ok((wide(vector), wide(parts)))
-}
-
-fn weighted_sum(faces: &[TemplateFace<'_>], order: &[usize], weights: &[f64]) -> Vec<f64> {
-    let mut sums = vec![0f64; faces.first().map_or(0, |face| face.embedding.len())];
-    for (&i, weight) in order.iter().zip(weights) {
-        for (sum, value) in sums.iter_mut().zip(faces[i].embedding) {
-            *sum += weight * f64::from(*value);
-        }
+    let mut weights = vec![0f64; faces.len()];
+    for (&i, part) in order.iter().zip(parts) {
+        weights[i] = f64::from(part);
     }
-    sums
+    Ok((vector.into_iter().map(f64::from).collect(), weights))
 }
 
 fn coherence(faces: &[TemplateFace<'_>], order: &[usize]) -> f32 {
-    let norms: Vec<f64> = order.iter().map(|&i| f64::from(faces[i].norm)).collect();
-    (norm(&weighted_sum(faces, order, &norms)) / norms.iter().sum::<f64>()).min(1.0) as f32
+    let mut sum = vec![0f64; faces.first().map_or(0, |face| face.embedding.len())];
+    let mut lengths = 0f64;
+    for &i in order {
+        let length = f64::from(faces[i].norm);
+        add(&mut sum, length, faces[i].embedding);
+        lengths += length;
+    }
+    (norm(&sum) / lengths).min(1.0) as f32
+}
+
+/// sum += weight · vector.
+fn add(sum: &mut [f64], weight: f64, vector: &[f32]) {
+    for (sum, value) in sum.iter_mut().zip(vector) {
+        *sum += weight * f64::from(*value);
+    }
 }
 
 /// The faces' indices sorted by content, so that sums do not depend on the order of arrival.

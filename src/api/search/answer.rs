@@ -60,6 +60,9 @@ pub struct CandidateFaceView {
     pub weight: f32,
     /// Its own cosine with the probe.
     pub score: f32,
+    /// What the subject would score without this face; null where it has no other, or the rule is `caface`.
+    #[schema(required = true)]
+    pub score_without: Option<f32>,
 }
 
 /// A subject of the candidate list.
@@ -220,6 +223,7 @@ impl From<&vultus_engine::gallery::CandidateFace> for CandidateFaceView {
             quality: face.quality,
             weight: face.part.weight,
             score: face.part.score,
+            score_without: face.part.score_without,
         }
     }
 }

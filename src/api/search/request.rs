@@ -187,7 +187,6 @@ impl SearchBody {
             return Err(Problem::with(Code::InvalidRequest, format!("limit is a number from 1 to {MAX_LIMIT}")));
         }
         Ok(SearchQuery {
-
             mode: match self.mode.unwrap_or(ModeName::Auto) {
                 ModeName::Auto => SearchMode::Auto,
                 ModeName::Exact => SearchMode::Exact,

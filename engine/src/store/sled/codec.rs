@@ -103,7 +103,7 @@ impl From<Fusion> for FusionRecord {
 }
 
 impl FusionRecord {
-    fn read(self, robust: bool) -> Fusion {
+    fn read(self, more: &GalleryMore) -> Fusion {
         let rule = match self.rule {
             RuleRecord::Norm => FusionRule::Norm,
             RuleRecord::SoftmaxQuality => FusionRule::SoftmaxQuality,
@@ -111,7 +111,7 @@ impl FusionRecord {
             RuleRecord::Best => FusionRule::Best,
             RuleRecord::Caface => FusionRule::Caface,
         };
-        Fusion { rule, tau: self.tau, robust }
+        Fusion { rule, tau: self.tau, cap: more.cap, robust: more.robust }
     }
 }
 
@@ -164,7 +164,7 @@ pub(super) fn decode_gallery(id: GalleryId, bytes: &[u8]) -> Result<(GalleryKey,
         },
         model_id: ModelId(record.model_id),
         dim: record.dim,
-        fusion: record.fusion.map(|fusion| fusion.read(more.robust)),
+        fusion: record.fusion.map(|fusion| fusion.read(&more)),
         thresholds: join_thresholds(record.threshold, more.thresholds),
         min_quality: record.min_quality,
         guards: more.guards(),

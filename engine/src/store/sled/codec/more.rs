@@ -114,6 +114,7 @@ pub(super) struct GalleryMore {
     wrong_person: GuardRecord,
     duplicate_subject: GuardRecord,
     pub(super) robust: bool,
+    pub(super) cap: Option<f32>,
 }
 
 impl GalleryMore {
@@ -124,6 +125,7 @@ impl GalleryMore {
             wrong_person: wrong_person.into(),
             duplicate_subject: duplicate_subject.into(),
             robust: gallery.fusion.is_some_and(|fusion| fusion.robust),
+            cap: gallery.fusion.and_then(|fusion| fusion.cap),
         }
     }
 

@@ -77,13 +77,8 @@ fn galleries() {
             (FusionRule::Mean, frozen::FusionRule::Mean),
             (FusionRule::Best, frozen::FusionRule::Best),
         ] {
-            let ours = Gallery {
-                kind,
-                fusion: Some(Fusion { rule, tau: 1.5, robust: false }),
-                created_at: time(),
-                revision: 5,
-                ..gallery("a")
-            };
+            let ours =
+                Gallery { kind, fusion: Some(Fusion::new(rule, 1.5)), created_at: time(), revision: 5, ..gallery("a") };
             let theirs = frozen::Gallery {
                 key: 300,
                 kind: frozen_kind,
@@ -237,7 +232,7 @@ fn migrations() {
         assert_eq!(encode_migration(&ours).unwrap(), bytes(&theirs));
         assert_eq!(decode_migration(ours.id, &bytes(&theirs)).unwrap(), ours);
     }
-    let caface = Gallery { fusion: Some(Fusion { rule: FusionRule::Caface, tau: 1.0, robust: false }), ..gallery("a") };
+    let caface = Gallery { fusion: Some(Fusion::new(FusionRule::Caface, 1.0)), ..gallery("a") };
     let encoded = encode_gallery(GalleryKey(1), &caface).unwrap();
     assert_eq!(decode_gallery(gid("a"), &encoded).unwrap().1, caface);
     assert_eq!(bytes(&second::FusionRule::Caface), [4]);
@@ -245,11 +240,11 @@ fn migrations() {
 
 #[test]
 fn records_that_go_on() {
-    let plain = Gallery { fusion: Some(Fusion { rule: FusionRule::Mean, tau: 1.0, robust: false }), ..gallery("a") };
+    let plain = Gallery { fusion: Some(Fusion::new(FusionRule::Mean, 1.0)), ..gallery("a") };
     let base = encode_gallery(GalleryKey(3), &plain).unwrap();
     let rate = Thresholds { matching: Some(ThresholdSetting::Fpir(0.01)), review: Some(ThresholdSetting::Score(0.5)) };
     let ours = Gallery {
-        fusion: Some(Fusion { rule: FusionRule::Mean, tau: 1.0, robust: true }),
+        fusion: Some(Fusion { rule: FusionRule::Mean, tau: 1.0, cap: Some(-1.0), robust: true }),
         thresholds: Thresholds { matching: Some(ThresholdSetting::Score(0.25)), ..rate },
         guards: Guards { wrong_person: Guard::Off, duplicate_subject: Guard::Score(0.75) },
         ..plain.clone()
@@ -260,6 +255,7 @@ fn records_that_go_on() {
         wrong_person: third::Guard::Off,
         duplicate_subject: third::Guard::Score(0.75),
         robust: true,
+        cap: Some(-1.0),
     };
     assert_eq!(encode_gallery(GalleryKey(3), &ours).unwrap(), [base, bytes(&theirs)].concat());
     let read = decode_gallery(gid("a"), &encode_gallery(GalleryKey(3), &ours).unwrap()).unwrap().1;

@@ -1,0 +1,30 @@
+//! `vultus bench`: the product's own benchmarks, as a table and as JSON.
+
+mod chart;
+mod figures;
+mod identify;
+mod photos;
+mod report;
+
+use clap::{Args, Subcommand};
+
+/// Measures what this installation is worth.
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure identification and fusion on your own photos
+    Identify(identify::Identify),
+}
+
+impl Bench {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Identify(command) => command.run(),
+        }
+    }
+}
