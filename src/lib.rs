@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod extract;
+pub mod jobs;
 pub mod middleware;
 pub mod openapi;
 pub mod problem;

@@ -51,6 +51,7 @@ codes! {
     ModelNotFound "model_not_found" NOT_FOUND "There is no such model."
     CropNotFound "crop_not_found" NOT_FOUND "No crop is kept of this face."
     MigrationNotFound "migration_not_found" NOT_FOUND "There is no such migration of the gallery."
+    JobNotFound "job_not_found" NOT_FOUND "There is no such job, or it ended long ago."
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The resource does not have this method."
     RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request was not done in time."
     GalleryExists "gallery_exists" CONFLICT "A gallery of this id exists already."
@@ -59,6 +60,7 @@ codes! {
     MigrationStage "migration_stage" CONFLICT "The migration is not at a stage at which this can be done."
     MigrationIncomplete "migration_incomplete" CONFLICT "Faces of the gallery have no feature of the other model."
     ModelMismatch "model_mismatch" CONFLICT "The embeddings are of different models and cannot be compared."
+    JobEnded "job_ended" CONFLICT "The job has ended already."
     IdempotencyInProgress "idempotency_in_progress" CONFLICT "A request with this Idempotency-Key is still being served."
     RevisionMismatch "revision_mismatch" PRECONDITION_FAILED "The resource has changed since it was read."
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The request body is too large."
@@ -80,12 +82,13 @@ codes! {
     FacesContradict "faces_contradict" UNPROCESSABLE_ENTITY "The faces cancel each other out and give no template."
     IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The Idempotency-Key was used with another request."
     QueueFull "queue_full" TOO_MANY_REQUESTS "The inference queue is full; try again shortly."
+    JobsFull "jobs_full" TOO_MANY_REQUESTS "Too many jobs run and wait; try again later."
     Internal "internal" INTERNAL_SERVER_ERROR "The server failed; the cause is in its log."
     StorageUnavailable "storage_unavailable" SERVICE_UNAVAILABLE "The data directory cannot be written or read."
     NotReady "not_ready" SERVICE_UNAVAILABLE "The server is starting, stopping or broken."
 }
 
-/// Seconds a client is asked to wait after `queue_full`.
+/// Seconds a client is asked to wait when there is no room.
 const RETRY_AFTER_S: &str = "1";
 
 /// The media type of problems.
@@ -195,7 +198,7 @@ impl IntoResponse for Problem {
         let status = self.code.status();
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
-        if self.code == Code::QueueFull {
+        if status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
         if self.code == Code::Unauthorized {

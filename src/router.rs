@@ -13,7 +13,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::api::{changes, detect, embed, faces, galleries, health, migrations, models, search, subjects, verify};
+use crate::api::{
+    changes, detect, embed, faces, galleries, health, jobs, migrations, models, search, subjects, verify,
+};
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
 use crate::openapi::Document;
@@ -45,6 +47,9 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(models::list))
         .routes(routes!(models::get))
         .routes(routes!(changes::list))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::cancel))
 }
 
 /// The documented routes for supervisors, which need no key.

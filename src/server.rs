@@ -26,6 +26,7 @@ use vultus_engine::store::sled::SledStore;
 
 use crate::app::{App, Parts};
 use crate::config::Settings;
+use crate::jobs::Jobs;
 use crate::middleware::auth::KeyHash;
 
 /// Folder of the store within the data directory.
@@ -82,15 +83,17 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let database = Database::open(store, models, DatabaseConfig { model, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
+    let background = TaskTracker::new();
     Ok(App::new(Parts {
         key: KeyHash::of(&settings.auth.key),
+        jobs: Jobs::new(settings.jobs.clone(), background.clone()),
         config: settings,
         database,
         pipeline: Arc::new(pipeline),
         openapi: Bytes::from(crate::openapi::text()),
         in_progress: Default::default(),
         photo_slots: Arc::new(Semaphore::new(photos)),
-        background: TaskTracker::new(),
+        background,
         stopping: AtomicBool::new(false),
     }))
 }
@@ -120,6 +123,7 @@ impl Server {
         accept(&app, listener, &connections, &stop).await;
 
         app.stopping.store(true, Ordering::Release);
+        app.jobs.close();
         tracing::info!("stopping: no new requests; those in work are finished");
         let background = async {
             connections.shutdown().await;

@@ -6,6 +6,7 @@ pub mod embed;
 pub mod faces;
 pub mod galleries;
 pub mod health;
+pub mod jobs;
 pub mod migrations;
 pub mod models;
 pub mod paging;

@@ -2,12 +2,14 @@
 //!
 //! Every setting is a member of [`Settings`]; an unknown name in a file or variable is an error that names it.
 
+mod jobs;
 mod load;
 mod models;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use jobs::JobSettings;
 pub use load::{ConfigError, Loaded, Override, load};
 pub use models::{MODELS_DIR_VARIABLE, ModelsSettings};
 use secrecy::SecretString;
@@ -33,6 +35,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// Search and decisions.
     pub search: SearchSettings,
+    /// Work that goes on when its request has been answered.
+    pub jobs: JobSettings,
     /// Log output.
     pub log: LogSettings,
 }
@@ -234,6 +238,7 @@ impl Settings {
             ("limits.max_images_per_request", limits.max_images_per_request),
             ("limits.max_faces_per_image", limits.max_faces_per_image),
             ("limits.max_queued_images", limits.max_queued_images),
+            ("jobs.max_running", self.jobs.max_running),
             ("model.embed_batch", model.embed_batch),
             ("model.detect_batch", model.detect_batch),
         ];
