@@ -92,6 +92,17 @@ impl Fusion {
         TAU_RANGE.contains(&self.tau)
     }
 
+    /// The logarithm of a face's weight, up to a constant shared by all faces, where the weight depends on the face
+    /// alone; `None` where faces are compared with each other.
+    pub(crate) fn log_weight(&self, norm: f32, stats: NormStats) -> Option<f64> {
+        match self.rule {
+            FusionRule::Mean => Some(0.0),
+            FusionRule::Norm => Some(f64::from(norm).ln()),
+            FusionRule::SoftmaxQuality => Some(f64::from(z(norm, stats)) / f64::from(self.tau)),
+            FusionRule::Best | FusionRule::Caface => None,
+        }
+    }
+
     /// Weights of faces with the given norms, scaled so that the largest is 1 (`softmax_quality` would otherwise
     /// overflow). `best` gives 1 to the first of the highest norms.
     pub(super) fn weights(&self, norms: &[f32], stats: NormStats) -> Vec<f64> {
