@@ -15,6 +15,7 @@ use crate::jobs::{JobView, Jobs, Run};
 use crate::middleware::auth::KeyHash;
 use crate::middleware::idempotency::InProgress;
 use crate::problem::{Code, Problem};
+use crate::service::probes::Probes;
 
 /// Shared state, cheap to clone.
 #[derive(Clone)]
@@ -36,6 +37,8 @@ pub struct Parts {
     pub in_progress: Mutex<InProgress>,
     /// Bounds the decoded photos held at a time.
     pub photo_slots: Arc<Semaphore>,
+    /// Probe templates and tracks.
+    pub probes: Probes,
     /// Work that is watched apart from its request.
     pub jobs: Jobs,
     /// Work that goes on when its request has gone.

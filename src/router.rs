@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::{
-    changes, detect, embed, faces, galleries, health, jobs, migrations, models, search, subjects, verify,
+    changes, detect, embed, faces, galleries, health, jobs, migrations, models, search, subjects, templates, tracks,
+    verify,
 };
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
@@ -47,6 +48,12 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(models::list))
         .routes(routes!(models::get))
         .routes(routes!(changes::list))
+        .routes(routes!(templates::create))
+        .routes(routes!(templates::get, templates::delete))
+        .routes(routes!(tracks::list, tracks::create))
+        .routes(routes!(tracks::get, tracks::delete))
+        .routes(routes!(tracks::list_frames, tracks::add_frames))
+        .routes(routes!(tracks::delete_frame))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))

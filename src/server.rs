@@ -28,6 +28,7 @@ use crate::app::{App, Parts};
 use crate::config::Settings;
 use crate::jobs::Jobs;
 use crate::middleware::auth::KeyHash;
+use crate::service::probes::Probes;
 
 /// Folder of the store within the data directory.
 const STORE_FOLDER: &str = "store";
@@ -86,6 +87,7 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let background = TaskTracker::new();
     Ok(App::new(Parts {
         key: KeyHash::of(&settings.auth.key),
+        probes: Probes::new(settings.probes.clone()),
         jobs: Jobs::new(settings.jobs.clone(), background.clone()),
         config: settings,
         database,
@@ -120,6 +122,7 @@ impl Server {
         let Self { app, listener, .. } = self;
         let deadline = Duration::from_millis(app.config.server.shutdown_timeout_ms);
         let connections = GracefulShutdown::new();
+        let sweeper = tokio::spawn(crate::service::probes::sweep(app.clone(), stop.clone()));
         accept(&app, listener, &connections, &stop).await;
 
         app.stopping.store(true, Ordering::Release);
@@ -127,6 +130,7 @@ impl Server {
         tracing::info!("stopping: no new requests; those in work are finished");
         let background = async {
             connections.shutdown().await;
+            let _ = sweeper.await;
             app.background.close();
             app.background.wait().await;
         };

@@ -13,6 +13,8 @@ pub mod paging;
 pub mod params;
 pub mod search;
 pub mod subjects;
+pub mod templates;
+pub mod tracks;
 pub mod verify;
 pub mod wire;
 

@@ -9,7 +9,7 @@ mod models;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-pub use jobs::JobSettings;
+pub use jobs::{JobSettings, ProbeSettings};
 pub use load::{ConfigError, Loaded, Override, load};
 pub use models::{MODELS_DIR_VARIABLE, ModelsSettings};
 use secrecy::SecretString;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub search: SearchSettings,
     /// Work that goes on when its request has been answered.
     pub jobs: JobSettings,
+    /// Probe templates and tracks.
+    pub probes: ProbeSettings,
     /// Log output.
     pub log: LogSettings,
 }
@@ -239,6 +241,8 @@ impl Settings {
             ("limits.max_faces_per_image", limits.max_faces_per_image),
             ("limits.max_queued_images", limits.max_queued_images),
             ("jobs.max_running", self.jobs.max_running),
+            ("probes.ttl_s", self.probes.ttl_s as usize),
+            ("probes.max_ttl_s", self.probes.max_ttl_s as usize),
             ("model.embed_batch", model.embed_batch),
             ("model.detect_batch", model.detect_batch),
         ];

@@ -39,6 +39,7 @@ use vultus_engine::ids::GalleryId;
 use crate::config::JobSettings;
 use crate::problem::{Code, Problem};
 pub use run::Run;
+pub(crate) use run::now;
 use run::{Ended, Record};
 pub use view::{JobProgress, JobView, StateName};
 

@@ -16,7 +16,7 @@ use super::view::{JobProgress, JobView, StateName};
 use crate::problem::{Code, Problem};
 
 /// The present time to the millisecond.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let now = Timestamp::now();
     now.round(Unit::Millisecond).unwrap_or(now)
 }

@@ -85,6 +85,8 @@ pub struct Track {
     frame_bytes: usize,
     /// What the frames add up to; `None` when that must be done anew or the rule has no such sums.
     sums: Option<Sums>,
+    /// Bytes the sums will take when they are made anew, at most.
+    stale_bytes: usize,
     /// The template of the frames as they are.
     ready: Option<Arc<Summary>>,
 }
@@ -93,7 +95,7 @@ impl Track {
     /// An empty track of a model's features.
     pub fn new(model: Arc<ServedModel>, fusion: Fusion) -> Self {
         let sums = Sums::new(fusion, &model);
-        Self { model, fusion, frames: BTreeMap::new(), next: 0, frame_bytes: 0, sums, ready: None }
+        Self { model, fusion, frames: BTreeMap::new(), next: 0, frame_bytes: 0, sums, stale_bytes: 0, ready: None }
     }
 
     /// The model of its features.
@@ -119,7 +121,7 @@ impl Track {
     /// Bytes it takes, rounded up.
     pub fn bytes(&self) -> usize {
         let ready = self.ready.as_ref().map_or(0, |ready| ready.vector.len() * size_of::<f32>());
-        size_of::<Self>() + self.frame_bytes + self.sums.as_ref().map_or(0, Sums::bytes) + ready
+        size_of::<Self>() + self.frame_bytes + self.sums.as_ref().map_or(self.stale_bytes, Sums::bytes) + ready
     }
 
     /// Most bytes that one more frame would add, before it is made: for a bound that is checked first. A frame whose
@@ -147,8 +149,10 @@ impl Track {
         self.next += 1;
         self.frame_bytes += frame.bytes();
         self.ready = None;
-        if let Some(sums) = &mut self.sums {
-            sums.add(number, &frame, &self.frames);
+        match &mut self.sums {
+            Some(sums) => sums.add(number, &frame, &self.frames),
+            None if self.stale_bytes > 0 => self.stale_bytes += sums::bytes_per_media(&frame),
+            None => {}
         }
         self.frames.insert(number, frame);
         Ok(number)
@@ -159,7 +163,9 @@ impl Track {
         let frame = self.frames.remove(&number)?;
         self.frame_bytes -= frame.bytes();
         self.ready = None;
-        self.sums = None;
+        if let Some(sums) = self.sums.take() {
+            self.stale_bytes = sums.bytes();
+        }
         Some(frame)
     }
 

@@ -20,6 +20,11 @@ const DEGENERATE: f64 = 1e-9;
 /// What a media takes beside its sum and its name: the entry, allocator rounding.
 pub(super) const GROUP_OVERHEAD_BYTES: usize = size_of::<(MediaId, Group)>() + 32;
 
+/// Most bytes that a frame of a new media adds to the sums.
+pub(super) fn bytes_per_media(frame: &Frame) -> usize {
+    GROUP_OVERHEAD_BYTES + frame.media.as_str().len() + frame.feature.embedding.len() * size_of::<f64>()
+}
+
 /// The faces of one media.
 #[derive(Debug)]
 enum Group {

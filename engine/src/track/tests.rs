@@ -123,6 +123,12 @@ fn memory_is_as_announced() {
     let per_frame = Track::bytes_per_frame(&model, "media 00000".len());
     assert!(track.bytes() - empty <= 1000 * per_frame + 512 * 8);
     assert!(per_frame < 7000, "{per_frame}");
+    // What a removal makes stale is still counted, since the next template makes it anew.
+    let full = track.bytes();
+    track.remove(0);
+    let stale = track.bytes();
+    track.template().unwrap();
+    assert!(track.bytes() <= stale + 512 * 4 && stale < full);
 }
 
 #[test]
