@@ -37,6 +37,8 @@ pub struct Parts {
     pub in_progress: Mutex<InProgress>,
     /// Bounds the decoded photos held at a time.
     pub photo_slots: Arc<Semaphore>,
+    /// Bounds the videos that are sent at a time.
+    pub upload_slots: Arc<Semaphore>,
     /// Probe templates and tracks.
     pub probes: Probes,
     /// Work that is watched apart from its request.

@@ -16,3 +16,4 @@ pub mod problem;
 pub mod router;
 pub mod server;
 pub mod service;
+pub mod video;

@@ -72,6 +72,7 @@ codes! {
     TooManyImages "too_many_images" PAYLOAD_TOO_LARGE "The request holds too many images."
     ImageTooLarge "image_too_large" PAYLOAD_TOO_LARGE "The image has too many bytes or pixels."
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The request body is of a media type this operation does not take."
+    UnsupportedVideo "unsupported_video" UNSUPPORTED_MEDIA_TYPE "The file is no video that is read."
     UnsupportedImage "unsupported_image" UNSUPPORTED_MEDIA_TYPE "The image is of a format or kind that is not read."
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is well-formed but asks for something that is not valid."
     UnknownModel "unknown_model" UNPROCESSABLE_ENTITY "No model of this name or id can be used."
@@ -79,6 +80,7 @@ codes! {
     NotAnImage "not_an_image" UNSUPPORTED_MEDIA_TYPE "The bytes are not an image."
     TruncatedImage "truncated_image" UNPROCESSABLE_ENTITY "The image is cut short."
     CorruptImage "corrupt_image" UNPROCESSABLE_ENTITY "The image is damaged."
+    UnreadableVideo "unreadable_video" UNPROCESSABLE_ENTITY "The video cannot be decoded."
     NoFace "no_face" UNPROCESSABLE_ENTITY "There is no face in the image."
     SeveralFaces "several_faces" UNPROCESSABLE_ENTITY "There are several faces in the image and none was chosen."
     QualityTooLow "quality_too_low" UNPROCESSABLE_ENTITY "The face's quality is below what is required."
@@ -90,6 +92,7 @@ codes! {
     ProbesFull "probes_full" TOO_MANY_REQUESTS "Probe templates and tracks take all the room they may; delete some or wait until some expire."
     JobsFull "jobs_full" TOO_MANY_REQUESTS "Too many jobs run and wait; try again later."
     Internal "internal" INTERNAL_SERVER_ERROR "The server failed; the cause is in its log."
+    FfmpegMissing "ffmpeg_missing" NOT_IMPLEMENTED "The server has no ffmpeg to decode videos with; install the package ffmpeg."
     StorageUnavailable "storage_unavailable" SERVICE_UNAVAILABLE "The data directory cannot be written or read."
     NotReady "not_ready" SERVICE_UNAVAILABLE "The server is starting, stopping or broken."
 }

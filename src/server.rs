@@ -84,9 +84,11 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let database = Database::open(store, models, DatabaseConfig { model, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
+    crate::video::clear(&settings.server.data_dir);
     let background = TaskTracker::new();
     Ok(App::new(Parts {
         key: KeyHash::of(&settings.auth.key),
+        upload_slots: Arc::new(Semaphore::new(settings.video.max_uploads)),
         probes: Probes::new(settings.probes.clone()),
         jobs: Jobs::new(settings.jobs.clone(), background.clone()),
         config: settings,

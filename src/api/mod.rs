@@ -11,6 +11,7 @@ pub mod migrations;
 pub mod models;
 pub mod paging;
 pub mod params;
+pub mod probes;
 pub mod search;
 pub mod subjects;
 pub mod templates;

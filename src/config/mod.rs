@@ -5,6 +5,7 @@
 mod jobs;
 mod load;
 mod models;
+mod video;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub use load::{ConfigError, Loaded, Override, load};
 pub use models::{MODELS_DIR_VARIABLE, ModelsSettings};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+pub use video::{FPS_RANGE, VideoSettings};
 use vultus_engine::detect::{DetectOptions, DetectorKind};
 use vultus_engine::image::DecodeLimits;
 
@@ -39,6 +41,8 @@ pub struct Settings {
     pub jobs: JobSettings,
     /// Probe templates and tracks.
     pub probes: ProbeSettings,
+    /// Videos as probes.
+    pub video: VideoSettings,
     /// Log output.
     pub log: LogSettings,
 }
@@ -249,6 +253,7 @@ impl Settings {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} is at least 1"));
         }
+        self.video.check()?;
         if !(0.1..=1.0).contains(&model.min_detection_score) {
             return Err("model.min_detection_score is a number from 0.1 to 1".to_owned());
         }

@@ -7,3 +7,4 @@ pub mod search;
 pub mod select;
 pub mod timing;
 pub mod tracks;
+pub mod video;

@@ -22,3 +22,4 @@ mod search;
 mod subjects;
 mod templates;
 mod tracks;
+mod video;

@@ -9,10 +9,10 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use vultus_engine::ids::GalleryId;
 
-pub(crate) use answer::probe_view;
 pub use answer::{
     AnswerView, AnswersView, CandidateFaceView, CandidateView, GallerySearched, KindName, ProbeView, SearchResponse,
 };
+pub(crate) use answer::{probe_view, view as answer_view};
 pub use request::{FacesName, ModeName, SearchBody, SearchParams};
 
 use super::faces::ImageForm;
