@@ -16,6 +16,7 @@ mod search;
 mod serve;
 mod target;
 mod verify;
+mod video;
 
 use std::process::ExitCode;
 
