@@ -11,9 +11,11 @@ use vultus_engine::ids::GalleryId;
 use vultus_engine::infer::{Embedder, Pipeline};
 
 use crate::config::Settings;
+use crate::jobs::{JobView, Jobs, Run};
 use crate::middleware::auth::KeyHash;
 use crate::middleware::idempotency::InProgress;
 use crate::problem::{Code, Problem};
+use crate::service::probes::Probes;
 
 /// Shared state, cheap to clone.
 #[derive(Clone)]
@@ -35,6 +37,12 @@ pub struct Parts {
     pub in_progress: Mutex<InProgress>,
     /// Bounds the decoded photos held at a time.
     pub photo_slots: Arc<Semaphore>,
+    /// Bounds the videos that are sent at a time.
+    pub upload_slots: Arc<Semaphore>,
+    /// Probe templates and tracks.
+    pub probes: Probes,
+    /// Work that is watched apart from its request.
+    pub jobs: Jobs,
     /// Work that goes on when its request has gone.
     pub background: TaskTracker,
     /// Set when the server is stopping.
@@ -56,6 +64,17 @@ impl App {
     ) -> Result<T, Problem> {
         let app = self.clone();
         self.background.spawn_blocking(move || work(&app)).await.unwrap_or_else(|error| Err(Problem::internal(error)))
+    }
+
+    /// Starts a job: work that is watched apart from its request. See [`crate::jobs`].
+    pub fn start_job(
+        &self,
+        kind: &'static str,
+        gallery: Option<GalleryId>,
+        work: impl FnOnce(&App, &Run) -> Result<serde_json::Value, Problem> + Send + 'static,
+    ) -> Result<JobView, Problem> {
+        let app = self.clone();
+        self.jobs.start(kind, gallery, move |run| work(&app, run))
     }
 
     /// The server's own backbone.

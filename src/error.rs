@@ -10,6 +10,7 @@ use vultus_engine::store::StoreError;
 use vultus_engine::template::TemplateError;
 
 use crate::problem::{Code, Problem};
+use crate::video::VideoError;
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
@@ -101,6 +102,18 @@ impl From<InferError> for Problem {
             InferError::Unusable => Self::new(Code::FaceUnusable),
             InferError::Failed(cause) => Self::internal(cause),
         }
+    }
+}
+
+impl From<VideoError> for Problem {
+    fn from(error: VideoError) -> Self {
+        let code = match &error {
+            VideoError::NoFfmpeg => Code::FfmpegMissing,
+            VideoError::Unsupported => Code::UnsupportedVideo,
+            VideoError::Undecodable(_) | VideoError::Stalled => Code::UnreadableVideo,
+            VideoError::Io(cause) => return Self::internal(format!("{error}: {cause}")),
+        };
+        Self::with(code, error.to_string())
     }
 }
 

@@ -53,6 +53,10 @@ codes! {
     RegroupingNotFound "regrouping_not_found" NOT_FOUND "There is no such merge, split or move in the gallery."
     ReviewNotFound "review_not_found" NOT_FOUND "There is no such review of the gallery."
     MigrationNotFound "migration_not_found" NOT_FOUND "There is no such migration of the gallery."
+    TemplateNotFound "template_not_found" NOT_FOUND "There is no such probe template, or it has expired."
+    TrackNotFound "track_not_found" NOT_FOUND "There is no such track, or it has expired."
+    FrameNotFound "frame_not_found" NOT_FOUND "There is no such frame of the track."
+    JobNotFound "job_not_found" NOT_FOUND "There is no such job, or it ended long ago."
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The resource does not have this method."
     RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request was not done in time."
     GalleryExists "gallery_exists" CONFLICT "A gallery of this id exists already."
@@ -65,12 +69,16 @@ codes! {
     KeptApart "kept_apart" CONFLICT "The subjects are known to be two people."
     AlreadyUndone "already_undone" CONFLICT "It was undone already."
     CalibrationMissing "calibration_missing" CONFLICT "The gallery is not calibrated, so a rate cannot be turned into a score."
+    TrackExists "track_exists" CONFLICT "A track of this id exists already."
+    TrackFull "track_full" CONFLICT "The track cannot hold so many frames."
+    JobEnded "job_ended" CONFLICT "The job has ended already."
     IdempotencyInProgress "idempotency_in_progress" CONFLICT "A request with this Idempotency-Key is still being served."
     RevisionMismatch "revision_mismatch" PRECONDITION_FAILED "The resource has changed since it was read."
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The request body is too large."
     TooManyImages "too_many_images" PAYLOAD_TOO_LARGE "The request holds too many images."
     ImageTooLarge "image_too_large" PAYLOAD_TOO_LARGE "The image has too many bytes or pixels."
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The request body is of a media type this operation does not take."
+    UnsupportedVideo "unsupported_video" UNSUPPORTED_MEDIA_TYPE "The file is no video that is read."
     UnsupportedImage "unsupported_image" UNSUPPORTED_MEDIA_TYPE "The image is of a format or kind that is not read."
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is well-formed but asks for something that is not valid."
     UnknownModel "unknown_model" UNPROCESSABLE_ENTITY "No model of this name or id can be used."
@@ -78,6 +86,7 @@ codes! {
     NotAnImage "not_an_image" UNSUPPORTED_MEDIA_TYPE "The bytes are not an image."
     TruncatedImage "truncated_image" UNPROCESSABLE_ENTITY "The image is cut short."
     CorruptImage "corrupt_image" UNPROCESSABLE_ENTITY "The image is damaged."
+    UnreadableVideo "unreadable_video" UNPROCESSABLE_ENTITY "The video cannot be decoded."
     NoFace "no_face" UNPROCESSABLE_ENTITY "There is no face in the image."
     SeveralFaces "several_faces" UNPROCESSABLE_ENTITY "There are several faces in the image and none was chosen."
     QualityTooLow "quality_too_low" UNPROCESSABLE_ENTITY "The face's quality is below what is required."
@@ -88,12 +97,15 @@ codes! {
     FacesContradict "faces_contradict" UNPROCESSABLE_ENTITY "The faces cancel each other out and give no template."
     IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The Idempotency-Key was used with another request."
     QueueFull "queue_full" TOO_MANY_REQUESTS "The inference queue is full; try again shortly."
+    ProbesFull "probes_full" TOO_MANY_REQUESTS "Probe templates and tracks take all the room they may; delete some or wait until some expire."
+    JobsFull "jobs_full" TOO_MANY_REQUESTS "Too many jobs run and wait; try again later."
     Internal "internal" INTERNAL_SERVER_ERROR "The server failed; the cause is in its log."
+    FfmpegMissing "ffmpeg_missing" NOT_IMPLEMENTED "The server has no ffmpeg to decode videos with; install the package ffmpeg."
     StorageUnavailable "storage_unavailable" SERVICE_UNAVAILABLE "The data directory cannot be written or read."
     NotReady "not_ready" SERVICE_UNAVAILABLE "The server is starting, stopping or broken."
 }
 
-/// Seconds a client is asked to wait after `queue_full`.
+/// Seconds a client is asked to wait when there is no room.
 const RETRY_AFTER_S: &str = "1";
 
 /// The media type of problems.
@@ -208,7 +220,7 @@ impl IntoResponse for Problem {
         let status = self.code.status();
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
-        if self.code == Code::QueueFull {
+        if status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
         if self.code == Code::Unauthorized {

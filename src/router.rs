@@ -13,7 +13,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::api::{changes, detect, embed, faces, galleries, health, migrations, models, search, subjects, verify};
+use crate::api::{
+    changes, detect, embed, faces, galleries, health, jobs, migrations, models, probes, search, subjects, templates,
+    tracks, verify,
+};
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
 use crate::openapi::Document;
@@ -45,16 +48,28 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(models::list))
         .routes(routes!(models::get))
         .routes(routes!(changes::list))
+        .routes(routes!(templates::create))
+        .routes(routes!(templates::get, templates::delete))
+        .routes(routes!(tracks::list, tracks::create))
+        .routes(routes!(tracks::get, tracks::delete))
+        .routes(routes!(tracks::list_frames, tracks::add_frames))
+        .routes(routes!(tracks::delete_frame))
+        // Longer than other bodies, and bounded by the handler.
+        .merge(OpenApiRouter::new().routes(routes!(probes::video)).layer(DefaultBodyLimit::disable()))
+        .routes(routes!(probes::crop))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::cancel))
 }
 
 /// The documented routes for supervisors, which need no key.
-fn probes() -> OpenApiRouter<App> {
+fn supervision() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready))
 }
 
 /// The OpenAPI document as the handlers describe themselves.
 pub(crate) fn described() -> utoipa::openapi::OpenApi {
-    OpenApiRouter::with_openapi(Document::openapi()).merge(resources()).merge(probes()).into_openapi()
+    OpenApiRouter::with_openapi(Document::openapi()).merge(resources()).merge(supervision()).into_openapi()
 }
 
 /// The service: routes, and what happens around each request.
@@ -63,11 +78,11 @@ pub fn router(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), idempotency::replay))
         .layer(from_fn_with_state(app.clone(), auth::require_key))
         .split_for_parts();
-    let (probes, _) = probes().split_for_parts();
+    let (supervision, _) = supervision().split_for_parts();
     let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
     Router::new()
         .merge(resources)
-        .merge(probes)
+        .merge(supervision)
         .route("/openapi.json", get(crate::openapi::serve))
         .merge(docs)
         .fallback(fallback::not_found)

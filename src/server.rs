@@ -26,7 +26,9 @@ use vultus_engine::store::sled::SledStore;
 
 use crate::app::{App, Parts};
 use crate::config::Settings;
+use crate::jobs::Jobs;
 use crate::middleware::auth::KeyHash;
+use crate::service::probes::Probes;
 
 /// Folder of the store within the data directory.
 const STORE_FOLDER: &str = "store";
@@ -82,15 +84,20 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let database = Database::open(store, models, DatabaseConfig { model, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
+    crate::video::clear(&settings.server.data_dir);
+    let background = TaskTracker::new();
     Ok(App::new(Parts {
         key: KeyHash::of(&settings.auth.key),
+        upload_slots: Arc::new(Semaphore::new(settings.video.max_uploads)),
+        probes: Probes::new(settings.probes.clone()),
+        jobs: Jobs::new(settings.jobs.clone(), background.clone()),
         config: settings,
         database,
         pipeline: Arc::new(pipeline),
         openapi: Bytes::from(crate::openapi::text()),
         in_progress: Default::default(),
         photo_slots: Arc::new(Semaphore::new(photos)),
-        background: TaskTracker::new(),
+        background,
         stopping: AtomicBool::new(false),
     }))
 }
@@ -117,12 +124,15 @@ impl Server {
         let Self { app, listener, .. } = self;
         let deadline = Duration::from_millis(app.config.server.shutdown_timeout_ms);
         let connections = GracefulShutdown::new();
+        let sweeper = tokio::spawn(crate::service::probes::sweep(app.clone(), stop.clone()));
         accept(&app, listener, &connections, &stop).await;
 
         app.stopping.store(true, Ordering::Release);
+        app.jobs.close();
         tracing::info!("stopping: no new requests; those in work are finished");
         let background = async {
             connections.shutdown().await;
+            let _ = sweeper.await;
             app.background.close();
             app.background.wait().await;
         };

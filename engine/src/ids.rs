@@ -22,7 +22,7 @@ pub enum IdError {
     /// Characters or length outside `[A-Za-z0-9_.:-]{1,128}`.
     #[error("a {kind} id has 1 to 128 characters out of A-Z a-z 0-9 _ . : -")]
     BadName {
-        /// Which identifier was wanted: `gallery`, `subject` or `model`.
+        /// Which identifier was wanted: `gallery`, `subject`, `model` or `track`.
         kind: &'static str,
     },
     /// A media id that is empty, too long or holds control characters.
@@ -109,6 +109,18 @@ name_id!(
     SubjectId,
     "subject"
 );
+name_id!(
+    /// Names a track: the frames of one face in one camera. Chosen by the caller, or a UUIDv7.
+    TrackId,
+    "track"
+);
+
+impl TrackId {
+    /// A fresh UUIDv7.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7().to_string().into())
+    }
+}
 
 impl SubjectId {
     /// A fresh UUIDv7.

@@ -14,3 +14,4 @@ pub mod model;
 pub mod quality;
 pub mod store;
 pub mod template;
+pub mod track;

@@ -7,12 +7,16 @@ pub mod embed;
 pub mod faces;
 pub mod galleries;
 pub mod health;
+pub mod jobs;
 pub mod migrations;
 pub mod models;
 pub mod paging;
 pub mod params;
+pub mod probes;
 pub mod search;
 pub mod subjects;
+pub mod templates;
+pub mod tracks;
 pub mod verify;
 pub mod wire;
 

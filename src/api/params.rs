@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
-use vultus_engine::ids::{GalleryId, SubjectId};
+use vultus_engine::ids::{GalleryId, SubjectId, TrackId};
 
 /// A gallery in the path.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -38,6 +38,15 @@ pub struct FacePath {
     pub subject: SubjectId,
     /// Face id.
     pub face: Uuid,
+}
+
+/// A track in the path.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct TrackPath {
+    /// Track id.
+    #[param(value_type = String, pattern = "^[A-Za-z0-9_.:-]{1,128}$", example = "door-17")]
+    pub track: TrackId,
 }
 
 /// A migration in the path.

@@ -1,6 +1,8 @@
 //! A small HTTP client for our own API.
 
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -15,6 +17,9 @@ use crate::problem::Problem;
 const MAX_ATTEMPTS: u32 = 60;
 /// Most bytes of an answer.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
+
+/// Longest time for which a file is sent.
+const FILE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Talks to one server. Safe to share between threads.
 pub(super) struct Client {
@@ -40,6 +45,17 @@ pub(super) enum ClientError {
     /// The server's answer is not one of ours.
     #[error("the answer of {0} is not Vultus's")]
     Foreign(String),
+}
+
+/// Why a file was not sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    /// It cannot be read.
+    #[error("{0} cannot be read")]
+    Unreadable(String, #[source] std::io::Error),
+    /// The request was not served.
+    #[error(transparent)]
+    Client(#[from] ClientError),
 }
 
 impl Client {
@@ -74,6 +90,20 @@ impl Client {
             let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/octet-stream");
             self.authorised(request).send(image)
         })
+    }
+
+    /// `POST` of a file, read while it is sent. The server can refuse it before that.
+    pub(super) fn post_file<T: DeserializeOwned>(&self, path: &str, file: &Path) -> Result<T, FileError> {
+        // Told here, since a file that cannot be read is no fault of the server's.
+        let open = || File::open(file).map_err(|error| FileError::Unreadable(file.display().to_string(), error));
+        open()?;
+        let sent = self.answer(|| {
+            let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/octet-stream");
+            let request = self.authorised(request).header("expect", "100-continue");
+            let request = request.config().timeout_global(Some(FILE_TIMEOUT)).build();
+            request.send(File::open(file)?)
+        });
+        Ok(sent?)
     }
 
     fn authorised<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {

@@ -17,6 +17,7 @@ mod search;
 mod serve;
 mod target;
 mod verify;
+mod video;
 
 use std::process::ExitCode;
 

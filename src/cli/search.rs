@@ -26,10 +26,16 @@ pub(super) struct Search {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     /// All images are of one person: fuse them into one probe
-    #[arg(long)]
+    #[arg(long, group = "fused")]
     fuse: bool,
+    /// A video in place of images: each person in it is a probe, fused from the frames; needs ffmpeg at the server
+    #[arg(long, value_name = "FILE", group = "fused", conflicts_with = "images")]
+    video: Option<PathBuf>,
+    /// Frames a second of the video that are looked at; the server's choice where left out
+    #[arg(long, value_name = "F", requires = "video")]
+    fps: Option<f64>,
     /// Fusion rule of the probe: norm, softmax_quality, mean or best; the model's where left out
-    #[arg(long, value_name = "RULE", requires = "fuse")]
+    #[arg(long, value_name = "RULE", requires = "fused")]
     fusion: Option<vultus_engine::template::FusionRule>,
     /// Score from which a candidate is a match
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
@@ -44,7 +50,7 @@ pub(super) struct Search {
     #[arg(long)]
     json: bool,
     /// The images
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required_unless_present = "video", value_name = "IMAGE")]
     images: Vec<PathBuf>,
 }
 
@@ -62,6 +68,17 @@ impl Search {
         });
         self.target.require_data_dir()?;
         let connected = self.target.connect()?;
+        if let Some(video) = &self.video {
+            let options = [
+                ("galleries", Some(self.gallery)),
+                ("limit", Some(self.limit.to_string())),
+                ("threshold", self.threshold.map(|score| score.to_string())),
+                ("fusion", self.fusion.map(|rule| rule.name().to_owned())),
+                ("fps", self.fps.map(|fps| fps.to_string())),
+            ];
+            super::video::search(&connected.client, video, &options, self.json)?;
+            return connected.close();
+        }
         let path = format!("/v1/galleries/{}/search", self.gallery);
         let mut failed = 0;
         let mut out = std::io::stdout().lock();

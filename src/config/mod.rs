@@ -2,16 +2,20 @@
 //!
 //! Every setting is a member of [`Settings`]; an unknown name in a file or variable is an error that names it.
 
+mod jobs;
 mod load;
 mod models;
+mod video;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use jobs::{JobSettings, ProbeSettings};
 pub use load::{ConfigError, Loaded, Override, load};
 pub use models::{MODELS_DIR_VARIABLE, ModelsSettings};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+pub use video::{FPS_RANGE, VideoSettings};
 use vultus_engine::detect::{DetectOptions, DetectorKind};
 use vultus_engine::image::DecodeLimits;
 
@@ -33,6 +37,12 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// Search and decisions.
     pub search: SearchSettings,
+    /// Work that goes on when its request has been answered.
+    pub jobs: JobSettings,
+    /// Probe templates and tracks.
+    pub probes: ProbeSettings,
+    /// Videos as probes.
+    pub video: VideoSettings,
     /// Log output.
     pub log: LogSettings,
 }
@@ -234,12 +244,16 @@ impl Settings {
             ("limits.max_images_per_request", limits.max_images_per_request),
             ("limits.max_faces_per_image", limits.max_faces_per_image),
             ("limits.max_queued_images", limits.max_queued_images),
+            ("jobs.max_running", self.jobs.max_running),
+            ("probes.ttl_s", self.probes.ttl_s as usize),
+            ("probes.max_ttl_s", self.probes.max_ttl_s as usize),
             ("model.embed_batch", model.embed_batch),
             ("model.detect_batch", model.detect_batch),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} is at least 1"));
         }
+        self.video.check()?;
         if !(0.1..=1.0).contains(&model.min_detection_score) {
             return Err("model.min_detection_score is a number from 0.1 to 1".to_owned());
         }

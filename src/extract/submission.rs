@@ -90,6 +90,14 @@ pub trait Body: DeserializeOwned + Default + Send + 'static {
     /// Fills in from the parameters what the body leaves open.
     fn fill(&mut self, params: Self::Params) -> Result<(), Problem>;
 
+    /// Most embeddings of a request; as many as images where left out.
+    const MAX_EMBEDDINGS: Option<usize> = None;
+
+    /// Whether the options name a probe that is held already, so that the request brings none.
+    fn names_probe(&self) -> bool {
+        false
+    }
+
     /// Parameters that say something of the images themselves.
     fn image_params(params: &Self::Params) -> ImageParams {
         let _ = params;
@@ -108,7 +116,7 @@ pub struct ImageParams {
 
 /// A request's images and options.
 pub struct Submission<B> {
-    /// What was brought, at least one.
+    /// What was brought: at least one, unless the options name a probe.
     pub items: Vec<Item>,
     /// The options.
     pub options: B,
@@ -136,7 +144,22 @@ impl<B: Body> FromRequest<App> for Submission<B> {
             }
         };
         let limit = app.config.limits.max_images_per_request;
-        match submission.items.len() {
+        let named = submission.options.names_probe();
+        let ready = |item: &&Item| matches!(item, Item::Embedding { .. });
+        let embeddings = B::MAX_EMBEDDINGS.map_or(0, |_| submission.items.iter().filter(ready).count());
+        if let Some(most) = B::MAX_EMBEDDINGS.filter(|most| embeddings > *most) {
+            return Err(Problem {
+                required: Some(most as f64),
+                ..Problem::with(Code::TooManyImages, format!("{embeddings} embeddings; at most {most} are taken"))
+            });
+        }
+        match submission.items.len() - embeddings {
+            0 if named && submission.items.is_empty() => Ok(submission),
+            _ if named => {
+                let detail = "a probe is a template, a track, or what the request brings; only one of them";
+                Err(Problem::with(Code::InvalidRequest, detail))
+            }
+            0 if embeddings > 0 => Ok(submission),
             0 => Err(Problem::with(Code::InvalidRequest, "the request brings no image and no embedding")),
             n if n > limit => Err(Problem {
                 required: Some(limit as f64),

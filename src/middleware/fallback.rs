@@ -40,7 +40,10 @@ pub async fn plain_errors(response: Response) -> Response {
 
 /// Gives a request up after the configured time. Its queued inference is withdrawn; a write that has begun completes.
 pub async fn time_limit(State(app): State<App>, request: Request, next: Next) -> Response {
-    let limit = std::time::Duration::from_millis(app.config.server.request_timeout_ms);
+    let is_video = request.uri().path() == crate::api::probes::VIDEO_PATH;
+    let video_ms = app.config.video.upload_timeout_ms;
+    let limit_ms = if is_video { video_ms } else { app.config.server.request_timeout_ms };
+    let limit = std::time::Duration::from_millis(limit_ms);
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {

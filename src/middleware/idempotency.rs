@@ -15,6 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use vultus_engine::store::StoredAnswer;
 
+use crate::api::probes::VIDEO_PATH;
 use crate::app::App;
 use crate::extract::{media_type, read_body};
 use crate::problem::{Code, Problem};
@@ -51,49 +52,76 @@ impl Drop for Claim {
 
 /// Answers a repeated POST from what the first was answered.
 pub async fn replay(State(app): State<App>, request: Request, next: Next) -> Response {
-    let Some(value) = request.headers().get(&HEADER) else { return next.run(request).await };
-    if request.method() != Method::POST {
+    // A video is too large to be read here; its handler does the same by itself.
+    if request.method() != Method::POST || request.uri().path() == VIDEO_PATH {
         return next.run(request).await;
     }
+    match claim(&app, request.headers(), request.uri().path()) {
+        Ok(None) => next.run(request).await,
+        Ok(Some(once)) => serve(once, request, next).await.unwrap_or_else(Problem::into_response),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// A request under an idempotency key, which is this one's until it is answered.
+pub(crate) struct Once {
+    claim: Claim,
+}
+
+/// Takes the key of a request, when it has one.
+pub(crate) fn claim(app: &App, headers: &HeaderMap, path: &str) -> Result<Option<Once>, Problem> {
+    let Some(value) = headers.get(&HEADER) else { return Ok(None) };
     let given = value.to_str().unwrap_or_default();
     if !(1..=MAX_KEY_BYTES).contains(&given.len()) || !given.bytes().all(|byte| byte.is_ascii_graphic()) {
         let detail = "Idempotency-Key has 1 to 255 visible ASCII characters";
-        return Problem::with(Code::InvalidParameter, detail).into_response();
+        return Err(Problem::with(Code::InvalidParameter, detail));
     }
-    let key = scoped_key(&request, given);
-    serve(app, key, request, next).await.unwrap_or_else(Problem::into_response)
+    let claim = Claim::new(app, scoped_key(path, given));
+    claim.map(|claim| Some(Once { claim })).ok_or_else(|| Problem::new(Code::IdempotencyInProgress))
+}
+
+impl Once {
+    /// The stored answer to a request that is the same by its hash; else does the work, and stores what it answers.
+    pub(crate) async fn answer(
+        self,
+        request_hash: [u8; 32],
+        work: impl Future<Output = Result<Response, Problem>> + Send + 'static,
+    ) -> Result<Response, Problem> {
+        let Claim { app, key } = &self.claim;
+        let (app, key) = (app.clone(), *key);
+        if let Some(stored) = app.blocking(move |app| Ok(app.database.answer(&key)?)).await? {
+            return if stored.request_hash == request_hash {
+                restore(stored)
+            } else {
+                Err(Problem::new(Code::IdempotencyKeyReused))
+            };
+        }
+        let tracker = app.background.clone();
+        let first = async move {
+            let response = work.await.unwrap_or_else(Problem::into_response);
+            let kept = keep(&app, key, request_hash, response).await;
+            drop(self);
+            kept
+        };
+        tracker.spawn(first).await.unwrap_or_else(|error| Err(Problem::internal(error)))
+    }
 }
 
 /// The key within its operation and caller: the same text elsewhere is another key.
-fn scoped_key(request: &Request, given: &str) -> [u8; 32] {
+fn scoped_key(path: &str, given: &str) -> [u8; 32] {
     let mut hash = blake3::Hasher::new();
-    for part in [request.uri().path(), given] {
+    for part in [path, given] {
         hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
     }
     *hash.finalize().as_bytes()
 }
 
-async fn serve(app: App, key: [u8; 32], request: Request, next: Next) -> Result<Response, Problem> {
-    let claim = Claim::new(&app, key).ok_or_else(|| Problem::new(Code::IdempotencyInProgress))?;
+async fn serve(once: Once, request: Request, next: Next) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let body = read_body(Request::from_parts(parts.clone(), body), &app).await?;
+    let body = read_body(Request::from_parts(parts.clone(), body), &once.claim.app).await?;
     let request_hash = request_hash(&parts.headers, parts.uri.query(), &body);
-    if let Some(stored) = app.blocking(move |app| Ok(app.database.answer(&key)?)).await? {
-        return if stored.request_hash == request_hash {
-            restore(stored)
-        } else {
-            Err(Problem::new(Code::IdempotencyKeyReused))
-        };
-    }
     let request = Request::from_parts(parts, Body::from(body));
-    let tracker = app.background.clone();
-    let first = async move {
-        let response = next.run(request).await;
-        let kept = keep(&app, key, request_hash, response).await;
-        drop(claim);
-        kept
-    };
-    tracker.spawn(first).await.unwrap_or_else(|error| Err(Problem::internal(error)))
+    once.answer(request_hash, async move { Ok(next.run(request).await) }).await
 }
 
 /// Hash of what makes two requests the same: media type, query and body.

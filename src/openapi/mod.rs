@@ -35,6 +35,8 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
         (name = "verify", description = "Is this the same person?"),
         (name = "migrations", description = "A gallery moves to another model."),
         (name = "models", description = "Networks that embed faces."),
+        (name = "probes", description = "Probe templates, tracks and videos: kept in memory, for a while, to be searched with."),
+        (name = "jobs", description = "Work that goes on when its request has been answered."),
         (name = "changes", description = "What happened, in order."),
         (name = "health", description = "For supervisors and load balancers.")
     ),

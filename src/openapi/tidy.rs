@@ -8,26 +8,30 @@
 
 use serde_json::{Map, Value, json};
 
-/// Name of the schema that stands for a form until [`forms`] has made one for each operation.
-const FORM: &str = "ImageForm";
+/// Names of the schemas that stand for a form until [`forms`] has made one for each operation.
+const FORMS: [&str; 2] = ["ImageForm", "VideoForm"];
 
 /// Describes bodies of images as bytes, and lets them come without a proper media type.
 pub(super) fn binary_bodies(document: &mut Value) {
     each_operation(document, &mut |operation| {
         let request = operation.get_mut("requestBody").and_then(|body| body["content"].as_object_mut());
         if let Some(content) = request
-            && content.keys().any(|media| media.starts_with("image/"))
+            && content.keys().any(|media| is_binary(media))
         {
             content.insert("application/octet-stream".to_owned(), json!({}));
         }
         for content in contents(operation) {
             for (media, body) in content {
-                if media.starts_with("image/") || media == "application/octet-stream" {
+                if is_binary(media) || media == "application/octet-stream" {
                     *body = json!({ "schema": { "type": "string", "format": "binary" } });
                 }
             }
         }
     });
+}
+
+fn is_binary(media: &str) -> bool {
+    media.starts_with("image/") || media.starts_with("video/")
 }
 
 /// Takes out defaults that say nothing.
@@ -82,11 +86,17 @@ fn rename(value: &mut Value, pages: &[String]) {
 
 /// Gives each operation that takes a form one of its own, with the query's options as text parts.
 pub(super) fn forms(document: &mut Value) {
-    let images = document["components"]["schemas"].as_object_mut().and_then(|schemas| schemas.remove(FORM));
-    let parts = images.map(|form| form["properties"].clone()).unwrap_or_default();
+    let mut stand_ins = Map::new();
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        stand_ins.extend(FORMS.iter().filter_map(|name| Some((reference(name), schemas.remove(*name)?))));
+    }
     let mut made = Map::new();
     each_operation(document, &mut |operation| {
-        let mut properties = parts.as_object().cloned().unwrap_or_default();
+        let form = operation.get("requestBody").map(|body| &body["content"]["multipart/form-data"]["schema"]["$ref"]);
+        let stand_in = form.and_then(Value::as_str).and_then(|name| stand_ins.get(name));
+        let (parts, required) =
+            stand_in.map_or((None, None), |form| (form["properties"].as_object(), form.get("required")));
+        let mut properties = parts.cloned().unwrap_or_default();
         for parameter in operation.get("parameters").and_then(Value::as_array).into_iter().flatten() {
             if let (Some("query"), Some(name)) = (parameter["in"].as_str(), parameter["name"].as_str()) {
                 let mut schema = parameter["schema"].clone();
@@ -99,10 +109,14 @@ pub(super) fn forms(document: &mut Value) {
         let form = operation.get_mut("requestBody").and_then(|body| body["content"].get_mut("multipart/form-data"));
         if let Some(form) = form {
             form["schema"] = json!({ "$ref": reference(&name) });
-            let description = "Images; the options of the query can be text parts.";
-            made.insert(name, json!({
+            let description = "Files; the options of the query can be text parts.";
+            let mut schema = json!({
                 "type": "object", "description": description, "properties": properties, "additionalProperties": false
-            }));
+            });
+            if let Some(required) = required {
+                schema["required"] = required.clone();
+            }
+            made.insert(name, schema);
         }
     });
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {

@@ -125,7 +125,9 @@ impl Embedding<'_> {
 
 /// Embeds the wanted faces of every image.
 pub async fn embed_all(app: &App, items: Vec<Item>, how: Embedding<'_>) -> Result<Examined<Vec<Sample>>, Problem> {
-    let permit = app.pipeline.admit(items.len())?;
+    // Ready embeddings need no network, and there can be more of them than permits.
+    let images = items.iter().filter(|item| matches!(item, Item::Image { .. })).count();
+    let permit = app.pipeline.admit(images)?;
     let each = items.into_iter().enumerate().map(|(index, item)| embed_one(app, &permit, index, item, how));
     Ok(Examined::collect(futures::future::join_all(each).await))
 }

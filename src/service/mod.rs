@@ -2,6 +2,9 @@
 
 pub mod enrol;
 pub mod examine;
+pub mod probes;
 pub mod search;
 pub mod select;
 pub mod timing;
+pub mod tracks;
+pub mod video;

@@ -153,7 +153,12 @@ pub async fn search(
         let (probes, outcome) = search_once(app, &galleries, made.probes, &made.model, query).await?;
         made.probes = probes;
         match outcome {
-            Err(problem) if problem.code == Code::ModelMismatch && attempt < ATTEMPTS => {
+            // A held probe that lists no faces has nothing to be made of again.
+            Err(problem)
+                if problem.code == Code::ModelMismatch
+                    && attempt < ATTEMPTS
+                    && made.probes.iter().all(|probe| !probe.samples.is_empty()) =>
+            {
                 made.model = common_model(app, &galleries).await?;
                 made = again(app, made, options).await?;
             }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{crop_png, ready};
 
-const VULTUS: &str = env!("CARGO_BIN_EXE_vultus");
+pub(crate) const VULTUS: &str = env!("CARGO_BIN_EXE_vultus");
 
 struct Served {
     child: Child,
@@ -64,7 +64,7 @@ impl Served {
     }
 }
 
-fn run(arguments: &[&str]) -> std::process::Output {
+pub(crate) fn run(arguments: &[&str]) -> std::process::Output {
     Command::new(VULTUS).args(arguments).output().unwrap()
 }
 

@@ -62,6 +62,13 @@ pub struct Template {
     log_weights: Vec<f64>,
 }
 
+impl Template {
+    /// A template whose faces are not listed: it has no weights, and no explanation.
+    pub fn unlisted(vector: Vec<f32>, fusion: Fusion, coherence: f32) -> Self {
+        Self { vector, fusion, weights: Vec::new(), coherence, log_weights: Vec::new() }
+    }
+}
+
 /// Why faces could not be fused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {

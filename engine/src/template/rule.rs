@@ -123,6 +123,13 @@ impl Fusion {
         TAU_RANGE.contains(&self.tau) && self.cap.is_none_or(|cap| CAP_RANGE.contains(&cap))
     }
 
+    /// The logarithm of a face's weight, up to a constant shared by all faces, where the weight depends on the face
+    /// alone; `None` where faces are compared with each other.
+    pub(crate) fn log_weight(&self, norm: f32, stats: NormStats) -> Option<f64> {
+        let alone = !self.robust && !matches!(self.rule, FusionRule::Best | FusionRule::Caface);
+        if alone { self.log_weights(&[norm], stats).first().copied() } else { None }
+    }
+
     /// Logarithms of the weights of faces with the given norms; only their differences matter. Logarithms, because the
     /// weights of `softmax_quality` can lie further apart than a float reaches. `best` gives 0 to the first of the
     /// highest norms and minus infinity to the others.

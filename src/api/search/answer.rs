@@ -156,7 +156,7 @@ pub enum SearchResponse {
 }
 
 /// The answer to one probe, best candidates of all galleries first.
-pub(super) fn view(model: &ModelId, searched: Searched, limit: usize, timings_ms: TimingsMs) -> AnswerView {
+pub(crate) fn view(model: &ModelId, searched: Searched, limit: usize, timings_ms: TimingsMs) -> AnswerView {
     let Searched { probe, results } = searched;
     let mut candidates: Vec<(GalleryId, Candidate)> = Vec::new();
     let mut galleries = Vec::with_capacity(results.len());

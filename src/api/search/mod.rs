@@ -9,10 +9,10 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use vultus_engine::ids::GalleryId;
 
-pub(crate) use answer::probe_view;
 pub use answer::{
     AnswerView, AnswersView, CandidateFaceView, CandidateView, GallerySearched, KindName, ProbeView, SearchResponse,
 };
+pub(crate) use answer::{probe_view, view as answer_view};
 pub use request::{FacesName, ModeName, SearchBody, SearchParams};
 
 use super::faces::ImageForm;
@@ -24,6 +24,7 @@ use crate::extract::submission::Submission;
 use crate::problem::{Code, Problem};
 use crate::service::search::{Grouping, ProbeOptions, common_model, probes, search as search_galleries};
 use crate::service::timing::{TimingsMs, since};
+use crate::service::tracks::probe as held_probe;
 
 /// Most galleries of a search.
 const MAX_GALLERIES: usize = 16;
@@ -37,8 +38,8 @@ const MAX_GALLERIES: usize = 16;
     request_body(content((SearchBody = "application/json"), (ImageForm = "multipart/form-data"),
         (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
-    extensions(("x-problems" = json!(["gallery_not_found", "several_faces", "faces_contradict",
-        "calibration_missing"])), ("x-images" = json!(true))))]
+    extensions(("x-problems" = json!(["gallery_not_found", "template_not_found", "track_not_found", "several_faces",
+        "faces_contradict", "calibration_missing"])), ("x-images" = json!(true))))]
 pub async fn gallery(
     State(app): State<App>,
     Path(GalleryPath { gallery }): Path<GalleryPath>,
@@ -56,8 +57,8 @@ pub async fn gallery(
     request_body(content((SearchBody = "application/json"), (ImageForm = "multipart/form-data"),
         (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
-    extensions(("x-problems" = json!(["gallery_not_found", "several_faces", "faces_contradict",
-        "calibration_missing"])), ("x-images" = json!(true))))]
+    extensions(("x-problems" = json!(["gallery_not_found", "template_not_found", "track_not_found", "several_faces",
+        "faces_contradict", "calibration_missing"])), ("x-images" = json!(true))))]
 pub async fn several(State(app): State<App>, submission: Submission<SearchBody>) -> Result<impl IntoResponse, Problem> {
     let mut galleries = submission.options.galleries.clone().unwrap_or_default();
     galleries.sort();
@@ -78,10 +79,16 @@ async fn serve(
     let query = options.query()?;
     let grouping = options.grouping();
     let fusion = options.fusion.map(FusionSpec::checked).transpose()?;
-    // A gallery that cannot be searched is not worth an inference.
-    let model = common_model(app, &galleries).await?;
+    let held = options.held()?;
     let how = ProbeOptions { grouping, fusion, detector: options.detector.map(Into::into) };
-    let mut made = probes(app, items, model, &how).await?;
+    let mut made = match held {
+        Some(held) => held_probe(app, held, fusion, query.explain).await?,
+        None => {
+            // A gallery that cannot be searched is not worth an inference.
+            let model = common_model(app, &galleries).await?;
+            probes(app, items, model, &how).await?
+        }
+    };
     let (rejected, timings) = (std::mem::take(&mut made.rejected), made.timings);
     let (searched, model, search_ms) = search_galleries(app, galleries, made, &how, &query).await?;
     let timings_ms = TimingsMs { search: search_ms, total: since(started), ..timings };

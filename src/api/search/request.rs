@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 use vultus_engine::gallery::SearchQuery;
-use vultus_engine::ids::GalleryId;
+use vultus_engine::ids::{GalleryId, TrackId};
 use vultus_engine::index::SearchMode;
 
 use crate::api::decision::{ThresholdRequest, thresholds};
@@ -13,6 +14,7 @@ use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams};
 use crate::problem::{Code, Problem};
 use crate::service::search::Grouping;
 use crate::service::select::Select;
+use crate::service::tracks::HeldProbe;
 
 /// Candidates where the request does not say.
 const DEFAULT_LIMIT: u32 = 10;
@@ -113,6 +115,13 @@ pub struct SearchBody {
     #[serde(deserialize_with = "object::list")]
     #[schema(max_items = 64)]
     pub embeddings: Vec<EmbeddingItem>,
+    /// A probe template of `/v1/templates`, in place of images and embeddings.
+    #[schema(nullable = false)]
+    pub template: Option<Uuid>,
+    /// A track of `/v1/tracks`, in place of images and embeddings. With `explain` the probe lists its frames, their
+    /// number as `image`; otherwise it lists no faces.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9_.:-]{1,128}$", nullable = false)]
+    pub track: Option<TrackId>,
     /// Most candidates wanted; 10 where left out.
     #[schema(minimum = 1, maximum = 1000, nullable = false)]
     pub limit: Option<u32>,
@@ -174,12 +183,32 @@ impl Body for SearchBody {
         Ok(())
     }
 
+    fn names_probe(&self) -> bool {
+        self.template.is_some() || self.track.is_some()
+    }
+
     fn image_params(params: &SearchParams) -> ImageParams {
         ImageParams { media: params.media.clone(), aligned: params.aligned.unwrap_or(false) }
     }
 }
 
 impl SearchBody {
+    /// The probe that is held already, where the request names one.
+    pub fn held(&self) -> Result<Option<HeldProbe>, Problem> {
+        let held = match (self.template, &self.track) {
+            (None, None) => return Ok(None),
+            (Some(template), None) => HeldProbe::Template(template),
+            (None, Some(track)) => HeldProbe::Track(track.clone()),
+            (Some(_), Some(_)) => {
+                return Err(Problem::with(Code::InvalidRequest, "give a template or a track, not both"));
+            }
+        };
+        if self.faces == Some(FacesName::Each) {
+            return Err(Problem::with(Code::InvalidRequest, "faces=each goes with images, not with a held probe"));
+        }
+        Ok(Some(held))
+    }
+
     /// How the galleries are searched, checked.
     pub fn query(&self) -> Result<SearchQuery, Problem> {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
