@@ -212,6 +212,52 @@ fn a_folder_is_enrolled_once_and_searched() {
 }
 
 #[test]
+fn identification_is_measured_on_a_folder() {
+    let work = tempfile::tempdir().unwrap();
+    let folder = work.path().join("people");
+    for person in 0..6 {
+        std::fs::create_dir_all(folder.join(person.to_string())).unwrap();
+        // Pictures of one seed are one person to the network; brightness tells them apart.
+        for photo in 0..3u8 {
+            let mut picture = image::load_from_memory(&crop_png(5 * person + 3)).unwrap().to_rgb8();
+            picture.iter_mut().for_each(|value| *value = value.saturating_add(6 * photo));
+            std::fs::write(folder.join(format!("{person}/{photo}.png")), crate::harness::png(&picture)).unwrap();
+        }
+    }
+    std::fs::write(folder.join("0/broken.png"), b"no photo").unwrap();
+    let html = work.path().join("report.html");
+    let bench = |folder: &Path| {
+        let output = Command::new(VULTUS)
+            .args(["bench", "identify", "--aligned", "--json", "--frames", "1,2,8", "--degradations", "small"])
+            .arg("--html")
+            .args([&html, folder])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let measured = bench(&folder);
+    assert_eq!((&measured["subjects"], &measured["photos"]), (&json!(6), &json!(18)));
+    assert_eq!(measured["rejected"], json!({ "not_an_image": 1 }));
+    assert_eq!((&measured["rank1"], &measured["frames"]), (&json!(1.0), &json!([1, 2])));
+    assert_eq!(measured["fusion"]["mean"]["2"]["rank1"], 1.0);
+    assert!(measured["degradations"]["small"]["fusion"]["softmax_quality"]["2"]["rank5"].is_f64());
+    // 240 non-mated searches carry neither rate.
+    assert_eq!(measured["tpir_at_fpir"], json!({ "0.01": null, "0.001": null }));
+    assert_eq!(bench(&folder), measured);
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.contains("<svg") && !page.contains("http") && !page.contains("<script"));
+
+    // One subject is too few, which is told and no failure.
+    let one = work.path().join("one");
+    std::fs::create_dir(&one).unwrap();
+    std::fs::rename(folder.join("1"), one.join("1")).unwrap();
+    let measured = bench(&one);
+    assert_eq!((&measured["rank1"], &measured["fnir"]), (&Value::Null, &Value::Null));
+    assert!(measured["notes"][0].as_str().unwrap().contains("at least 2 subjects"));
+}
+
+#[test]
 fn a_connection_that_says_nothing_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     let server = Served::start_with(folder.path(), &[("VULTUS_SERVER__HEADER_TIMEOUT_MS", "200")]);

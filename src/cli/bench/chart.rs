@@ -14,7 +14,7 @@ const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 380.0;
 const LEFT: f64 = 60.0;
 const RIGHT: f64 = 150.0;
-const TOP: f64 = 34.0;
+const TOP: f64 = 50.0;
 const BOTTOM: f64 = 46.0;
 /// Lowest rate of a DET panel.
 const LEAST: f64 = 1e-3;
@@ -120,7 +120,7 @@ fn draw(out: &mut String, panel: &Panel<'_>) {
     let x = |part: f64| LEFT + part * (WIDTH - LEFT - RIGHT);
     let y = |part: f64| HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM);
     let (left, right, bottom, top) = (x(0.0), x(1.0), y(0.0), y(1.0));
-    let _ = writeln!(out, "<text x=\"{left}\" y=\"20\" font-weight=\"600\">{}</text>", escaped(&panel.title));
+    let _ = writeln!(out, "<text x=\"{left}\" y=\"18\" font-weight=\"600\">{}</text>", escaped(&panel.title));
     for (part, text) in &panel.across.1 {
         let at = x(*part);
         let _ = writeln!(
@@ -147,7 +147,7 @@ fn draw(out: &mut String, panel: &Panel<'_>) {
         (left + right) / 2.0,
         bottom + 34.0,
         panel.across.0,
-        top - 4.0,
+        top - 12.0,
         panel.up.0
     );
     for (index, curve) in panel.curves.iter().enumerate() {
