@@ -67,7 +67,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             continue;
         }
         measure("one photo a person", &single, &single, (size, growth), splits, seed)?;
-        measure("templates", &template, &mixed, (size, growth), splits, seed)?;
+        measure("templates, calibrated with templates", &template, &mixed, (size, growth), splits, seed)?;
+        measure("templates, calibrated with first photos", &mixed, &mixed, (size, growth), splits, seed)?;
     }
     Ok(())
 }

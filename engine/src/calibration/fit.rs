@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::maxima::{DEPTH, MaximaCollector, Who};
 use super::random::Random;
-use super::tail::{self, Excess};
+use super::tail::{self, Excess, Pareto};
 use super::{Calibration, CalibrationError, Draws, FitOptions, Knot, Suspect, counts};
 
 /// Fewest probers.
@@ -102,13 +102,12 @@ pub(super) fn fit(maxima: &MaximaCollector, options: &FitOptions) -> Result<Cali
     let mut suspects: Vec<Suspect> = suspected
         .into_iter()
         .map(|((a, b), (weight, score))| {
-            // An outsider is named first.
-            let ((a_enrolled, a), (b_enrolled, b)) = (maxima.name(a), maxima.name(b));
-            let (first, second) = if a_enrolled && !b_enrolled { (b, a) } else { (a, b) };
+            // An outsider comes first, false being the lesser.
+            let (first, second) = (maxima.name(a).min(maxima.name(b)), maxima.name(a).max(maxima.name(b)));
             Suspect {
-                first: first.to_owned(),
-                second: second.to_owned(),
-                outsider: !(a_enrolled && b_enrolled),
+                first: first.1.to_owned(),
+                second: second.1.to_owned(),
+                outsider: !first.0,
                 score: digits(score),
                 mean: digits(weight * grown),
             }
@@ -121,8 +120,8 @@ pub(super) fn fit(maxima: &MaximaCollector, options: &FitOptions) -> Result<Cali
         gallery_size: maxima.gallery_size() as u64,
         searches: maxima.len() as u64,
         probers: data.probers.len() as u64,
-        threshold: cut.threshold,
-        mean: cut.mean * grown,
+        threshold: digits(cut.threshold),
+        mean: digits(cut.mean * grown),
         dispersion: digits(dispersion),
         pairs: cut.pairs.len() as u64,
         independent_pairs: digits(cut.independent),
@@ -248,14 +247,18 @@ impl<'a> Data<'a> {
             let mut ranking: Vec<(Pair, f64, f64)> =
                 cut.pairs.iter().map(|(&pair, &(weight, score))| (pair, weight, score)).collect();
             ranking.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
-            // The doubtful ones count as "above the best of the others" only, so they cannot vouch for each other.
+            // The doubtful ones have no part in what they are judged by, so they cannot vouch for each other.
             let doubted = (ranking.len() as f64 * DOUBTED).ceil() as usize;
             let Some(&(_, _, good)) = ranking.get(doubted) else { break };
             let rate = (cut.mean / self.compared).clamp(1e-300, 0.5);
             let draws = tail::posterior(&cut.excesses, Some(good - cut.threshold), rate, random);
+            // Pairs expected at or above a score, when those that are not doubted are all up to theirs.
             let expected = |score: f64| {
-                let survival = draws.iter().map(|draw| draw.survival(score - cut.threshold)).sum::<f64>();
-                survival / draws.len() as f64 * ranking.len() as f64
+                let at = |draw: &Pareto| {
+                    let all = (ranking.len() - doubted) as f64 / (1.0 - draw.survival(good - cut.threshold)).max(1e-9);
+                    all * draw.survival(score - cut.threshold)
+                };
+                draws.iter().map(at).sum::<f64>() / draws.len() as f64
             };
             let before = suspected.len();
             for &(pair, weight, score) in ranking[..doubted].iter().take_while(|entry| expected(entry.2) < SUSPICION) {
@@ -290,7 +293,7 @@ impl<'a> Data<'a> {
 /// The measured part: the expected number of candidates that explains the share of searches with one, at falling scores
 /// from the threshold on. Score by score it rises.
 fn body(best: &[(f64, f64)], cut: &Cut, dispersion: f64, grown: f64, probers: usize) -> Vec<Knot> {
-    let mut body = vec![Knot { score: cut.threshold, mean: cut.mean * grown }];
+    let mut body = vec![Knot { score: digits(cut.threshold), mean: digits(cut.mean * grown) }];
     // The last half prober's worth cannot be told from all of them.
     let whole = 1.0 - 0.5 / probers as f64;
     let first = counts::mean_of(counts::rate(cut.mean, dispersion), dispersion).max(1e-12).ln();
@@ -307,8 +310,8 @@ fn body(best: &[(f64, f64)], cut: &Cut, dispersion: f64, grown: f64, probers: us
         let wanted = first + (last - first) * step as f64 / KNOTS as f64;
         let previous = body[body.len() - 1];
         let closing = i + 1 == best.len();
-        if score < previous.score && mean * grown > previous.mean && (mean.ln() >= wanted || closing) {
-            body.push(Knot { score, mean: digits(mean * grown) });
+        if digits(score) < previous.score && mean * grown > previous.mean && (mean.ln() >= wanted || closing) {
+            body.push(Knot { score: digits(score), mean: digits(mean * grown) });
             while step < KNOTS && first + (last - first) * step as f64 / KNOTS as f64 <= mean.ln() {
                 step += 1;
             }
@@ -322,12 +325,12 @@ fn ordered(a: Who, b: Who) -> Pair {
     (a.min(b), a.max(b))
 }
 
-/// Six significant digits: more than the estimates are worth, and short to store.
+/// Eight significant digits: more than the estimates are worth, and JSON gives them back as they were.
 fn digits(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
     }
-    let power = 10f64.powi(5 - value.abs().log10().floor() as i32);
+    let power = 10f64.powi(7 - value.abs().log10().floor() as i32);
     let rounded = (value * power).round() / power;
     if rounded.is_finite() { rounded } else { value }
 }

@@ -56,17 +56,14 @@ impl Pareto {
 }
 
 /// Draws from the posterior of the tail. The weights of the excesses sum to the number of independent ones among them.
-/// Excesses above `censor` count only as being above it.
+/// Excesses beyond `end` are left out, and the others then follow the tail given that they do not exceed it: whatever
+/// lies beyond, and how much of it, has no influence.
 ///
 /// `rate` is the share of all comparisons that exceed the threshold, above 0 and at most 1/2.
-pub(super) fn posterior(excesses: &[Excess], censor: Option<f64>, rate: f64, random: &mut Random) -> Vec<Pareto> {
-    let total: f64 = excesses.iter().map(|e| e.weight).sum();
-    let capped = |e: &Excess| censor.map_or(e.by, |c| e.by.min(c));
-    let observed: Vec<Excess> = excesses.iter().filter(|e| censor.is_none_or(|c| e.by <= c)).copied().collect();
-    let beyond: f64 = total - observed.iter().map(|e| e.weight).sum::<f64>();
-    let events: f64 = total - beyond;
-    // With censoring the mean excess is exposure over events.
-    let mean = excesses.iter().map(|e| e.weight * capped(e)).sum::<f64>() / events.max(f64::MIN_POSITIVE);
+pub(super) fn posterior(excesses: &[Excess], end: Option<f64>, rate: f64, random: &mut Random) -> Vec<Pareto> {
+    let observed: Vec<Excess> = excesses.iter().filter(|e| end.is_none_or(|end| e.by <= end)).copied().collect();
+    let events: f64 = observed.iter().map(|e| e.weight).sum();
+    let mean = observed.iter().map(|e| e.weight * e.by).sum::<f64>() / events.max(f64::MIN_POSITIVE);
     let centre = mean.max(SMALLEST_SCALE).ln();
     let expected_shape = normal_shape(rate);
 
@@ -77,8 +74,8 @@ pub(super) fn posterior(excesses: &[Excess], censor: Option<f64>, rate: f64, ran
             let cell = Pareto { scale, shape };
             let log_density = |e: &Excess| -e.weight * (1.0 + shape) * cell.cumulative_hazard(e.by);
             let mut log = observed.iter().map(log_density).sum::<f64>() - events * log_scale;
-            if let Some(censor) = censor.filter(|_| beyond > 0.0) {
-                log -= beyond * cell.cumulative_hazard(censor);
+            if let Some(end) = end {
+                log -= events * (-(-cell.cumulative_hazard(end)).exp_m1()).ln();
             }
             log -= ((shape - expected_shape) / SHAPE_SD).powi(2) / 2.0;
             cells.push((cell, log));
@@ -173,8 +170,8 @@ mod tests {
     fn a_known_tail_is_found_with_and_without_its_end() {
         let truth = Pareto { scale: 0.035, shape: -0.08 };
         let data = excesses(truth, 500);
-        for censor in [None, Some(0.08)] {
-            let draws = posterior(&data, censor, 1e-3, &mut Random::new(1));
+        for end in [None, Some(0.08)] {
+            let draws = posterior(&data, end, 1e-3, &mut Random::new(1));
             assert_eq!(draws.len(), DRAWS);
             let mean = |f: fn(&Pareto) -> f64| draws.iter().map(f).sum::<f64>() / DRAWS as f64;
             approx::assert_relative_eq!(mean(|d| d.scale), truth.scale, max_relative = 0.05);

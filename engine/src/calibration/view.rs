@@ -164,12 +164,17 @@ impl View {
         if score > calibration.threshold {
             return self.tail_means(score);
         }
-        // The error of a share p of n searches is 1 / √(n p (1 − p)) in logits; scaled to meet the tail's interval.
+        // The error of a share p of n searches is 1 / √(n p (1 − p)) = 2 cosh(logit / 2) / √n in logits; scaled to meet
+        // the tail's interval. Near a share of 1 it grows faster than the logit; there the lower end stays where it is.
         let k = calibration.dispersion;
         let (here, there) = (counts::logit(self.mean(score), k), counts::logit(calibration.mean, k));
-        // 1 / √(p (1 − p)) = 2 cosh(logit / 2)
-        let ratio = ((here / 2.0).cosh() / (there / 2.0).cosh()).max(1.0);
-        (counts::mean_of_logit(here - self.reach.0 * ratio, k), counts::mean_of_logit(here + self.reach.1 * ratio, k))
+        let ratio = |logit: f64| ((logit / 2.0).cosh() / (there / 2.0).cosh()).max(1.0);
+        let turn = 2.0 * (2.0 * (there / 2.0).cosh() / self.reach.0.max(1e-9)).asinh();
+        let lower = here.min(turn.max(there));
+        (
+            counts::mean_of_logit(lower - self.reach.0 * ratio(lower), k),
+            counts::mean_of_logit(here + self.reach.1 * ratio(here), k),
+        )
     }
 
     /// The quantiles at 2.5 % and 97.5 % of the expected candidates above the threshold.
