@@ -12,7 +12,10 @@
 use super::random::Random;
 
 /// Standard deviation of the prior on ξ around the value of a normal distribution.
-const SHAPE_SD: f64 = 0.04;
+const SHAPE_SD: f64 = 0.045;
+/// How far out the prior looks: ξ of a normal distribution falls in size towards its end, and what is asked of a tail
+/// lies some decades beyond its threshold.
+const OUTWARD: f64 = 3.0;
 /// Values of ξ on the grid.
 const SHAPES: (f64, f64, usize) = (-0.30, 0.25, 56);
 /// Values of ln σ on the grid, around the logarithm of the mean excess.
@@ -65,7 +68,7 @@ pub(super) fn posterior(excesses: &[Excess], end: Option<f64>, rate: f64, random
     let events: f64 = observed.iter().map(|e| e.weight).sum();
     let mean = observed.iter().map(|e| e.weight * e.by).sum::<f64>() / events.max(f64::MIN_POSITIVE);
     let centre = mean.max(SMALLEST_SCALE).ln();
-    let expected_shape = normal_shape(rate);
+    let expected_shape = normal_shape(rate / OUTWARD);
 
     let mut cells = Vec::with_capacity(SCALES.2 * SHAPES.2);
     for log_scale in grid(SCALES).map(|offset| centre + offset) {

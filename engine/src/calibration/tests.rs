@@ -12,13 +12,11 @@ const SIGMA: f64 = 0.13;
 fn scores(size: usize, shared: f64, random: &mut Random) -> Vec<Vec<f32>> {
     let own: Vec<f64> = (0..size).map(|_| random.normal()).collect();
     let mut rows = vec![vec![0f32; size]; size];
-    for a in 0..size {
-        for b in 0..a {
-            let common = (own[a] + own[b]) * (shared / 2.0).sqrt();
-            let score = SIGMA * (common + random.normal() * (1.0 - shared).sqrt());
-            rows[a][b] = score.min(1.0) as f32;
-            rows[b][a] = rows[a][b];
-        }
+    for (a, b) in (0..size).flat_map(|a| (0..a).map(move |b| (a, b))) {
+        let common = (own[a] + own[b]) * (shared / 2.0).sqrt();
+        let score = SIGMA * (common + random.normal() * (1.0 - shared).sqrt());
+        rows[a][b] = score.min(1.0) as f32;
+        rows[b][a] = rows[a][b];
     }
     rows
 }
