@@ -1,6 +1,7 @@
 //! The engine of Vultus: from images to templates, from templates to candidates. It knows nothing of HTTP.
 
 pub mod align;
+pub mod calibration;
 pub mod detect;
 pub mod evaluate;
 pub mod face;
