@@ -50,6 +50,7 @@ impl From<GalleryError> for Problem {
                 expected_model_id: Some(expected.to_string()),
                 ..Self::with(Code::ModelMismatch, error.to_string())
             },
+            GalleryError::Calibration(_) => Self::with(Code::CalibrationImpossible, error.to_string()),
             GalleryError::CalibrationMissing(_) => Self::with(Code::CalibrationMissing, error.to_string()),
             GalleryError::Stopping => Self::new(Code::NotReady),
             GalleryError::NotMatchable(_) | GalleryError::ConsentMissing(_) => {
@@ -58,7 +59,7 @@ impl From<GalleryError> for Problem {
             GalleryError::KeptApart(..) => Self::with(Code::KeptApart, error.to_string()),
             GalleryError::AlreadyUndone(_) => Self::with(Code::AlreadyUndone, error.to_string()),
             GalleryError::NoRegrouping(..) => Self::with(Code::RegroupingNotFound, error.to_string()),
-            GalleryError::NoReview(..) => Self::with(Code::ReviewNotFound, error.to_string()),
+            GalleryError::NoReview(_) => Self::with(Code::ReviewNotFound, error.to_string()),
             GalleryError::SameSubject(_) => Self::with(Code::InvalidRequest, error.to_string()),
             GalleryError::SameModel(..) | GalleryError::NoCaface { .. } | GalleryError::NeedsImages(_) => {
                 Self::with(Code::InvalidRequest, error.to_string())

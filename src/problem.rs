@@ -68,6 +68,7 @@ codes! {
     ConsentMissing "consent_missing" CONFLICT "The subject may not be matched or enrolled."
     KeptApart "kept_apart" CONFLICT "The subjects are known to be two people."
     AlreadyUndone "already_undone" CONFLICT "It was undone already."
+    CalibrationImpossible "calibration_impossible" CONFLICT "The gallery has too few subjects to be calibrated."
     CalibrationMissing "calibration_missing" CONFLICT "The gallery is not calibrated, so a rate cannot be turned into a score."
     TrackExists "track_exists" CONFLICT "A track of this id exists already."
     TrackFull "track_full" CONFLICT "The track cannot hold so many frames."

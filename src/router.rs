@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::{
-    changes, detect, embed, faces, galleries, health, jobs, migrations, models, probes, search, subjects, templates,
-    tracks, verify,
+    calibration, changes, detect, embed, faces, galleries, health, jobs, migrations, models, pairs, probes,
+    regroupings, reviews, search, subjects, templates, tracks, verify,
 };
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
@@ -32,8 +32,18 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(subjects::list, subjects::create))
         .routes(routes!(subjects::get, subjects::put, subjects::patch, subjects::delete))
         .routes(routes!(faces::list, faces::enrol))
-        .routes(routes!(faces::get, faces::delete))
+        .routes(routes!(faces::get, faces::delete, regroupings::move_face))
         .routes(routes!(faces::crop))
+        .routes(routes!(regroupings::merge))
+        .routes(routes!(regroupings::split))
+        .routes(routes!(regroupings::list))
+        .routes(routes!(regroupings::get))
+        .routes(routes!(regroupings::undo))
+        .routes(routes!(pairs::list))
+        .routes(routes!(pairs::put, pairs::delete))
+        .routes(routes!(reviews::list, reviews::create))
+        .routes(routes!(reviews::get))
+        .routes(routes!(calibration::get, calibration::calibrate))
         .routes(routes!(search::gallery))
         .routes(routes!(search::several))
         .routes(routes!(verify::subject))

@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use vultus_engine::ids::FaceId;
-use vultus_engine::store::Face;
+use vultus_engine::store::{Check, Face, Override};
 
 use super::paging::{Page, PageParams};
 use super::params::{FacePath, SubjectPath};
@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams, Submission};
 use crate::extract::{Path, Query, object};
 use crate::problem::{Code, Problem};
-use crate::service::enrol::{EnrolOptions, enrol as enrol_faces};
+use crate::service::enrol::{Allowed, EnrolOptions, enrol as enrol_faces};
 use crate::service::select::Select;
 use crate::service::timing::TimingsMs;
 
@@ -36,6 +36,10 @@ pub struct EnrolParams {
     /// Quality (0 to 1) a face must have, beside the gallery's own requirement.
     #[param(minimum = 0.0, maximum = 1.0, nullable = false)]
     pub min_quality: Option<f32>,
+    /// Checks to override, separated by commas: `quality`, `wrong_person`, `duplicate_subject`. Recorded with each face
+    /// that did not pass them.
+    #[param(max_length = 100, nullable = false)]
+    pub allow: Option<String>,
     /// The photo or video the images come from: 1 to 256 bytes. Left out, each is a media of its own.
     #[param(min_length = 1, max_length = 256, nullable = false)]
     pub media: Option<String>,
@@ -69,6 +73,9 @@ pub struct EnrolBody {
     /// Quality (0 to 1) a face must have, beside the gallery's own requirement.
     #[schema(minimum = 0.0, maximum = 1.0, nullable = false)]
     pub min_quality: Option<f32>,
+    /// Checks to override. Recorded with each face that did not pass them.
+    #[schema(max_items = 3, nullable = false)]
+    pub allow: Option<Vec<CheckName>>,
 }
 
 impl Body for EnrolBody {
@@ -83,6 +90,9 @@ impl Body for EnrolBody {
         self.detector = self.detector.or(params.detector);
         self.dry_run = self.dry_run.or(params.dry_run);
         self.min_quality = self.min_quality.or(params.min_quality);
+        if let (None, Some(list)) = (&self.allow, params.allow) {
+            self.allow = Some(list.split(',').map(CheckName::parse).collect::<Result<_, _>>()?);
+        }
         if self.min_quality.is_some_and(|q| !(0.0..=1.0).contains(&q)) {
             return Err(Problem::with(Code::InvalidRequest, "min_quality is a number from 0 to 1"));
         }
@@ -106,6 +116,68 @@ pub struct ImageForm {
     crop: Vec<u8>,
 }
 
+/// A check of an enrolment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = EnrolmentCheck)]
+pub enum CheckName {
+    /// The face's quality.
+    Quality,
+    /// Whether it is like its subject's other faces.
+    WrongPerson,
+    /// Whether it is like another subject.
+    DuplicateSubject,
+}
+
+impl CheckName {
+    fn parse(text: &str) -> Result<Self, Problem> {
+        serde_json::from_value(text.trim().into()).map_err(|_| {
+            let known = "quality, wrong_person and duplicate_subject";
+            Problem::with(Code::InvalidParameter, format!("allow takes {known}, not {text:.50}"))
+        })
+    }
+}
+
+impl From<CheckName> for Check {
+    fn from(name: CheckName) -> Self {
+        match name {
+            CheckName::Quality => Self::Quality,
+            CheckName::WrongPerson => Self::WrongPerson,
+            CheckName::DuplicateSubject => Self::DuplicateSubject,
+        }
+    }
+}
+
+/// A check that a face did not pass and was enrolled in spite of.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = Override)]
+pub struct OverrideView {
+    /// Which.
+    pub check: CheckName,
+    /// What the face has: a quality or a cosine.
+    pub value: f32,
+    /// What was required: a `duplicate_subject` reaches it, the others do not.
+    pub required: f32,
+    /// With `duplicate_subject`: the subject it is like.
+    #[schema(required = true)]
+    pub subject: Option<String>,
+}
+
+impl From<&Override> for OverrideView {
+    fn from(of: &Override) -> Self {
+        Self {
+            check: match of.check {
+                Check::Quality => CheckName::Quality,
+                Check::WrongPerson => CheckName::WrongPerson,
+                Check::DuplicateSubject => CheckName::DuplicateSubject,
+            },
+            value: of.value,
+            required: of.required,
+            subject: of.subject.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
 /// An enrolled face.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[schema(as = Face)]
@@ -125,6 +197,8 @@ pub struct FaceView {
     /// Where it was.
     #[serde(flatten)]
     pub location: Location,
+    /// Checks that it did not pass and that were overridden.
+    pub overrides: Vec<OverrideView>,
     /// When it was enrolled.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: jiff::Timestamp,
@@ -144,6 +218,7 @@ impl From<&Face> for FaceView {
                 landmarks: face.landmarks.map(|landmarks| landmarks.0),
                 score: face.detection_score,
             },
+            overrides: face.overrides.iter().map(OverrideView::from).collect(),
             created_at: face.created_at,
         }
     }
@@ -186,7 +261,8 @@ pub struct EnrolmentView {
 /// Enrols faces of a subject, who is added when not there yet.
 ///
 /// Each image gives one face. Images that give none are listed under `rejected` as long as another gives one; when
-/// none does, the answer is the first one's problem. The answer is sent when the faces are durably stored, and the
+/// none does, the answer is the first one's problem. A face that is unlike its subject's others (`wrong_person`) or like
+/// another subject (`duplicate_subject`) is such a problem, with what it has and what is required. The answer is sent when the faces are durably stored, and the
 /// next search finds them.
 #[utoipa::path(post, path = "/v1/galleries/{gallery}/subjects/{subject}/faces", operation_id = "enrol_faces",
     tag = "faces", params(SubjectPath, EnrolParams),
@@ -196,7 +272,8 @@ pub struct EnrolmentView {
         (status = 200, description = "A dry run: what would be stored.", body = EnrolmentView),
         (status = 201, description = "Stored.", body = EnrolmentView,
             headers(("Location" = String, description = "The subject's faces.")))),
-    extensions(("x-problems" = json!(["gallery_not_found", "quality_too_low", "several_faces"])), ("x-images" = json!(true))))]
+    extensions(("x-problems" = json!(["gallery_not_found", "quality_too_low", "several_faces",
+        "wrong_person", "duplicate_subject", "consent_missing"])), ("x-images" = json!(true))))]
 pub async fn enrol(
     State(app): State<App>,
     Path(SubjectPath { gallery, subject }): Path<SubjectPath>,
@@ -207,6 +284,7 @@ pub async fn enrol(
         detector: submission.options.detector.map(Into::into),
         min_quality: submission.options.min_quality,
         dry_run: submission.options.dry_run.unwrap_or(false),
+        allow: Allowed::of(submission.options.allow.iter().flatten().map(|check| (*check).into())),
     };
     let location = format!("/v1/galleries/{gallery}/subjects/{subject}/faces");
     let done = enrol_faces(&app, gallery.clone(), subject.clone(), submission.items, options).await?;

@@ -1,18 +1,23 @@
 //! The resources of the API, one file each: wire types, handlers, their documentation.
 
+pub mod calibration;
 pub mod changes;
 pub mod decision;
 pub mod detect;
 pub mod embed;
 pub mod faces;
+pub mod filter;
 pub mod galleries;
 pub mod health;
 pub mod jobs;
 pub mod migrations;
 pub mod models;
 pub mod paging;
+pub mod pairs;
 pub mod params;
 pub mod probes;
+pub mod regroupings;
+pub mod reviews;
 pub mod search;
 pub mod subjects;
 pub mod templates;

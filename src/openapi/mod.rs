@@ -32,6 +32,8 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
         (name = "subjects", description = "Persons with an id."),
         (name = "faces", description = "Enrolment, detection, embedding."),
         (name = "search", description = "Who is this?"),
+        (name = "calibration", description = "What a score is worth in a gallery."),
+        (name = "reviews", description = "What persons said of candidates."),
         (name = "verify", description = "Is this the same person?"),
         (name = "migrations", description = "A gallery moves to another model."),
         (name = "models", description = "Networks that embed faces."),

@@ -6,7 +6,7 @@ use vultus_engine::detect::DetectorKind;
 use vultus_engine::gallery::{GalleryError, NewFace};
 use vultus_engine::ids::{GalleryId, ModelId, SubjectId};
 use vultus_engine::image::encode_png;
-use vultus_engine::store::{Face, FaceSource, Gallery};
+use vultus_engine::store::{Check, Face, FaceSource, Gallery, Override};
 
 use super::examine::{Embedding, Sample, Wanted, embed_again, embed_all};
 use super::select::Select;
@@ -26,6 +26,39 @@ pub struct EnrolOptions {
     pub min_quality: Option<f32>,
     /// Do everything but store.
     pub dry_run: bool,
+    /// Checks that are overridden.
+    pub allow: Allowed,
+}
+
+/// Checks that an enrolment overrides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    quality: bool,
+    wrong_person: bool,
+    duplicate_subject: bool,
+}
+
+impl Allowed {
+    /// These checks.
+    pub fn of(checks: impl IntoIterator<Item = Check>) -> Self {
+        let mut allowed = Self::default();
+        for check in checks {
+            match check {
+                Check::Quality => allowed.quality = true,
+                Check::WrongPerson => allowed.wrong_person = true,
+                Check::DuplicateSubject => allowed.duplicate_subject = true,
+            }
+        }
+        allowed
+    }
+
+    fn allows(self, check: Check) -> bool {
+        match check {
+            Check::Quality => self.quality,
+            Check::WrongPerson => self.wrong_person,
+            Check::DuplicateSubject => self.duplicate_subject,
+        }
+    }
 }
 
 /// What an enrolment did.
@@ -64,7 +97,10 @@ pub async fn enrol(
     let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
     for result in examined.images {
         let gated = result.and_then(|samples| {
-            samples.into_iter().map(|sample| gate(sample, &settings, required)).collect::<Result<Vec<_>, _>>()
+            samples
+                .into_iter()
+                .map(|sample| gate(sample, &settings, required, options.allow))
+                .collect::<Result<Vec<_>, _>>()
         });
         match gated {
             Ok(samples) => accepted.extend(samples),
@@ -75,17 +111,25 @@ pub async fn enrol(
     if accepted.is_empty() {
         return Err(rejected.into_iter().next().unwrap_or_else(|| Problem::new(Code::NoFace)));
     }
-    let images: Vec<usize> = accepted.iter().map(|sample| sample.image).collect();
     let mut accepted = encode_crops(app, accepted, settings.keep_crops).await?;
-    let (faces, revision) = loop {
-        let new: Vec<NewFace> = accepted.iter().map(|(sample, crop)| new_face(sample, crop.clone())).collect();
+    let (faces, refused, revision) = loop {
+        let new: Vec<(usize, NewFace)> =
+            accepted.iter().map(|(of, crop)| (of.sample.image, new_face(of, crop.clone()))).collect();
         let (gallery, subject, served) = (gallery.clone(), subject.clone(), Arc::clone(model.served()));
         let stored = app.blocking(move |app| {
+            let (images, new): (Vec<usize>, Vec<NewFace>) = new.into_iter().unzip();
+            let findings = app.database.inspect(&gallery, &subject, &served.id, &new)?;
+            let (passed, refused) = guard(images, new, findings, options.allow);
+            let (images, new): (Vec<usize>, Vec<NewFace>) = passed.into_iter().unzip();
+            if new.is_empty() {
+                return Err(refused.into_iter().next().unwrap_or_else(|| Problem::new(Code::NoFace)));
+            }
             if options.dry_run {
-                return Ok((app.database.preview(&subject, &served, &new), None));
+                let faces = app.database.preview(&subject, &served, &new);
+                return Ok((images.into_iter().zip(faces).collect::<Vec<_>>(), refused, None));
             }
             let enrolled = app.database.enrol(&gallery, &subject, &served.id, new)?;
-            Ok((enrolled.faces, Some(enrolled.revision)))
+            Ok((images.into_iter().zip(enrolled.faces).collect(), refused, Some(enrolled.revision)))
         });
         match stored.await {
             // The gallery changed its model in the meantime: the same faces, seen by the new one.
@@ -95,23 +139,70 @@ pub async fn enrol(
                     return Err(problem);
                 }
                 model = now;
-                let (mut samples, crops): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
-                embed_again(app, &mut samples, &model).await?;
-                accepted = samples.into_iter().zip(crops).collect();
+                embed_again(app, accepted.iter_mut().map(|(of, _)| &mut of.sample), &model).await?;
             }
             stored => break stored?,
         }
     };
+    rejected.extend(refused);
+    rejected.sort_by_key(|problem| problem.image);
     timings.total = since(started);
     let model = model.served().id.clone();
-    Ok(Enrolment { faces: images.into_iter().zip(faces).collect(), rejected, revision, model, timings })
+    Ok(Enrolment { faces, rejected, revision, model, timings })
+}
+
+/// A sample that may be enrolled, and what was overridden for that.
+struct Gated {
+    sample: Sample,
+    overrides: Vec<Override>,
+}
+
+/// Faces the guards let through, each with its image, and problems of the others.
+fn guard(
+    images: Vec<usize>,
+    new: Vec<NewFace>,
+    findings: Vec<Vec<Override>>,
+    allow: Allowed,
+) -> (Vec<(usize, NewFace)>, Vec<Problem>) {
+    let (mut passed, mut refused) = (Vec::new(), Vec::new());
+    for ((image, mut face), findings) in images.into_iter().zip(new).zip(findings) {
+        match findings.iter().find(|finding| !allow.allows(finding.check)) {
+            Some(first) => refused.push(finding_problem(first, &findings).at_image(image)),
+            None => {
+                face.overrides.extend(findings);
+                passed.push((image, face));
+            }
+        }
+    }
+    (passed, refused)
+}
+
+fn finding_problem(first: &Override, all: &[Override]) -> Problem {
+    let (value, required) = (first.value, first.required);
+    let (code, detail) = match first.check {
+        Check::Quality => (Code::QualityTooLow, format!("the face has quality {value:.3}, {required:.3} is required")),
+        Check::WrongPerson => (
+            Code::WrongPerson,
+            format!("the face scores {value:.3} against the subject's other faces, {required:.3} is required"),
+        ),
+        Check::DuplicateSubject => (
+            Code::DuplicateSubject,
+            format!("the face scores {value:.3} against another subject, less than {required:.3} is required"),
+        ),
+    };
+    Problem {
+        value: Some(f64::from(value)),
+        required: Some(f64::from(required)),
+        subject: all.iter().find_map(|finding| finding.subject.as_ref()).map(ToString::to_string),
+        ..Problem::with(code, detail)
+    }
 }
 
 /// The samples with their crops as PNG files, where the gallery keeps them.
-async fn encode_crops(app: &App, samples: Vec<Sample>, keep: bool) -> Result<Vec<(Sample, Option<Vec<u8>>)>, Problem> {
+async fn encode_crops(app: &App, samples: Vec<Gated>, keep: bool) -> Result<Vec<(Gated, Option<Vec<u8>>)>, Problem> {
     app.blocking(move |_| {
-        let encode = |sample: Sample| {
-            let crop = sample.crop.as_ref().filter(|_| keep).map(|crop| encode_png(crop.image())).transpose();
+        let encode = |sample: Gated| {
+            let crop = sample.sample.crop.as_ref().filter(|_| keep).map(|crop| encode_png(crop.image())).transpose();
             Ok((sample, crop.map_err(Problem::internal)?))
         };
         samples.into_iter().map(encode).collect()
@@ -119,25 +210,22 @@ async fn encode_crops(app: &App, samples: Vec<Sample>, keep: bool) -> Result<Vec
     .await
 }
 
-fn gate(sample: Sample, gallery: &Gallery, required: Option<f32>) -> Result<Sample, Problem> {
+fn gate(sample: Sample, gallery: &Gallery, required: Option<f32>, allow: Allowed) -> Result<Gated, Problem> {
     if gallery.by_caface() && sample.source == FaceSource::Embedding {
         return Err(Problem::from(GalleryError::NeedsImages(gallery.id.clone())).at_image(sample.image));
     }
-    match required {
-        Some(required) if sample.quality < required => Err(Problem {
-            value: Some(f64::from(sample.quality)),
-            required: Some(f64::from(required)),
-            ..Problem::with(
-                Code::QualityTooLow,
-                format!("the face has quality {:.3}, {required:.3} is required", sample.quality),
-            )
-            .at_image(sample.image)
-        }),
-        _ => Ok(sample),
+    let Some(required) = required.filter(|required| sample.quality < *required) else {
+        return Ok(Gated { sample, overrides: Vec::new() });
+    };
+    let finding = Override { check: Check::Quality, value: sample.quality, required, subject: None };
+    if allow.allows(Check::Quality) {
+        return Ok(Gated { sample, overrides: vec![finding] });
     }
+    Err(finding_problem(&finding, &[]).at_image(sample.image))
 }
 
-fn new_face(sample: &Sample, crop: Option<Vec<u8>>) -> NewFace {
+fn new_face(of: &Gated, crop: Option<Vec<u8>>) -> NewFace {
+    let Gated { sample, overrides } = of;
     NewFace {
         feature: sample.feature.clone(),
         media: sample.media.clone(),
@@ -145,8 +233,8 @@ fn new_face(sample: &Sample, crop: Option<Vec<u8>>) -> NewFace {
         bbox: sample.detection.map(|face| face.bbox),
         landmarks: sample.detection.map(|face| face.landmarks),
         detection_score: sample.detection.map(|face| face.score),
-        picture: None,
-        overrides: Vec::new(),
+        picture: sample.picture,
+        overrides: overrides.clone(),
         crop,
     }
 }

@@ -15,7 +15,7 @@ use vultus_engine::image::decode;
 use vultus_engine::infer::{Embedder, Permit};
 use vultus_engine::model::ServedModel;
 use vultus_engine::quality::quality;
-use vultus_engine::store::FaceSource;
+use vultus_engine::store::{FaceSource, PictureId};
 
 use super::select::Select;
 use super::timing::{TimingsMs, ms, since};
@@ -51,6 +51,8 @@ pub struct Sample {
     pub detection: Option<DetectedFace>,
     /// The aligned crop; `None` for ready embeddings.
     pub crop: Option<AlignedCrop>,
+    /// Names the photo it was found in by the bytes of its file; `None` for crops and ready embeddings.
+    pub picture: Option<PictureId>,
 }
 
 /// A photo's size and faces.
@@ -134,7 +136,12 @@ pub async fn embed_all(app: &App, items: Vec<Item>, how: Embedding<'_>) -> Resul
 
 /// Embeds samples anew with another backbone, from their crops. Refused when one came in as an embedding, which is of
 /// the model it is of.
-pub async fn embed_again(app: &App, samples: &mut [Sample], model: &Embedder) -> Result<(), Problem> {
+pub async fn embed_again<'a>(
+    app: &App,
+    samples: impl Iterator<Item = &'a mut Sample>,
+    model: &Embedder,
+) -> Result<(), Problem> {
+    let mut samples: Vec<&mut Sample> = samples.collect();
     let crops: Option<Vec<AlignedCrop>> = samples.iter().map(|sample| sample.crop.clone()).collect();
     let Some(crops) = crops else {
         return Err(Problem {
@@ -149,6 +156,12 @@ pub async fn embed_again(app: &App, samples: &mut [Sample], model: &Embedder) ->
         sample.feature = feature;
     }
     Ok(())
+}
+
+fn picture_id(file: &[u8]) -> PictureId {
+    let mut id = [0; 16];
+    id.copy_from_slice(&blake3::hash(file).as_bytes()[..16]);
+    PictureId(id)
 }
 
 async fn detect_one(
@@ -185,6 +198,7 @@ async fn embed_one(
             Item::Embedding { item, media } => return Ok(vec![ready(model.served(), image, item, media)?]),
             Item::Image { bytes, media, aligned } => (bytes, media, aligned),
         };
+        let picture = (!aligned).then(|| picture_id(&bytes));
         let (source, crops) = if aligned {
             // What is called a crop can be a picture of any size.
             let _slot = app.photo_slot().await?;
@@ -209,6 +223,7 @@ async fn embed_one(
                 feature,
                 detection,
                 crop: Some(crop),
+                picture,
             })
             .collect())
     }
@@ -297,5 +312,6 @@ fn ready(model: &ServedModel, image: usize, item: EmbeddingItem, media: MediaId)
         feature: Feature { embedding, norm: item.norm, style: None },
         detection: None,
         crop: None,
+        picture: None,
     })
 }

@@ -176,7 +176,7 @@ pub async fn search(
 /// Makes probes again with the model they name by now.
 pub async fn again(app: &App, made: Probes, options: &ProbeOptions) -> Result<Probes, Problem> {
     let mut samples: Vec<Sample> = made.probes.into_iter().flat_map(|probe| probe.samples).collect();
-    embed_again(app, &mut samples, &made.model).await?;
+    embed_again(app, samples.iter_mut(), &made.model).await?;
     Ok(Probes { probes: group(samples, &made.model, options)?, ..made })
 }
 

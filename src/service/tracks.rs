@@ -1,12 +1,16 @@
 //! Probes that are held: made of images, grown by frames, searched with.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
 use vultus_engine::detect::DetectorKind;
-use vultus_engine::ids::{GalleryId, TrackId};
+use vultus_engine::face::Feature;
+use vultus_engine::gallery::StoredProbe;
+use vultus_engine::ids::{FaceId, GalleryId, SubjectId, TrackId};
 use vultus_engine::infer::Embedder;
 use vultus_engine::quality::quality;
+use vultus_engine::store::StoredFace;
 use vultus_engine::template::{FusionRequest, Template, TemplateError};
 use vultus_engine::track::{Frame, Summary, Track};
 
@@ -26,6 +30,8 @@ pub enum HeldProbe {
     Template(Uuid),
     /// A track.
     Track(TrackId),
+    /// What is enrolled in a gallery: a subject, or one of its faces.
+    Enrolled(GalleryId, SubjectId, Option<FaceId>),
 }
 
 /// Which model a probe is of: a gallery's, one named, or the server's own.
@@ -93,6 +99,7 @@ pub fn find(app: &App, which: &HeldProbe) -> Result<Arc<Held>, Problem> {
     match which {
         HeldProbe::Template(id) => app.probes.template(*id),
         HeldProbe::Track(id) => app.probes.track(id),
+        HeldProbe::Enrolled(..) => Err(Problem::internal("what is enrolled is not held")),
     }
 }
 
@@ -107,6 +114,9 @@ pub async fn probe(
     explain: bool,
 ) -> Result<Probes, Problem> {
     app.blocking(move |app| {
+        if let HeldProbe::Enrolled(gallery, subject, face) = which {
+            return enrolled(app, &gallery, &subject, face, fusion);
+        }
         let held = find(app, &which)?;
         let mut track = held.track();
         if track.is_empty() {
@@ -128,6 +138,51 @@ pub async fn probe(
     .await
 }
 
+/// A probe of what is enrolled.
+fn enrolled(
+    app: &App,
+    gallery: &GalleryId,
+    subject: &SubjectId,
+    face: Option<FaceId>,
+    fusion: Option<FusionRequest>,
+) -> Result<Probes, Problem> {
+    let StoredProbe { model, template, faces } = app.database.stored_probe(gallery, subject, face, fusion)?;
+    let model = app.pipeline.models().get(&model)?;
+    let sample = |(image, stored): (usize, StoredFace)| Sample {
+        image,
+        media: stored.face.media,
+        source: stored.face.source,
+        quality: stored.face.quality,
+        feature: Feature { embedding: stored.embedding, norm: stored.face.norm, style: stored.style },
+        detection: None,
+        crop: None,
+        picture: None,
+    };
+    let samples = faces.into_iter().enumerate().map(sample).collect();
+    let probes = vec![Probe { samples, template }];
+    Ok(Probes { probes, model, rejected: Vec::new(), timings: TimingsMs::default() })
+}
+
+/// Subjects that a search with a held probe passes over: in its own gallery, what is enrolled is not searched for, nor
+/// is who it is known not to be.
+pub async fn passed_over(
+    app: &App,
+    held: &HeldProbe,
+    galleries: &[GalleryId],
+) -> Result<HashMap<GalleryId, HashSet<SubjectId>>, Problem> {
+    let HeldProbe::Enrolled(gallery, subject, _) = held.clone() else { return Ok(HashMap::new()) };
+    if !galleries.contains(&gallery) {
+        return Ok(HashMap::new());
+    }
+    app.blocking(move |app| {
+        let mut passed_over: HashSet<SubjectId> =
+            app.database.pairs(&gallery, &subject)?.into_iter().map(|pair| pair.other).collect();
+        passed_over.insert(subject);
+        Ok(HashMap::from([(gallery, passed_over)]))
+    })
+    .await
+}
+
 /// The frames as faces of a probe; their number stands for the image.
 fn samples(track: &Track) -> Vec<Sample> {
     let stats = track.model().norm_stats;
@@ -139,6 +194,7 @@ fn samples(track: &Track) -> Vec<Sample> {
         feature: frame.feature.clone(),
         detection: None,
         crop: None,
+        picture: None,
     };
     track.frames(0).map(sample).collect()
 }

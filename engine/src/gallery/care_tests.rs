@@ -260,7 +260,7 @@ fn filters_and_exclusions_narrow_a_search() {
     assert_eq!(all.found(0, &query(Some(even.clone()))), ["s0"]);
     let missing = Filter::Not(Box::new(field("metadata.even", Comparison::Exists)));
     assert_eq!(all.found(0, &query(Some(missing))), ["s4", "s2"]);
-    let passed_over = [sid("s0"), sid("s4")].into();
+    let passed_over = [(gid(), [sid("s0"), sid("s4")].into())].into();
     assert_eq!(all.found(0, &SearchQuery { passed_over, ..query(None) }), ["s1", "s2", "s3"]);
 }
 
@@ -345,7 +345,7 @@ fn reviews_are_kept_and_a_rejection_keeps_apart() {
     assert_eq!(all.database.pairs(&gid(), &sid("twin")).unwrap()[0].other, sid("ada"));
     assert_eq!(all.database.reviews(&gid(), None, 10).unwrap(), [first.clone(), second.clone()]);
     assert_eq!(all.database.reviews(&gid(), Some(first.id), 10).unwrap(), std::slice::from_ref(&second));
-    assert_eq!(all.database.review(&gid(), second.id).unwrap(), second);
+    assert_eq!(all.database.find_review(second.id).unwrap(), (gid(), second));
     all.database.delete_subject(&gid(), &sid("ada"), None).unwrap();
     assert!(all.database.pairs(&gid(), &sid("twin")).unwrap().is_empty(), "nobody inherits them");
 }

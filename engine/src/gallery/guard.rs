@@ -145,8 +145,7 @@ fn duplicate_score(state: &State, side: &Side) -> Option<f32> {
         Guard::Score(score) => Some(score),
         Guard::Auto if state.settings.kind == GalleryKind::Events => None,
         Guard::Auto => {
-            let rates: Rates<'_> = state.rates(side);
-            let calibrated = rates.score_at(DUPLICATE_FPIR).ok().map(|(score, _)| score);
+            let calibrated = Rates::of(state, side).score_at(DUPLICATE_FPIR).ok().map(|(score, _)| score);
             let fmr = DUPLICATE_FPIR / side.index.stats().rows.max(1) as f64;
             let lowest = side.model.impostors.score_at(DUPLICATE_MOST_FMR)?;
             Some(calibrated.or_else(|| side.model.impostors.score_beyond(fmr))?.max(lowest))

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::GalleryError;
+use super::calibrate::Calibrated;
 use super::database::{Database, now};
 use super::open::{OpenGallery, Side, Standby, barred, build_standby};
 use crate::ids::{GalleryId, MigrationId, ModelId};
@@ -64,7 +65,8 @@ impl Database {
         let start = Operation::StartMigration { gallery: gallery.clone(), migration };
         self.store.commit(at, &[start])?;
         let index = Arc::new(GalleryIndex::new(model.dim, self.config.index));
-        let side = Side { model, thresholds, index };
+        let calibration = Calibrated::load(self.store(), gallery, &model.id)?;
+        let side = Side { model, thresholds, calibration, index };
         open.publish(&held, |state| state.standby = Some(Standby { migration: id, answers: false, side }));
         open.stalled.store(false, Ordering::Release);
         drop(held);
@@ -202,7 +204,8 @@ impl Database {
             self.config.index,
             &barred(self.store(), &settings.id)?,
         )?);
-        let side = Side { model, thresholds: standby.thresholds, index };
+        let calibration = Calibrated::load(self.store(), &settings.id, &model.id)?;
+        let side = Side { model, thresholds: standby.thresholds, calibration, index };
         let answers = matches!(migration.stage, Stage::CutOver | Stage::RolledBack);
         open.publish(&held, |state| state.standby = Some(Standby { migration: migration.id, answers, side }));
         open.stalled.store(false, Ordering::Release);

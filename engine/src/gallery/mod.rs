@@ -34,6 +34,7 @@ mod subjects;
 mod tests;
 
 pub use agreement::{Agreement, Mated, NonMated, Spread};
+pub use calibrate::{CalibrateOptions, CalibrationProbes, CalibrationStatus, GalleryCalibration};
 pub use database::{Database, DatabaseConfig, GallerySettings};
 pub use decision::{Decider, Decision, Threshold, ThresholdSource};
 pub use enrol::{Enrolled, NewFace};
@@ -44,6 +45,7 @@ pub use reviews::{NewReview, Review, ReviewedProbe, Verdict};
 pub use search::{Candidate, CandidateFace, SearchQuery, SearchResult, StoredProbe, SubjectMatch};
 pub use subjects::SubjectSettings;
 
+use crate::calibration::CalibrationError;
 use crate::ids::{GalleryId, ModelId, RegroupingId, ReviewId, SubjectId};
 use crate::index::IndexError;
 use crate::model::ModelUnavailable;
@@ -98,6 +100,9 @@ pub enum GalleryError {
     /// A threshold is given as a rate, and the gallery is not calibrated for its model.
     #[error("gallery {0} is not calibrated, so a rate cannot be turned into a score")]
     CalibrationMissing(GalleryId),
+    /// A calibration could not be made.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
     /// A subject whose consent or expiry bars it from being matched.
     #[error("subject {0} may not be matched: its consent is pending or withdrawn, or it has expired")]
     NotMatchable(SubjectId),
@@ -116,9 +121,9 @@ pub enum GalleryError {
     /// A regrouping is to be undone that was undone before.
     #[error("regrouping {0} was undone already")]
     AlreadyUndone(RegroupingId),
-    /// No such review of the gallery.
-    #[error("there is no review {1} of gallery {0}")]
-    NoReview(GalleryId, ReviewId),
+    /// No such review.
+    #[error("there is no review {0}")]
+    NoReview(ReviewId),
     /// The database is being closed, so longer work is not begun.
     #[error("the server is stopping")]
     Stopping,

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::GalleryError;
-use super::calibrate::Rates;
+use super::calibrate::Calibrated;
 use super::care::{Care, is_matchable};
 use super::database::now;
 use crate::ids::{FaceId, GalleryId, MigrationId, ModelId, SubjectId};
@@ -27,6 +27,8 @@ pub(super) struct Side {
     pub(super) model: Arc<ServedModel>,
     /// The gallery's own thresholds under this model.
     pub(super) thresholds: Thresholds,
+    /// What its scores are worth.
+    pub(super) calibration: Option<Arc<Calibrated>>,
     pub(super) index: Arc<GalleryIndex>,
 }
 
@@ -54,9 +56,9 @@ impl State {
         std::iter::once(&self.in_use).chain(standby).find(|side| side.model.id == *model)
     }
 
-    /// What scores are worth under a side's model.
-    pub(super) fn rates<'a>(&'a self, _side: &'a Side) -> Rates<'a> {
-        Rates::none(&self.settings.id)
+    /// Both sides.
+    pub(super) fn sides(&self) -> impl Iterator<Item = &Side> {
+        std::iter::once(&self.in_use).chain(self.standby.as_ref().map(|standby| &standby.side))
     }
 
     /// Removes a subject's rows of both sides.
@@ -96,7 +98,8 @@ impl OpenGallery {
     ) -> Result<Self, GalleryError> {
         let (care, barred) = Care::load(store, &settings.id, now())?;
         let index = Arc::new(build_index(store, &settings, &model, config, &barred)?);
-        let in_use = Side { model, thresholds: settings.thresholds, index };
+        let calibration = Calibrated::load(store, &settings.id, &model.id)?;
+        let in_use = Side { model, thresholds: settings.thresholds, calibration, index };
         Ok(Self {
             care,
             state: ArcSwap::from_pointee(State { settings, in_use, standby: None }),
@@ -154,6 +157,11 @@ impl OpenGallery {
         let gallery = &state.settings.id;
         let record = store.subject(gallery, subject)?;
         self.care.note(subject, record.as_ref())?;
+        for side in state.sides() {
+            if let Some(calibrated) = side.calibration.as_ref().filter(|_| !faces.is_empty()) {
+                calibrated.note(subject);
+            }
+        }
         if record.is_none_or(|record| !is_matchable(&record, now())) {
             state.remove_subject(subject);
             return Ok(());

@@ -106,13 +106,15 @@ impl Database {
         Ok(review)
     }
 
-    /// One review.
-    pub fn review(&self, gallery: &GalleryId, id: ReviewId) -> Result<Review, GalleryError> {
-        let found = documents::get(self.store(), Some(gallery), Collection::Reviews, id.0.as_bytes())?;
-        if found.is_none() {
-            self.gallery(gallery)?;
+    /// One review of any gallery, and the gallery it is of.
+    pub fn find_review(&self, id: ReviewId) -> Result<(GalleryId, Review), GalleryError> {
+        for gallery in self.galleries()? {
+            let found = documents::get(self.store(), Some(&gallery.id), Collection::Reviews, id.0.as_bytes())?;
+            if let Some(review) = found {
+                return Ok((gallery.id, review));
+            }
         }
-        found.ok_or_else(|| GalleryError::NoReview(gallery.clone(), id))
+        Err(GalleryError::NoReview(id))
     }
 
     /// Reviews of a gallery in the order they were given, after one.

@@ -1,9 +1,10 @@
 //! Search and verification: from a probe template to candidates.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::GalleryError;
+use super::calibrate::{CalibrationStatus, Rates};
 use super::database::Database;
 use super::decision::{Decider, Decision, ThresholdSource};
 use super::filter::Filter;
@@ -11,7 +12,7 @@ use super::open::{OpenGallery, Side, State, template, template_faces};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use crate::index::{IndexKind, SearchMode, SearchOutcome};
 use crate::store::{GalleryKind, StoreError, StoredFace, Thresholds};
-use crate::template::{FaceScore, Fusion, Template, TemplateError, scores};
+use crate::template::{FaceScore, FusionRequest, Template, TemplateError, scores};
 
 /// How a gallery is searched.
 #[derive(Debug, Clone)]
@@ -26,8 +27,8 @@ pub struct SearchQuery {
     pub watch: Thresholds,
     /// Which subjects are meant; `None`: all.
     pub filter: Option<Filter>,
-    /// Subjects that are passed over: the probe's own, and those that are known to be somebody else.
-    pub passed_over: HashSet<SubjectId>,
+    /// Subjects that are passed over, by gallery: the probe's own, and those that are known to be somebody else.
+    pub passed_over: HashMap<GalleryId, HashSet<SubjectId>>,
     /// Whether each candidate lists its faces.
     pub explain: bool,
 }
@@ -56,7 +57,9 @@ pub struct Candidate {
     pub rank: u32,
     /// Cosine of probe and reference.
     pub score: f32,
-    /// Match or not, at the threshold in force.
+    /// The rate at which searches for people who are not enrolled reach this score; `None` while nothing says.
+    pub fpir: Option<f64>,
+    /// What is said of it, at the thresholds in force.
     pub decision: Decision,
     /// In a gallery of events: the face that was found.
     pub face: Option<FaceId>,
@@ -75,6 +78,8 @@ pub struct SearchResult {
     pub recall: Option<f32>,
     /// The thresholds in force.
     pub decider: Decider,
+    /// What says what scores are worth.
+    pub calibration: Option<CalibrationStatus>,
     /// Best first, each subject once.
     pub candidates: Vec<Candidate>,
 }
@@ -88,7 +93,7 @@ impl SearchQuery {
             thresholds: Thresholds::default(),
             watch: Thresholds::default(),
             filter: None,
-            passed_over: HashSet::new(),
+            passed_over: HashMap::new(),
             explain: false,
         }
     }
@@ -141,7 +146,8 @@ impl Database {
         open.expire();
         let state = open.state();
         let side = side_of(&state, model)?;
-        let decider = decider(&state, side, query.thresholds, query.watch)?;
+        let rates = Rates::of(&state, side);
+        let decider = decider(side, &rates, query.thresholds, query.watch)?;
         let revision = self.store.counts(gallery)?.revision;
         let outcome = self.find(&open, side, probe, query)?;
         let mut candidates = Vec::with_capacity(outcome.hits.len());
@@ -156,12 +162,20 @@ impl Database {
                 subject: hit.subject,
                 rank,
                 score: hit.score,
+                fpir: rates.fpir_at(hit.score).map(|estimate| estimate.fpir),
                 decision: decider.decide(hit.score),
                 face: hit.face,
                 faces,
             });
         }
-        Ok(SearchResult { revision, kind: outcome.kind, recall: outcome.recall, decider, candidates })
+        Ok(SearchResult {
+            revision,
+            kind: outcome.kind,
+            recall: outcome.recall,
+            decider,
+            calibration: rates.status().cloned(),
+            candidates,
+        })
     }
 
     /// The subjects that a query is about and that are most like the probe.
@@ -173,11 +187,13 @@ impl Database {
         query: &SearchQuery,
     ) -> Result<SearchOutcome, GalleryError> {
         let SearchQuery { limit, mode, filter, passed_over, .. } = query;
+        let passed_over = passed_over.get(&open.state().settings.id);
+        let wanted = |subject: &SubjectId| passed_over.is_none_or(|over| !over.contains(subject));
         let Some(filter) = filter else {
-            if passed_over.is_empty() {
+            if passed_over.is_none() {
                 return Ok(side.index.search(probe, *limit, *mode)?);
             }
-            return Ok(side.index.search_where(probe, *limit, &|subject| !passed_over.contains(subject))?);
+            return Ok(side.index.search_where(probe, *limit, &wanted)?);
         };
         {
             let _held = open.hold();
@@ -187,7 +203,7 @@ impl Database {
         // A subject that has just come or gone is not among the facts; it is as if the search had been before it.
         let accept = |subject: &SubjectId| {
             let facts = facts.as_ref().and_then(|facts| facts.get(subject));
-            !passed_over.contains(subject) && facts.is_some_and(|facts| filter.matches(facts))
+            wanted(subject) && facts.is_some_and(|facts| filter.matches(facts))
         };
         Ok(side.index.search_where(probe, *limit, &accept)?)
     }
@@ -198,7 +214,7 @@ impl Database {
         gallery: &GalleryId,
         subject: &SubjectId,
         face: Option<FaceId>,
-        fusion: Option<Fusion>,
+        fusion: Option<FusionRequest>,
     ) -> Result<StoredProbe, GalleryError> {
         let open = self.gallery_in_use(gallery)?;
         let state = open.state();
@@ -211,7 +227,8 @@ impl Database {
                 return Err(StoreError::NoFace(gallery.clone(), face).into());
             }
         }
-        let template = template(&stored, fusion.unwrap_or_else(|| state.fusion(&model)), &model)?;
+        let fusion = fusion.map_or_else(|| state.fusion(&model), |fusion| fusion.resolve(model.fusion));
+        let template = template(&stored, fusion, &model)?;
         Ok(StoredProbe { model: model.id.clone(), template, faces: stored })
     }
 
@@ -240,7 +257,7 @@ impl Database {
             (GalleryKind::Events, Err(TemplateError::Degenerate)) => (best(&faces), 0.0),
             (GalleryKind::Events, Err(error)) => return Err(error.into()),
         };
-        let decider = decider(&state, side, thresholds, Thresholds::default())?;
+        let decider = decider(side, &Rates::of(&state, side), thresholds, Thresholds::default())?;
         Ok(SubjectMatch { score, decision: decider.decide(score), decider, coherence, faces })
     }
 
@@ -277,13 +294,13 @@ impl Database {
 }
 
 /// The thresholds in force.
-fn decider(state: &State, side: &Side, request: Thresholds, watch: Thresholds) -> Result<Decider, GalleryError> {
+fn decider(side: &Side, rates: &Rates<'_>, request: Thresholds, watch: Thresholds) -> Result<Decider, GalleryError> {
     let asked = [
         (ThresholdSource::Request, request),
         (ThresholdSource::Watch, watch),
         (ThresholdSource::Gallery, side.thresholds),
     ];
-    Decider::resolve(&asked, side.model.threshold, &state.rates(side))
+    Decider::resolve(&asked, side.model.threshold, rates)
 }
 
 /// The side whose embeddings are of a model.

@@ -58,6 +58,8 @@ impl Default for IndexConfig {
 pub struct IndexStats {
     /// Live rows.
     pub rows: usize,
+    /// Subjects with a live row.
+    pub subjects: usize,
     /// Rows that were removed or replaced and still take room.
     pub tombstones: usize,
     /// Memory taken in bytes, estimated.
@@ -81,6 +83,8 @@ pub struct GraphStats {
 pub(super) struct Generation {
     pub(super) rows: FlatRows,
     pub(super) graph: Option<Arc<Graph>>,
+    /// Subjects with a live row.
+    pub(super) subjects: usize,
 }
 
 /// The index of one gallery. Share it in an [`Arc`]; all methods take `&self`.
@@ -102,7 +106,7 @@ impl GalleryIndex {
         Self {
             dim,
             config: IndexConfig { graph: config.graph.clamped(), ..config },
-            published: ArcSwap::from_pointee(Generation { rows: FlatRows::new(dim), graph: None }),
+            published: ArcSwap::from_pointee(Generation { rows: FlatRows::new(dim), graph: None, subjects: 0 }),
             writer: Mutex::default(),
             graph_requested: AtomicBool::new(false),
             maintaining: Mutex::default(),
@@ -185,7 +189,7 @@ impl GalleryIndex {
     /// # Errors
     /// [`IndexError::WrongDimension`] or [`IndexError::NotUnit`] for a bad probe.
     pub fn search(&self, probe: &[f32], limit: usize, mode: SearchMode) -> Result<SearchOutcome, IndexError> {
-        let Generation { rows, graph } = &**self.published.load();
+        let Generation { rows, graph, .. } = &**self.published.load();
         let graph = graph.as_deref().filter(|graph| match mode {
             SearchMode::Exact => false,
             SearchMode::Ann => true,
@@ -225,9 +229,10 @@ impl GalleryIndex {
 
     /// What the index holds.
     pub fn stats(&self) -> IndexStats {
-        let Generation { rows, graph } = &**self.published.load();
+        let Generation { rows, graph, subjects } = &**self.published.load();
         IndexStats {
             rows: rows.rows(),
+            subjects: *subjects,
             tombstones: rows.tombstones(),
             bytes: rows.bytes() + graph.as_ref().map_or(0, |graph| graph.bytes()),
             graph: graph.as_ref().map(|graph| GraphStats {
@@ -244,7 +249,8 @@ impl GalleryIndex {
         let now = self.published.load();
         let mut edit = FlatEdit::new(&now.rows);
         change(&mut slots, &mut edit);
-        self.published.store(Arc::new(Generation { rows: edit.finish(), graph: now.graph.clone() }));
+        let subjects = slots.subjects();
+        self.published.store(Arc::new(Generation { rows: edit.finish(), graph: now.graph.clone(), subjects }));
     }
 }
 

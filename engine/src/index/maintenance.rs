@@ -65,8 +65,9 @@ impl GalleryIndex {
             let mut writer = self.writer.lock();
             let now = self.published.load_full();
             carry_over(&seen.rows, &now.rows, &mut slots, &mut edit);
+            let subjects = slots.subjects();
             *writer = slots;
-            self.published.store(Arc::new(Generation { rows: edit.finish(), graph }));
+            self.published.store(Arc::new(Generation { rows: edit.finish(), graph, subjects }));
             now.graph.clone()
         };
         drop(seen);
@@ -85,7 +86,7 @@ impl GalleryIndex {
     }
 
     fn due(&self, generation: &Generation) -> Maintenance {
-        let Generation { rows, graph } = generation;
+        let Generation { rows, graph, .. } = generation;
         let config = &self.config;
         let exceeds = |changed: usize, share: f32, of: usize| {
             changed >= config.maintenance_min_rows.max(1) && changed as f32 > share * of as f32

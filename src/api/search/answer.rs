@@ -7,6 +7,7 @@ use vultus_engine::gallery::{Candidate, Decision, SearchResult};
 use vultus_engine::ids::{GalleryId, ModelId};
 use vultus_engine::index::IndexKind;
 
+use crate::api::calibration::CalibrationNote;
 use crate::api::decision::{DecisionName, ThresholdInForce, in_force};
 use crate::api::wire::{FusionSpec, ProbeFace};
 use crate::problem::Problem;
@@ -42,6 +43,9 @@ pub struct GallerySearched {
     /// The review threshold in force; null when nothing sets one.
     #[schema(required = true)]
     pub review_threshold: Option<ThresholdInForce>,
+    /// The calibration behind its rates; null while there is none that applies.
+    #[schema(required = true)]
+    pub calibration: Option<CalibrationNote>,
 }
 
 /// An enrolled face of a candidate.
@@ -198,6 +202,7 @@ fn gallery_view(gallery: &GalleryId, result: &SearchResult) -> GallerySearched {
         recall: result.recall,
         threshold,
         review_threshold,
+        calibration: result.calibration.as_ref().map(CalibrationNote::from),
     }
 }
 
@@ -207,7 +212,7 @@ fn candidate_view(gallery: &GalleryId, candidate: Candidate, rank: u32) -> Candi
         subject: candidate.subject.to_string(),
         rank,
         score: candidate.score,
-        fpir: None,
+        fpir: candidate.fpir,
         decision: candidate.decision.into(),
         face: candidate.face.map(|face| face.0),
         faces: candidate.faces.iter().map(CandidateFaceView::from).collect(),

@@ -24,7 +24,7 @@ use crate::extract::submission::Submission;
 use crate::problem::{Code, Problem};
 use crate::service::search::{Grouping, ProbeOptions, common_model, probes, search as search_galleries};
 use crate::service::timing::{TimingsMs, since};
-use crate::service::tracks::probe as held_probe;
+use crate::service::tracks::{passed_over, probe as held_probe};
 
 /// Most galleries of a search.
 const MAX_GALLERIES: usize = 16;
@@ -39,6 +39,7 @@ const MAX_GALLERIES: usize = 16;
         (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
     extensions(("x-problems" = json!(["gallery_not_found", "template_not_found", "track_not_found", "several_faces",
+        "subject_not_found", "face_not_found", "subject_has_no_faces",
         "faces_contradict", "calibration_missing"])), ("x-images" = json!(true))))]
 pub async fn gallery(
     State(app): State<App>,
@@ -58,6 +59,7 @@ pub async fn gallery(
         (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
     extensions(("x-problems" = json!(["gallery_not_found", "template_not_found", "track_not_found", "several_faces",
+        "subject_not_found", "face_not_found", "subject_has_no_faces",
         "faces_contradict", "calibration_missing"])), ("x-images" = json!(true))))]
 pub async fn several(State(app): State<App>, submission: Submission<SearchBody>) -> Result<impl IntoResponse, Problem> {
     let mut galleries = submission.options.galleries.clone().unwrap_or_default();
@@ -76,13 +78,16 @@ async fn serve(
 ) -> Result<axum::Json<SearchResponse>, Problem> {
     let started = Instant::now();
     let Submission { items, options, .. } = submission;
-    let query = options.query()?;
+    let mut query = options.query()?;
     let grouping = options.grouping();
     let fusion = options.fusion.map(FusionSpec::checked).transpose()?;
     let held = options.held()?;
     let how = ProbeOptions { grouping, fusion, detector: options.detector.map(Into::into) };
     let mut made = match held {
-        Some(held) => held_probe(app, held, fusion, query.explain).await?,
+        Some(held) => {
+            query.passed_over = passed_over(app, &held, &galleries).await?;
+            held_probe(app, held, fusion, query.explain).await?
+        }
         None => {
             // A gallery that cannot be searched is not worth an inference.
             let model = common_model(app, &galleries).await?;

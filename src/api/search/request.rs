@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 use vultus_engine::gallery::SearchQuery;
-use vultus_engine::ids::{GalleryId, TrackId};
+use vultus_engine::ids::{FaceId, GalleryId, SubjectId, TrackId};
 use vultus_engine::index::SearchMode;
 
 use crate::api::decision::{ThresholdRequest, thresholds};
+use crate::api::filter::FilterSpec;
 use crate::api::wire::{DetectorName, FusionSpec, RuleName, fusion_params};
 use crate::extract::object;
 use crate::extract::submission::{Body, EmbeddingItem, ImageItem, ImageParams};
@@ -95,9 +96,29 @@ pub struct SearchParams {
     /// The images are 112×112 crops that were aligned already.
     #[param(nullable = false)]
     pub aligned: Option<bool>,
+    /// Which subjects the search is about, as JSON text; see the member `filter` of the JSON body.
+    #[param(max_length = 16_000, nullable = false)]
+    pub filter: Option<String>,
     /// For `/v1/search`: the galleries, separated by commas.
     #[param(max_length = 2100, nullable = false)]
     pub galleries: Option<String>,
+}
+
+/// A subject, or one of its faces, as a probe.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = EnrolledProbe, example = json!({"gallery": "staff", "subject": "ada"}))]
+pub struct EnrolledProbe {
+    /// Where the subject is enrolled.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9_.:-]{1,128}$")]
+    pub gallery: GalleryId,
+    /// Who.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9_.:-]{1,128}$")]
+    pub subject: SubjectId,
+    /// One face of the subject; all of them, fused, where left out.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub face: Option<Uuid>,
 }
 
 /// A probe and how to search with it.
@@ -122,6 +143,11 @@ pub struct SearchBody {
     /// number as `image`; otherwise it lists no faces.
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9_.:-]{1,128}$", nullable = false)]
     pub track: Option<TrackId>,
+    /// What is enrolled already, in place of images and embeddings: a subject or one of its faces. In its own gallery the
+    /// subject itself is passed over, and so are those it is kept apart from.
+    #[serde(deserialize_with = "object::optional")]
+    #[schema(nullable = false)]
+    pub enrolled: Option<EnrolledProbe>,
     /// Most candidates wanted; 10 where left out.
     #[schema(minimum = 1, maximum = 1000, nullable = false)]
     pub limit: Option<u32>,
@@ -152,6 +178,10 @@ pub struct SearchBody {
     /// List every face of each candidate with its weight and score.
     #[schema(nullable = false)]
     pub explain: Option<bool>,
+    /// Which subjects the search is about; all where left out. Filtered searches are always exact.
+    #[serde(deserialize_with = "object::optional")]
+    #[schema(nullable = false)]
+    pub filter: Option<FilterSpec>,
     /// For `/v1/search`: the galleries.
     #[schema(value_type = Option<Vec<String>>, max_items = 16, nullable = false)]
     pub galleries: Option<Vec<GalleryId>>,
@@ -176,6 +206,9 @@ impl Body for SearchBody {
         self.select = self.select.or(params.select);
         self.detector = self.detector.or(params.detector);
         self.explain = self.explain.or(params.explain);
+        if let (None, Some(text)) = (&self.filter, params.filter) {
+            self.filter = Some(FilterSpec::from_text(&text)?);
+        }
         if let (None, Some(list)) = (&self.galleries, params.galleries) {
             let ids = list.split(',').map(GalleryId::try_from).collect::<Result<_, _>>();
             self.galleries = Some(ids.map_err(|error| Problem::with(Code::InvalidParameter, error.to_string()))?);
@@ -184,7 +217,7 @@ impl Body for SearchBody {
     }
 
     fn names_probe(&self) -> bool {
-        self.template.is_some() || self.track.is_some()
+        self.template.is_some() || self.track.is_some() || self.enrolled.is_some()
     }
 
     fn image_params(params: &SearchParams) -> ImageParams {
@@ -195,12 +228,16 @@ impl Body for SearchBody {
 impl SearchBody {
     /// The probe that is held already, where the request names one.
     pub fn held(&self) -> Result<Option<HeldProbe>, Problem> {
-        let held = match (self.template, &self.track) {
-            (None, None) => return Ok(None),
-            (Some(template), None) => HeldProbe::Template(template),
-            (None, Some(track)) => HeldProbe::Track(track.clone()),
-            (Some(_), Some(_)) => {
-                return Err(Problem::with(Code::InvalidRequest, "give a template or a track, not both"));
+        let held = match (self.template, &self.track, &self.enrolled) {
+            (None, None, None) => return Ok(None),
+            (Some(template), None, None) => HeldProbe::Template(template),
+            (None, Some(track), None) => HeldProbe::Track(track.clone()),
+            (None, None, Some(EnrolledProbe { gallery, subject, face })) => {
+                HeldProbe::Enrolled(gallery.clone(), subject.clone(), face.map(FaceId))
+            }
+            _ => {
+                let one = "give one of template, track and enrolled";
+                return Err(Problem::with(Code::InvalidRequest, one));
             }
         };
         if self.faces == Some(FacesName::Each) {
@@ -223,6 +260,7 @@ impl SearchBody {
             },
             thresholds: thresholds(self.threshold, self.review_threshold)?,
             explain: self.explain.unwrap_or(false),
+            filter: self.filter.clone().map(FilterSpec::checked).transpose()?,
             ..SearchQuery::plain(limit as usize)
         })
     }
