@@ -46,8 +46,8 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
 )]
 pub struct Document;
 
-/// Problems of requests that are to no operation.
-const OUTSIDE: &[Code] = &[Code::RouteNotFound, Code::MethodNotAllowed];
+/// Problems that no operation answers with: of requests that are to none, and of jobs, which tell them in their `problem`.
+const OUTSIDE: &[Code] = &[Code::RouteNotFound, Code::MethodNotAllowed, Code::CalibrationImpossible];
 /// Problems of every operation under `/v1`.
 const ALWAYS: &[Code] = &[Code::Unauthorized, Code::Internal, Code::StorageUnavailable];
 /// Problems of operations with path, query or header parameters.
