@@ -47,14 +47,14 @@ async fn candidates_are_ranked_and_decided() {
 async fn a_subject_is_one_candidate_with_its_faces_explained() {
     let app = TestApp::start().await;
     app.gallery("g").await;
-    enrol(&app, "g", "ada", vec![ready(0, 0.0, 77.0), ready(0, 1.0, 60.6)]).await;
+    enrol(&app, "g", "ada", vec![ready(0, 0.0, 77.0), ready(0, 1.0, 52.4)]).await;
     let body = json!({ "embeddings": [ready(0, 0.0, 70.0)], "explain": true });
     let answer = app.post("/v1/galleries/g/search", body).await.ok(200);
     assert_eq!(answer["candidates"].as_array().unwrap().len(), 1);
     let faces = answer["candidates"][0]["faces"].as_array().unwrap();
-    // exp(z) with z = (norm - 68.796) / 8.191: two deviations apart.
+    // The model's rule: exp(min(z, -1) / 0.6) with z = (norm - 68.796) / 8.191.
     let weights: Vec<f64> = faces.iter().map(|f| f["weight"].as_f64().unwrap()).collect();
-    assert!((weights[0] / weights[1] - (16.4f64 / 8.191).exp()).abs() < 1e-2, "{weights:?}");
+    assert!((weights[0] / weights[1] - ((68.796f64 - 8.191 - 52.4) / 8.191 / 0.6).exp()).abs() < 1e-2, "{weights:?}");
     assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-5);
     assert!(near(&faces[0]["score"], 1.0) && near(&faces[1]["score"], 0.5f64.sqrt()));
 }
@@ -123,7 +123,7 @@ async fn events_that_cancel_out_are_still_found_and_explained() {
 async fn a_changed_rule_changes_the_references() {
     let app = TestApp::start().await;
     app.gallery("g").await;
-    enrol(&app, "g", "ada", vec![ready(0, 0.0, 80.0), ready(60, 0.0, 50.0)]).await;
+    enrol(&app, "g", "ada", vec![ready(0, 0.0, 80.0), ready(60, 0.0, 45.0)]).await;
     let score = async || {
         let answer = app.post("/v1/galleries/g/search", json!({ "embeddings": [ready(60, 0.0, 70.0)] })).await.ok(200);
         answer["candidates"][0]["score"].as_f64().unwrap()

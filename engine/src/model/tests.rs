@@ -297,7 +297,8 @@ fn wrong_files_are_named() {
     for (from, to) in [
         ("\"std\": 8.191", "\"std\": 0.0"),
         ("\"scale\": 0.0078125", "\"scale\": 0"),
-        ("\"tau\": 1.0", "\"tau\": -1"),
+        ("\"tau\": 0.6", "\"tau\": -1"),
+        ("\"cap\": -1.0", "\"cap\": -11"),
         ("\"size\": 112", "\"size\": 160"),
         ("17d5763f", "17D5763F"),
         ("\"name\": \"mobilefacenet\"", "\"name\": \"Mobile Face\""),
