@@ -3,7 +3,7 @@
 //! A handler starts one with [`App::start_job`](crate::app::App::start_job) and answers 202 with the place where it can
 //! be watched ([`accepted`](crate::api::jobs::accepted)):
 //!
-//! ```ignore
+//! ```text
 //! let job = app.start_job("clusters", Some(gallery.clone()), move |app, run| clusters(app, &gallery, run))?;
 //! Ok(accepted(job))
 //! ```
