@@ -85,6 +85,12 @@ impl JobFilter {
     }
 }
 
+/// What a job found, as its result. Through text, so that single-precision numbers keep the digits they have in answers.
+pub fn result(found: &impl serde::Serialize) -> Result<Value, Problem> {
+    let text = serde_json::to_string(found).map_err(Problem::internal)?;
+    serde_json::from_str(&text).map_err(Problem::internal)
+}
+
 impl Jobs {
     /// No job yet. Threads of running ones are counted by `tracker`.
     pub fn new(limits: JobSettings, tracker: TaskTracker) -> Self {
