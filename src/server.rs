@@ -81,7 +81,8 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let models = Arc::clone(pipeline.models());
     let model = Arc::clone(models.default_model().served());
     let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
-    let database = Database::open(store, models, DatabaseConfig { model, index })?;
+    let database =
+        Database::open(store, models, DatabaseConfig { model, review: settings.search.review_threshold, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
     crate::video::clear(&settings.server.data_dir);

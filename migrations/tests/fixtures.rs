@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use vultus_migrations::{Prepared, SCHEMA_VERSION, prepare, v0001_initial as v1, v0002_feature_sets as v2};
+use vultus_migrations::{
+    Prepared, SCHEMA_VERSION, prepare, v0001_initial as v1, v0002_feature_sets as v2, v0003_decisions as v3,
+};
 
 /// A copy of a fixture: opening changes it.
 fn copy_of(version: &str) -> tempfile::TempDir {
@@ -111,4 +113,46 @@ fn version_2() {
     assert_eq!(measures.style.unwrap().values, [0.25; 64]);
     assert_eq!(rows("vectors").len(), 7);
     assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: Some(2), to: SCHEMA_VERSION });
+}
+
+/// A record and what follows on it, if anything does.
+fn read_both<R: serde::de::DeserializeOwned, M: serde::de::DeserializeOwned + Default>(bytes: &[u8]) -> (R, M) {
+    let (record, rest) = postcard::take_from_bytes(bytes).unwrap();
+    (record, if rest.is_empty() { M::default() } else { read(rest) })
+}
+
+#[test]
+fn version_3() {
+    let folder = copy_of("v0003");
+    let db = sled::open(folder.path()).unwrap();
+    let rows = |tree: &str| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let tree = db.open_tree(tree).unwrap();
+        tree.iter().map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
+    };
+    assert!(v3::TREES.iter().all(|tree| db.tree_names().iter().any(|name| name == tree.as_bytes())));
+    let galleries = rows("galleries");
+    let (people, more): (v1::Gallery, v3::GalleryMore) = read_both(&galleries[1].1);
+    assert_eq!((people.threshold, more.thresholds.review), (Some(0.3), Some(v3::Threshold::Fpir(0.01))));
+    assert_eq!((more.wrong_person, more.duplicate_subject), (v3::Guard::Score(0.125), v3::Guard::Off));
+    assert_eq!((more.robust, more.cap), (true, Some(-1.0)));
+    let (_, usual): (v1::Gallery, v3::GalleryMore) = read_both(&galleries[0].1);
+    assert_eq!(usual, v3::GalleryMore::default());
+    // Its record spans two pieces.
+    let subject = rows("subjects").swap_remove(1);
+    let piece = [&[3], &subject.0[..], &1_u32.to_be_bytes()].concat();
+    let whole = [&subject.1[..], &db.open_tree("overflow").unwrap().get(piece).unwrap().unwrap()].concat();
+    let (_, more): (v1::Subject, v3::SubjectMore) = read_both(&whole);
+    assert_eq!((more.consent, more.expires_at.is_some()), (v3::Consent::Granted, true));
+    let faces = rows("faces");
+    let (_, more): (v1::Face, v3::FaceMore) = read_both(&faces[3].1);
+    assert_eq!((more.picture, more.overrides.len()), (Some([21; 16]), 2));
+    // Face 10 moved, with all that is kept of it.
+    let moved = [&1_u64.to_be_bytes()[..], b"subject-0\0", &10_u128.to_be_bytes()].concat();
+    assert_eq!(faces[1].0, moved);
+    assert!(rows("crops").iter().any(|(key, _)| *key == moved));
+    assert!(rows("measures").iter().any(|(key, _)| key[8..] == moved[8..] && key[..8] == 4_u64.to_be_bytes()));
+    let documents = rows("documents");
+    assert_eq!(documents[0].0, [&1_u64.to_be_bytes()[..], &[3], b"one"].concat());
+    assert_eq!(documents[1], ([&v3::NO_GALLERY.to_be_bytes()[..], &[3], b"two"].concat(), b"{}".to_vec()));
+    assert_eq!(prepare(&db, folder.path()).unwrap(), Prepared { from: Some(3), to: SCHEMA_VERSION });
 }

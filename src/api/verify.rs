@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use vultus_engine::gallery::Decider;
+use vultus_engine::gallery::{Decider, ServerScores};
 use vultus_engine::template::score;
 
 use super::decision::{DecisionName, ThresholdInForce, ThresholdRequest, in_force, thresholds};
@@ -270,7 +270,8 @@ pub async fn pair(State(app): State<App>, submission: Submission<VerifyBody>) ->
     let samples: Vec<_> = examined.images.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let [a, b] = samples.as_slice() else { return Err(Problem::internal("each image gives one face")) };
     let score = score(&a.feature.embedding, &b.feature.embedding);
-    let decider = Decider::of_scores(matching, review, model.served().threshold);
+    let server = ServerScores { matching: model.served().threshold, review: app.config.search.review_threshold };
+    let decider = Decider::of_scores(matching, review, server);
     let (threshold, review_threshold) = in_force(&decider);
     Ok(axum::Json(Verification {
         model_id: model.served().id.to_string(),

@@ -40,6 +40,9 @@ pub(super) struct Search {
     /// Score from which a candidate is a match
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     threshold: Option<f32>,
+    /// Rate of false positives to keep, in place of a score; the gallery has to be calibrated
+    #[arg(long, value_name = "RATE", conflicts_with = "threshold")]
+    fpir: Option<f64>,
     /// Which face of a photo with several: only, main, largest, central or best
     #[arg(long, default_value = "main", value_parser = super::enrol::select)]
     select: Select,
@@ -55,6 +58,14 @@ pub(super) struct Search {
 }
 
 impl Search {
+    fn threshold_request(&self) -> Value {
+        match (self.threshold, self.fpir) {
+            (Some(score), _) => json!({ "score": score }),
+            (None, Some(fpir)) => json!({ "fpir": fpir }),
+            (None, None) => Value::Null,
+        }
+    }
+
     pub(super) fn run(self) -> anyhow::Result<()> {
         let probes: Vec<Vec<PathBuf>> = if self.fuse {
             vec![self.images.clone()]
@@ -63,7 +74,7 @@ impl Search {
         };
         let options = json!({
             "limit": self.limit, "select": self.select,
-            "threshold": self.threshold.map(|score| json!({ "score": score })),
+            "threshold": self.threshold_request(),
             "fusion": self.fusion.map(|rule| json!({ "rule": rule.name() })),
         });
         self.target.require_data_dir()?;
@@ -73,6 +84,7 @@ impl Search {
                 ("galleries", Some(self.gallery)),
                 ("limit", Some(self.limit.to_string())),
                 ("threshold", self.threshold.map(|score| score.to_string())),
+                ("fpir", self.fpir.map(|fpir| fpir.to_string())),
                 ("fusion", self.fusion.map(|rule| rule.name().to_owned())),
                 ("fps", self.fps.map(|fps| fps.to_string())),
             ];

@@ -175,13 +175,15 @@ impl Default for LimitSettings {
 pub struct SearchSettings {
     /// Score from which a candidate is a match, where neither request nor gallery says. Unset: the model's own.
     pub threshold: Option<f32>,
+    /// Score from which a person should look at a candidate, where neither request nor gallery says. Unset: none.
+    pub review_threshold: Option<f32>,
     /// Galleries with more rows than this are searched through a graph when the request leaves the choice open.
     pub ann_above_rows: usize,
 }
 
 impl Default for SearchSettings {
     fn default() -> Self {
-        Self { threshold: None, ann_above_rows: 200_000 }
+        Self { threshold: None, review_threshold: None, ann_above_rows: 200_000 }
     }
 }
 
@@ -260,8 +262,11 @@ impl Settings {
         if !(0.0..=10_000.0).contains(&model.min_face_px) {
             return Err("model.min_face_px is a number from 0 to 10000".to_owned());
         }
-        if self.search.threshold.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {
-            return Err("search.threshold is a number from -1 to 1".to_owned());
+        let scores = [("threshold", self.search.threshold), ("review_threshold", self.search.review_threshold)];
+        for (name, score) in scores {
+            if score.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {
+                return Err(format!("search.{name} is a number from -1 to 1"));
+            }
         }
         let key = secrecy::ExposeSecret::expose_secret(&self.auth.key);
         if !key.is_empty() && (key.len() < MIN_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic())) {

@@ -31,6 +31,8 @@ const FORGET_EVERY_ROUNDS: u64 = 600;
 pub struct DatabaseConfig {
     /// The server's own model: that of galleries for which no other is asked.
     pub model: Arc<ServedModel>,
+    /// Score from which a person should look at a candidate, where neither request nor gallery says.
+    pub review: Option<f32>,
     /// Settings of every gallery's index.
     pub index: IndexConfig,
 }

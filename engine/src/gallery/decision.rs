@@ -50,6 +50,15 @@ pub struct Threshold {
     pub source: ThresholdSource,
 }
 
+/// What the server falls back on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ServerScores {
+    /// From here on a candidate is a match.
+    pub matching: f32,
+    /// From here on a person should look at it, where that is configured.
+    pub review: Option<f32>,
+}
+
 /// The thresholds in force for one answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decider {
@@ -60,21 +69,22 @@ pub struct Decider {
 }
 
 impl Decider {
-    /// Resolves what `asked` names, the nearest place first, and falls back on the server's score for a match.
+    /// Resolves what `asked` names, the nearest place first; `server` says what to fall back on.
     ///
     /// # Errors
     /// [`GalleryError::CalibrationMissing`] where a rate is asked for and nothing says what it means.
     pub(super) fn resolve(
         asked: &[(ThresholdSource, Thresholds)],
-        server: f32,
+        server: ServerScores,
         rates: &Rates<'_>,
     ) -> Result<Self, GalleryError> {
         let nearest = |pick: fn(&Thresholds) -> Option<ThresholdSetting>| {
             asked.iter().find_map(|(source, thresholds)| Some((*source, pick(thresholds)?)))
         };
         let matching = nearest(|thresholds| thresholds.matching);
-        let matching = matching.unwrap_or((ThresholdSource::Server, ThresholdSetting::Score(server)));
-        let review = nearest(|thresholds| thresholds.review);
+        let matching = matching.unwrap_or((ThresholdSource::Server, ThresholdSetting::Score(server.matching)));
+        let of_server = server.review.map(|score| (ThresholdSource::Server, ThresholdSetting::Score(score)));
+        let review = nearest(|thresholds| thresholds.review).or(of_server);
         Ok(Self {
             matching: threshold(matching, rates)?,
             review: review.map(|review| threshold(review, rates)).transpose()?,
@@ -82,12 +92,14 @@ impl Decider {
     }
 
     /// Scores of the request, else the server's, where no gallery is searched.
-    pub fn of_scores(matching: Option<f32>, review: Option<f32>, server: f32) -> Self {
+    pub fn of_scores(matching: Option<f32>, review: Option<f32>, server: ServerScores) -> Self {
         let plain = |source, score| Threshold { score, fpir: None, extrapolated: false, source };
         let matching = matching.map(|score| plain(ThresholdSource::Request, score));
         Self {
-            matching: matching.unwrap_or(plain(ThresholdSource::Server, server)),
-            review: review.map(|score| plain(ThresholdSource::Request, score)),
+            matching: matching.unwrap_or(plain(ThresholdSource::Server, server.matching)),
+            review: review
+                .map(|score| plain(ThresholdSource::Request, score))
+                .or(server.review.map(|score| plain(ThresholdSource::Server, score))),
         }
     }
 
@@ -133,29 +145,37 @@ mod tests {
     fn the_nearest_setting_wins() {
         let gallery = GalleryId::try_from("g").unwrap();
         let rates = Rates::none(&gallery);
-        let resolve = |asked: &[(ThresholdSource, Thresholds)]| Decider::resolve(asked, 0.3, &rates).unwrap();
+        let server = ServerScores { matching: 0.3, review: None };
+        let resolve = |asked: &[(ThresholdSource, Thresholds)]| Decider::resolve(asked, server, &rates).unwrap();
         let open = Thresholds::default();
         let of = |source, score| Threshold { score, fpir: None, extrapolated: false, source };
         use ThresholdSource::{Gallery, Request, Server, Watch};
         assert_eq!(resolve(&[(Request, score(0.5, None)), (Gallery, score(0.4, None))]).matching, of(Request, 0.5));
         assert_eq!(resolve(&[(Request, open), (Watch, score(0.45, None))]).matching, of(Watch, 0.45));
         assert_eq!(resolve(&[(Request, open), (Gallery, score(0.4, None))]).matching, of(Gallery, 0.4));
-        let server = resolve(&[(Request, open), (Gallery, open)]);
-        assert_eq!(server, Decider { matching: of(Server, 0.3), review: None });
-        assert_eq!((server.decide(0.3), server.decide(0.299_99)), (Decision::Match, Decision::None));
+        let by_server = resolve(&[(Request, open), (Gallery, open)]);
+        assert_eq!(by_server, Decider { matching: of(Server, 0.3), review: None });
+        assert_eq!((by_server.decide(0.3), by_server.decide(0.299_99)), (Decision::Match, Decision::None));
 
         // Each of the two is resolved by itself.
         let both = resolve(&[(Request, score(0.5, None)), (Gallery, score(0.4, Some(0.35)))]);
         assert_eq!((both.matching, both.review), (of(Request, 0.5), Some(of(Gallery, 0.35))));
         let decisions = [0.5, 0.49, 0.35, 0.34].map(|score| both.decide(score));
         assert_eq!(decisions, [Decision::Match, Decision::Review, Decision::Review, Decision::None]);
+        let looking = ServerScores { review: Some(0.2), ..server };
+        let resolved = Decider::resolve(&[(Request, score(0.5, None))], looking, &rates).unwrap();
+        assert_eq!(resolved.review, Some(of(Server, 0.2)));
     }
 
     #[test]
     fn a_rate_needs_a_calibration() {
         let gallery = GalleryId::try_from("g").unwrap();
         let rate = Thresholds { matching: Some(ThresholdSetting::Fpir(0.01)), review: None };
-        let resolved = Decider::resolve(&[(ThresholdSource::Request, rate)], 0.3, &Rates::none(&gallery));
+        let resolved = Decider::resolve(
+            &[(ThresholdSource::Request, rate)],
+            ServerScores { matching: 0.3, review: None },
+            &Rates::none(&gallery),
+        );
         assert!(matches!(resolved, Err(GalleryError::CalibrationMissing(of)) if of == gallery));
     }
 }

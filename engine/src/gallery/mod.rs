@@ -36,7 +36,7 @@ mod tests;
 pub use agreement::{Agreement, Mated, NonMated, Spread};
 pub use calibrate::{CalibrateOptions, CalibrationProbes, CalibrationStatus, GalleryCalibration};
 pub use database::{Database, DatabaseConfig, GallerySettings};
-pub use decision::{Decider, Decision, Threshold, ThresholdSource};
+pub use decision::{Decider, Decision, ServerScores, Threshold, ThresholdSource};
 pub use enrol::{Enrolled, NewFace};
 pub use filter::{Comparison, Field, Filter, MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES};
 pub use pairs::Pair;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::GalleryError;
 use super::calibrate::{CalibrationStatus, Rates};
 use super::database::Database;
-use super::decision::{Decider, Decision, ThresholdSource};
+use super::decision::{Decider, Decision, ServerScores, ThresholdSource};
 use super::filter::Filter;
 use super::open::{OpenGallery, Side, State, template, template_faces};
 use crate::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
@@ -147,7 +147,7 @@ impl Database {
         let state = open.state();
         let side = side_of(&state, model)?;
         let rates = Rates::of(&state, side);
-        let decider = decider(side, &rates, query.thresholds, query.watch)?;
+        let decider = decider(side, &rates, query.thresholds, query.watch, self.config.review)?;
         let revision = self.store.counts(gallery)?.revision;
         let outcome = self.find(&open, side, probe, query)?;
         let mut candidates = Vec::with_capacity(outcome.hits.len());
@@ -257,7 +257,7 @@ impl Database {
             (GalleryKind::Events, Err(TemplateError::Degenerate)) => (best(&faces), 0.0),
             (GalleryKind::Events, Err(error)) => return Err(error.into()),
         };
-        let decider = decider(side, &Rates::of(&state, side), thresholds, Thresholds::default())?;
+        let decider = decider(side, &Rates::of(&state, side), thresholds, Thresholds::default(), self.config.review)?;
         Ok(SubjectMatch { score, decision: decider.decide(score), decider, coherence, faces })
     }
 
@@ -294,13 +294,19 @@ impl Database {
 }
 
 /// The thresholds in force.
-fn decider(side: &Side, rates: &Rates<'_>, request: Thresholds, watch: Thresholds) -> Result<Decider, GalleryError> {
+fn decider(
+    side: &Side,
+    rates: &Rates<'_>,
+    request: Thresholds,
+    watch: Thresholds,
+    review: Option<f32>,
+) -> Result<Decider, GalleryError> {
     let asked = [
         (ThresholdSource::Request, request),
         (ThresholdSource::Watch, watch),
         (ThresholdSource::Gallery, side.thresholds),
     ];
-    Decider::resolve(&asked, side.model.threshold, rates)
+    Decider::resolve(&asked, ServerScores { matching: side.model.threshold, review }, rates)
 }
 
 /// The side whose embeddings are of a model.

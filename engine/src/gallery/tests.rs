@@ -72,7 +72,7 @@ fn sid(person: u8) -> SubjectId {
 }
 
 fn open(store: &Arc<MemoryStore>, models: &Arc<Fakes>) -> Arc<Database> {
-    let config = DatabaseConfig { model: models.model(&OLD).unwrap(), index: IndexConfig::default() };
+    let config = DatabaseConfig { model: models.model(&OLD).unwrap(), review: None, index: IndexConfig::default() };
     Database::open(store.clone(), models.clone(), config).unwrap()
 }
 
