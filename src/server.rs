@@ -29,6 +29,7 @@ use crate::config::Settings;
 use crate::jobs::Jobs;
 use crate::middleware::auth::KeyHash;
 use crate::service::probes::Probes;
+use crate::watches::Watches;
 
 /// Folder of the store within the data directory.
 const STORE_FOLDER: &str = "store";
@@ -81,6 +82,7 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let models = Arc::clone(pipeline.models());
     let model = Arc::clone(models.default_model().served());
     let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
+    let watches = Watches::open(Arc::clone(&store), &settings)?;
     let database = Database::open(store, models, DatabaseConfig { model, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
@@ -91,6 +93,7 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
         upload_slots: Arc::new(Semaphore::new(settings.video.max_uploads)),
         probes: Probes::new(settings.probes.clone()),
         jobs: Jobs::new(settings.jobs.clone(), background.clone()),
+        watches,
         config: settings,
         database,
         pipeline: Arc::new(pipeline),
@@ -129,6 +132,7 @@ impl Server {
 
         app.stopping.store(true, Ordering::Release);
         app.jobs.close();
+        app.watches.close();
         tracing::info!("stopping: no new requests; those in work are finished");
         let background = async {
             connections.shutdown().await;

@@ -116,7 +116,10 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
 fn is_public_v6(v6: Ipv6Addr) -> bool {
     let [a, b, ..] = v6.segments();
     // Of 2000::/3 alone, without protocol assignments (Teredo among them) and documentation.
-    (a & 0xe000) == 0x2000 && !(a == 0x2001 && b < 0x200) && !(a == 0x2001 && b == 0xdb8) && !(a == 0x3fff && b < 0x1000)
+    (a & 0xe000) == 0x2000
+        && !(a == 0x2001 && b < 0x200)
+        && !(a == 0x2001 && b == 0xdb8)
+        && !(a == 0x3fff && b < 0x1000)
 }
 
 #[cfg(test)]
@@ -128,14 +131,34 @@ mod tests {
     #[test]
     fn only_public_addresses_are_reached() {
         for refused in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-            "255.255.255.255", "198.18.0.1", "192.0.0.1", "::", "::1", "fe80::1", "fd00::1", "ff02::1", "::ffff:10.0.0.1",
-            "::127.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::", "2001::1", "2001:db8::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "192.0.0.1",
+            "::",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:7f00:1::",
+            "2001::1",
+            "2001:db8::1",
         ] {
             assert!(!STRICT.allows(refused.parse().unwrap()), "{refused}");
             assert!(Reach { private: true, ..STRICT }.allows(refused.parse().unwrap()));
         }
-        for public in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"] {
+        for public in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+        {
             assert!(STRICT.allows(public.parse().unwrap()), "{public}");
         }
         let local = Reach { private: false, loopback: true };
@@ -146,8 +169,16 @@ mod tests {
     #[test]
     fn urls_are_checked_by_their_text() {
         for bad in [
-            "", "hooks.example.com/x", "ftp://example.com/", "file:///etc/passwd", "http://", "http://u:p@example.com/",
-            "http://10.0.0.1/", "https://[::1]:80/", "http://[fe80::1]/", &format!("http://example.com/{}", "x".repeat(2000)),
+            "",
+            "hooks.example.com/x",
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "http://",
+            "http://u:p@example.com/",
+            "http://10.0.0.1/",
+            "https://[::1]:80/",
+            "http://[fe80::1]/",
+            &format!("http://example.com/{}", "x".repeat(2000)),
         ] {
             assert!(STRICT.check(bad).is_err(), "{bad}");
         }
@@ -159,11 +190,8 @@ mod tests {
     #[test]
     fn names_are_resolved_and_checked_before_a_connection() {
         let config = Config::builder().proxy(None).timeout_global(Some(std::time::Duration::from_secs(5))).build();
-        let agent = ureq::Agent::with_parts(
-            config,
-            ureq::unversioned::transport::DefaultConnector::default(),
-            Guarded(STRICT),
-        );
+        let agent =
+            ureq::Agent::with_parts(config, ureq::unversioned::transport::DefaultConnector::default(), Guarded(STRICT));
         for url in ["http://localhost:1/", "http://127.1:1/", "http://2130706433:1/"] {
             let text = agent.post(url).send_empty().unwrap_err().to_string();
             assert!(text.contains("is not a public address"), "{url}: {text}");

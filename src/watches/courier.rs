@@ -75,7 +75,8 @@ impl Couriers {
     pub(super) fn follow(&self, id: WatchId) -> std::io::Result<()> {
         let mut at_work = self.at_work.lock();
         let wanted = self.shared.with_book(|book| book.watch(id));
-        let wanted = wanted.and_then(Result::ok).is_some_and(|watch| watch.settings.enabled && watch.settings.webhook.is_some());
+        let wanted =
+            wanted.and_then(Result::ok).is_some_and(|watch| watch.settings.enabled && watch.settings.webhook.is_some());
         if !wanted {
             if let Some(courier) = at_work.remove(&id) {
                 courier.tell(|inner| inner.stop = true);
@@ -185,7 +186,9 @@ impl Courier {
         tracing::warn!(watch = %id, hit = number, failures = inner.failures, %error, "a hit was not delivered");
         inner.state = DeliveryState {
             last_error: Some(error),
-            next_attempt_at: SignedDuration::try_from(delay).ok().and_then(|delay| Timestamp::now().checked_add(delay).ok()),
+            next_attempt_at: SignedDuration::try_from(delay)
+                .ok()
+                .and_then(|delay| Timestamp::now().checked_add(delay).ok()),
         };
         let until = Instant::now() + delay;
         while !(inner.stop || inner.changed) {
@@ -229,7 +232,9 @@ mod tests {
     fn waits_grow_to_the_longest_and_differ() {
         let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(300) };
         let ids: Vec<WatchId> = (0..9).map(|n| WatchId(uuid::Uuid::from_u128(n))).collect();
-        for (failures, full_s) in [(1, 1.0), (2, 2.0), (5, 16.0), (9, 256.0), (10, 300.0), (40, 300.0), (u32::MAX, 300.0)] {
+        for (failures, full_s) in
+            [(1, 1.0), (2, 2.0), (5, 16.0), (9, 256.0), (10, 300.0), (40, 300.0), (u32::MAX, 300.0)]
+        {
             let delays: Vec<f64> = ids.iter().map(|id| backoff.delay(*id, 7, failures).as_secs_f64()).collect();
             assert!(delays.iter().all(|delay| (0.499 * full_s..=full_s).contains(delay)), "{failures}: {delays:?}");
             assert!(delays.iter().any(|delay| *delay != delays[0]));

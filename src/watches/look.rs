@@ -31,7 +31,7 @@ const MAX_SUBJECTS: usize = 10;
 /// What was found of a track already: one hit for each watch and subject, and another when a review becomes a match. It
 /// lives as long as the track.
 #[derive(Default)]
-pub struct Sightings(Mutex<HashMap<(WatchId, SubjectId), Decision>>);
+pub(crate) struct Sightings(Mutex<HashMap<(WatchId, SubjectId), Decision>>);
 
 /// A probe that passes.
 struct Passing<'a> {
@@ -40,7 +40,7 @@ struct Passing<'a> {
     coherence: Option<f32>,
     /// What its request says of thresholds, when that names the watch.
     asked: Thresholds,
-    passed_over: &'a HashSet<SubjectId>,
+    passed_over: &'a HashMap<GalleryId, HashSet<SubjectId>>,
 }
 
 /// What a watch says of a probe, best first.
@@ -141,7 +141,7 @@ pub(crate) fn frames(app: &App, id: &TrackId, held: &Held) -> Result<(), Problem
         vector: &summary.vector,
         coherence: Some(summary.coherence),
         asked: Thresholds::default(),
-        passed_over: &HashSet::new(),
+        passed_over: &HashMap::new(),
     };
     let source = HitSource::Track { track: id.clone(), frames };
     for watch in &watches {
@@ -159,18 +159,13 @@ pub(crate) fn frames(app: &App, id: &TrackId, held: &Held) -> Result<(), Problem
 
 /// After a track of a video is complete. Blocks.
 pub(crate) fn video(app: &App, job: Uuid, model: &ModelId, number: usize, track: &FoundTrack) -> Result<(), Problem> {
-    let source = HitSource::Video {
-        job,
-        video_track: number as u64,
-        first_s: track.first_s,
-        last_s: track.last_s,
-    };
+    let source = HitSource::Video { job, video_track: number as u64, first_s: track.first_s, last_s: track.last_s };
     let probe = Passing {
         model,
         vector: &track.summary.vector,
         coherence: Some(track.summary.coherence),
         asked: Thresholds::default(),
-        passed_over: &HashSet::new(),
+        passed_over: &HashMap::new(),
     };
     for watch in app.watches.book().looking(|settings| settings.sources.video) {
         let new = hits(app, &watch, &probe, &source)?;
@@ -192,25 +187,27 @@ pub(crate) async fn enrolment(
     }
     let (gallery, subject) = (gallery.clone(), subject.clone());
     app.blocking(move |app| {
+        // Enrolled into the watchlist itself, a face would find its own subject.
+        let own = HashMap::from([(gallery.clone(), HashSet::from([subject.clone()]))]);
         for face in faces {
             let stored = match app.database.stored_probe(&gallery, &subject, Some(face), None) {
                 Ok(stored) => stored,
                 // It is gone again already.
-                Err(GalleryError::Store(StoreError::NoFace(..) | StoreError::NoSubject(..) | StoreError::NoGallery(_))) => {
+                Err(GalleryError::Store(
+                    StoreError::NoFace(..) | StoreError::NoSubject(..) | StoreError::NoGallery(_),
+                )) => {
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
             let source = HitSource::Enrolment { gallery: gallery.clone(), subject: subject.clone(), face };
             for watch in &watches {
-                // Enrolled into the watchlist itself, a face would find its own subject.
-                let own = watch.settings.gallery == gallery;
                 let probe = Passing {
                     model: &stored.model,
                     vector: &stored.template.vector,
                     coherence: None,
                     asked: Thresholds::default(),
-                    passed_over: &own.then(|| subject.clone()).into_iter().collect(),
+                    passed_over: &own,
                 };
                 let new = hits(app, watch, &probe, &source)?;
                 app.watches.add(watch.id, new)?;

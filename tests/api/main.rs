@@ -23,3 +23,4 @@ mod subjects;
 mod templates;
 mod tracks;
 mod video;
+mod watches;

@@ -59,8 +59,7 @@ impl WatchBook {
     /// Reads the watches of a store, of each of which at most `max_hits` (at least 1) hits are kept.
     pub fn open(store: Arc<dyn Store>, max_hits: u64) -> Result<Self, GalleryError> {
         let mut entries = BTreeMap::new();
-        let watches: Vec<Watch> =
-            documents::list(store.as_ref(), None, Collection::Watches, &[], None, usize::MAX)?;
+        let watches: Vec<Watch> = documents::list(store.as_ref(), None, Collection::Watches, &[], None, usize::MAX)?;
         for watch in watches {
             let id = watch.id;
             let head = documents::get(store.as_ref(), None, Collection::Cursors, &head_key(id))?.unwrap_or_default();
