@@ -3,7 +3,7 @@
 mod settings;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -23,6 +23,8 @@ use crate::watches::{HitView, events};
 
 /// The header with which a reader of events says what it has.
 const LAST_EVENT_ID: &str = "last-event-id";
+/// The largest number that every reader of JSON can hold.
+const MAX_NUMBER: u64 = (1 << 53) - 1;
 
 /// A watch in the path.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -253,14 +255,32 @@ pub async fn hits(
     Path(WatchPath { watch }): Path<WatchPath>,
     Query(HitsParams { after, limit }): Query<HitsParams>,
 ) -> Result<impl IntoResponse, Problem> {
-    let limit = PageParams { limit, cursor: None }.limit()?;
+    let (limit, after) = (PageParams { limit, cursor: None }.limit()?, number(after)?.unwrap_or(0));
     app.blocking(move |app| {
         let (book, id) = (app.watches.book(), WatchId(watch));
-        let found = book.hits(id, after.unwrap_or(0), limit)?;
+        let found = book.hits(id, after, limit)?;
         let Progress { oldest, last, .. } = book.progress(id)?;
         Ok(axum::Json(HitsView { items: found.iter().map(HitView::from).collect(), oldest, last }))
     })
     .await
+}
+
+/// The number of a hit, checked.
+fn number(after: Option<u64>) -> Result<Option<u64>, Problem> {
+    match after {
+        Some(after) if after > MAX_NUMBER => {
+            Err(Problem::with(Code::InvalidParameter, format!("after is a number from 0 to {MAX_NUMBER}")))
+        }
+        after => Ok(after),
+    }
+}
+
+/// The number in a `Last-Event-ID`.
+fn last_event(value: &HeaderValue) -> Result<u64, Problem> {
+    let text = value.to_str().unwrap_or_default().trim();
+    let digits = (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| digits);
+    number.ok_or_else(|| Problem::with(Code::InvalidParameter, "Last-Event-ID is the number of a hit"))
 }
 
 /// From which hit on events are wanted.
@@ -298,10 +318,8 @@ pub async fn stream(
     Query(EventsParams { after }): Query<EventsParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let bad = || Problem::with(Code::InvalidParameter, "Last-Event-ID is the number of a hit");
-    let seen = headers.get(LAST_EVENT_ID).map(|value| value.to_str().ok().and_then(|text| text.parse().ok()));
-    let seen: Option<u64> = seen.map(|seen| seen.ok_or_else(bad)).transpose()?;
-    let events = events(&app, WatchId(watch), seen.or(after)).await?;
+    let after = headers.get(LAST_EVENT_ID).map(last_event).transpose()?.or(number(after)?);
+    let events = events(&app, WatchId(watch), after).await?;
     // For proxies that would otherwise collect what should arrive at once.
     Ok(([("x-accel-buffering", "no")], events).into_response())
 }
