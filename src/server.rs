@@ -132,7 +132,9 @@ impl Server {
 
         app.stopping.store(true, Ordering::Release);
         app.jobs.close();
-        app.watches.close();
+        // Streams have to end before their connections can; couriers may be in the middle of a write.
+        let closing = app.clone();
+        let _ = tokio::task::spawn_blocking(move || closing.watches.close()).await;
         tracing::info!("stopping: no new requests; those in work are finished");
         let background = async {
             connections.shutdown().await;

@@ -37,6 +37,9 @@ use self::delivery::Post;
 use crate::config::{Settings, WatchSettings};
 use crate::problem::{Code, Problem};
 
+/// Why nothing is delivered where the settings say so.
+const NOT_ALLOWED: &str = "this server posts to no webhooks (watch.allow_webhooks)";
+
 /// All watches, their event streams and their couriers.
 pub struct Watches {
     book: Arc<WatchBook>,
@@ -65,10 +68,7 @@ impl Watches {
             max: Duration::from_millis(settings.retry_max_ms),
         };
         let couriers = Couriers::new(Arc::clone(&book), Post::new(&settings, reach), backoff);
-        for watch in book.watches() {
-            couriers.follow(watch.id)?;
-        }
-        Ok(Self {
+        let watches = Self {
             book,
             reach,
             couriers,
@@ -77,7 +77,16 @@ impl Watches {
             streams: Arc::new(Semaphore::new(settings.max_streams)),
             stop: CancellationToken::new(),
             settings,
-        })
+        };
+        for watch in watches.book.watches() {
+            watches.follow(watch.id)?;
+        }
+        Ok(watches)
+    }
+
+    /// Brings the courier of a watch after a change. Where webhooks are not allowed there is none, and hits wait.
+    fn follow(&self, id: WatchId) -> std::io::Result<()> {
+        if self.settings.allow_webhooks { self.couriers.follow(id) } else { Ok(()) }
     }
 
     /// What is kept of them.
@@ -91,7 +100,7 @@ impl Watches {
         let watch = self.book.create(settings, most)?;
         let full = || Problem { required: Some(most as f64), ..Problem::new(Code::WatchesFull) };
         let watch = watch.ok_or_else(full)?;
-        self.couriers.follow(watch.id).map_err(Problem::internal)?;
+        self.follow(watch.id).map_err(Problem::internal)?;
         Ok(watch)
     }
 
@@ -103,14 +112,14 @@ impl Watches {
     ) -> Result<Arc<Watch>, Problem> {
         let watch = self.book.update(id, change)?;
         self.troubles.lock().remove(&id);
-        self.couriers.follow(id).map_err(Problem::internal)?;
+        self.follow(id).map_err(Problem::internal)?;
         Ok(watch)
     }
 
     /// Removes a watch with its hits; its streams end. Blocks.
     pub fn remove(&self, id: WatchId) -> Result<(), Problem> {
         self.book.remove(id)?;
-        self.couriers.follow(id).map_err(Problem::internal)?;
+        self.follow(id).map_err(Problem::internal)?;
         self.feeds.lock().remove(&id);
         self.troubles.lock().remove(&id);
         Ok(())
@@ -131,14 +140,17 @@ impl Watches {
     /// Whether a URL can be a webhook's, as far as its text tells; its addresses are looked at before each delivery.
     pub fn check_url(&self, url: &str) -> Result<(), Problem> {
         if !self.settings.allow_webhooks {
-            return Err(Problem::with(Code::WebhookRefused, "this server posts to no webhooks (watch.allow_webhooks)"));
+            return Err(Problem::with(Code::WebhookRefused, NOT_ALLOWED));
         }
         self.reach.check(url).map_err(|why| Problem::with(Code::WebhookRefused, why))
     }
 
     /// How delivery of a watch stands.
     pub fn delivery(&self, id: WatchId) -> DeliveryState {
-        self.couriers.state(id)
+        if self.settings.allow_webhooks {
+            return self.couriers.state(id);
+        }
+        DeliveryState { last_error: Some(NOT_ALLOWED.to_owned()), next_attempt_at: None }
     }
 
     /// Why the watch could not look at the last probe; `None` when it could.

@@ -436,7 +436,10 @@ async fn events_come_as_they_happen_and_go_on_where_they_were() {
     assert_eq!(open("", None).await.status(), 429);
     // The place of one whose reader has gone is free again, and a stream ends with its watch.
     drop(held.0);
-    assert_eq!(open("", Some("x")).await.status(), 400);
+    for bad in ["x", "+1", "-1", "9999999999999999"] {
+        assert_eq!(open("", Some(bad)).await.status(), 400, "{bad}");
+    }
+    app.get(&format!("{path}/hits?after=9007199254740992")).await.problem(400, "invalid_parameter");
     assert_eq!(app.delete(&path).await.status, 204);
     let rest = axum::body::to_bytes(held.1.into_body(), 1 << 20);
     let rest = tokio::time::timeout(PATIENCE, rest).await.unwrap().unwrap();
