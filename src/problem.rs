@@ -88,6 +88,7 @@ codes! {
     NotAnImage "not_an_image" UNSUPPORTED_MEDIA_TYPE "The bytes are not an image."
     TruncatedImage "truncated_image" UNPROCESSABLE_ENTITY "The image is cut short."
     CorruptImage "corrupt_image" UNPROCESSABLE_ENTITY "The image is damaged."
+    FfmpegMissing "ffmpeg_missing" UNPROCESSABLE_ENTITY "The server has no ffmpeg to decode videos with; install the package ffmpeg."
     UnreadableVideo "unreadable_video" UNPROCESSABLE_ENTITY "The video cannot be decoded."
     NoFace "no_face" UNPROCESSABLE_ENTITY "There is no face in the image."
     SeveralFaces "several_faces" UNPROCESSABLE_ENTITY "There are several faces in the image and none was chosen."
@@ -105,7 +106,6 @@ codes! {
     WatchesFull "watches_full" TOO_MANY_REQUESTS "There are as many watches as may be; delete some."
     StreamsFull "streams_full" TOO_MANY_REQUESTS "Too many event streams are held; try again later."
     Internal "internal" INTERNAL_SERVER_ERROR "The server failed; the cause is in its log."
-    FfmpegMissing "ffmpeg_missing" NOT_IMPLEMENTED "The server has no ffmpeg to decode videos with; install the package ffmpeg."
     StorageUnavailable "storage_unavailable" SERVICE_UNAVAILABLE "The data directory cannot be written or read."
     NotReady "not_ready" SERVICE_UNAVAILABLE "The server is starting, stopping or broken."
 }

@@ -281,7 +281,7 @@ pub async fn calibrate(
                 if run.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let status = app.database.calibrate(&of, &options, &mut progress)?;
-            serde_json::to_value(CalibrationView::from(&status)).map_err(Problem::internal)
+            crate::jobs::result(&CalibrationView::from(&status))
         })?;
         Ok(accepted(job))
     })

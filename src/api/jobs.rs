@@ -34,7 +34,7 @@ pub struct ListJobsParams {
     #[param(max_length = 400, nullable = false)]
     pub cursor: Option<String>,
     /// Only jobs of this kind.
-    #[param(max_length = 64, nullable = false)]
+    #[param(nullable = false)]
     pub kind: Option<String>,
     /// Only jobs on this gallery.
     #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9_.:-]{1,128}$", nullable = false)]

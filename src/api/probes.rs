@@ -299,7 +299,7 @@ pub async fn video(State(app): State<App>, request: Request) -> Result<Response,
                         run.attach(crop_name(*track, crop), "image/png", png);
                     }
                 }
-                serde_json::to_value(result.result).map_err(Problem::internal)
+                crate::jobs::result(&result.result)
             })?;
             Ok(accepted(job).into_response())
         }

@@ -64,9 +64,9 @@ pub struct FusionSpec {
     #[serde(default)]
     #[schema(minimum = 0.05, maximum = 100.0)]
     pub tau: Option<f32>,
-    /// Cap of `softmax_quality`: the standardised norm above which all faces weigh alike; null: none.
-    #[serde(default)]
-    #[schema(minimum = -10.0, maximum = 10.0)]
+    /// Cap of `softmax_quality`: the standardised norm above which all faces weigh alike; none where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -10.0, maximum = 10.0, nullable = false)]
     pub cap: Option<f32>,
     /// Damp faces that disagree with the rest, such as those of somebody else.
     #[serde(default)]

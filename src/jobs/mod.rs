@@ -3,7 +3,7 @@
 //! A handler starts one with [`App::start_job`](crate::app::App::start_job) and answers 202 with the place where it can
 //! be watched ([`accepted`](crate::api::jobs::accepted)):
 //!
-//! ```ignore
+//! ```text
 //! let job = app.start_job("clusters", Some(gallery.clone()), move |app, run| clusters(app, &gallery, run))?;
 //! Ok(accepted(job))
 //! ```
@@ -83,6 +83,12 @@ impl JobFilter {
             && self.gallery.as_ref().is_none_or(|gallery| job.gallery.as_deref() == Some(gallery.as_str()))
             && self.state.is_none_or(|state| state == job.state)
     }
+}
+
+/// What a job found, as its result. Through text, so that single-precision numbers keep the digits they have in answers.
+pub fn result(found: &impl serde::Serialize) -> Result<Value, Problem> {
+    let text = serde_json::to_string(found).map_err(Problem::internal)?;
+    serde_json::from_str(&text).map_err(Problem::internal)
 }
 
 impl Jobs {

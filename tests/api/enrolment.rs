@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::Request;
 use serde_json::json;
 
-use crate::harness::{MODEL_ID, TestApp, base64, crop_png, ready};
+use crate::harness::{MODEL_ID, TestApp, base64, crop_png, no_guards, ready};
 
 const FACES: &str = "/v1/galleries/g/subjects/ada/faces";
 
@@ -67,7 +67,7 @@ async fn a_dry_run_stores_nothing() {
 #[tokio::test]
 async fn the_quality_gate_of_gallery_and_request_both_hold() {
     let app = TestApp::start().await;
-    app.post("/v1/galleries", json!({ "id": "g", "min_quality": 0.3 })).await.ok(201);
+    app.post("/v1/galleries", json!({ "id": "g", "min_quality": 0.3, "guards": no_guards() })).await.ok(201);
     // Quality is the CDF of the standardised norm: 0.5 at the model's mean of 68.8.
     let enrol =
         |norm: f32, more: f32| app.post(FACES, json!({ "embeddings": [ready(0, 0.0, norm)], "min_quality": more }));
@@ -109,7 +109,7 @@ async fn what_is_no_embedding_of_the_model_is_refused() {
 #[tokio::test]
 async fn a_face_can_be_removed_and_its_crop_read() {
     let app = TestApp::start().await;
-    app.post("/v1/galleries", json!({ "id": "g", "keep_crops": true })).await.ok(201);
+    app.post("/v1/galleries", json!({ "id": "g", "keep_crops": true, "guards": no_guards() })).await.ok(201);
     let png = crop_png(4);
     let enrolled = app.post_bytes(&format!("{FACES}?aligned=true"), "image/png", png.clone()).await.ok(201);
     let face = format!("{FACES}/{}", enrolled["faces"][0]["id"].as_str().unwrap());

@@ -5,9 +5,11 @@
 
 mod binary;
 mod bodies;
+mod calibration;
 mod detectors;
 mod enrolment;
 mod galleries;
+mod guards;
 mod harness;
 mod idempotency;
 mod jobs;
@@ -18,6 +20,7 @@ mod openapi;
 mod photos;
 mod pull;
 mod refusals;
+mod regroupings;
 mod search;
 mod subjects;
 mod templates;

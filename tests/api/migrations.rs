@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{MODEL_ID, TestApp, crop_png};
+use crate::harness::{MODEL_ID, TestApp, crop_png, no_guards};
 
 fn other() -> String {
     format!("{MODEL_ID}+flip")
@@ -36,7 +36,7 @@ async fn ready(app: &TestApp, path: &str) -> Value {
 /// A gallery that keeps crops, with one crop of each of six subjects.
 async fn gallery() -> TestApp {
     let app = TestApp::start().await;
-    app.post("/v1/galleries", json!({ "id": "g", "keep_crops": true })).await.ok(201);
+    app.post("/v1/galleries", json!({ "id": "g", "keep_crops": true, "guards": no_guards() })).await.ok(201);
     for seed in 0..6 {
         enrol(&app, &format!("s{seed}"), seed).await;
     }
@@ -109,7 +109,9 @@ async fn what_cannot_move_says_why() {
     app.get(unknown).await.problem(404, "migration_not_found");
     app.post(&format!("{unknown}/cut-over"), json!({})).await.problem(404, "migration_not_found");
     app.post("/v1/galleries/none/migrations", json!({ "model": other() })).await.problem(404, "gallery_not_found");
-    app.post("/v1/galleries", json!({ "id": "x", "model": "none" })).await.problem(422, "unknown_model");
+    app.post("/v1/galleries", json!({ "id": "x", "model": "none", "guards": no_guards() }))
+        .await
+        .problem(422, "unknown_model");
 
     // A gallery that keeps no crops has nothing to embed.
     app.gallery("bare").await;

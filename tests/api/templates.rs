@@ -10,7 +10,7 @@ async fn a_template_is_made_shown_searched_and_let_go() {
     app.gallery("g").await;
     let face = json!({ "embeddings": [ready(0, 0.0, 70.0)] });
     app.post("/v1/galleries/g/subjects/ada/faces", face).await.ok(201);
-    let faces = json!([ready(0, 0.0, 80.0), ready(60, 0.0, 50.0)]);
+    let faces = json!([ready(0, 0.0, 80.0), ready(60, 0.0, 40.0)]);
     let made = app.post("/v1/templates", json!({ "embeddings": faces, "gallery": "g" })).await;
     let template = made.ok(201);
     let path = made.header("location").unwrap().to_owned();

@@ -194,7 +194,7 @@ async fn what_is_no_video_is_refused_or_fails_its_job() {
 
     let video = test_pattern(dir.path(), 1);
     let none = TestApp::with(|settings| settings.video.ffmpeg = Some("/nowhere/ffmpeg".into())).await;
-    let problem = none.post_bytes("/v1/probes/video", "video/mp4", video).await.problem(501, "ffmpeg_missing");
+    let problem = none.post_bytes("/v1/probes/video", "video/mp4", video).await.problem(422, "ffmpeg_missing");
     assert!(problem["detail"].as_str().unwrap().contains("apt-get install ffmpeg"));
 }
 

@@ -108,7 +108,7 @@ struct Draws {
     shape: Vec<f64>,
 }
 
-/// What non-mated searches say of a gallery. About 8 KB as JSON, whatever the gallery's size, and up to 12 KB more for
+/// What non-mated searches say of a gallery. About 7 KB as JSON, whatever the gallery's size, and at most 12 KB more for
 /// suspected pairs with long names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
@@ -139,7 +139,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Fits a calibration. Takes some tens of milliseconds and as much again for each round of suspects.
+    /// Fits a calibration: some tens of milliseconds, and more where rounds of suspects follow each other.
     pub fn fit(maxima: &MaximaCollector, options: &FitOptions) -> Result<Self, CalibrationError> {
         fit::fit(maxima, options)
     }

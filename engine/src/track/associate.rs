@@ -30,6 +30,8 @@ pub struct AssociateOptions {
     pub overlap_score: f32,
     /// Cosine at which a face is the track's wherever it is.
     pub reappear_score: f32,
+    /// The place of a face says nothing when the track's last one is longer ago than this, in seconds.
+    pub overlap_gap_s: f64,
     /// A track without a face for longer than this has ended, in seconds.
     pub max_gap_s: f64,
 }
@@ -47,7 +49,8 @@ impl AssociateOptions {
             min_iou: 0.2,
             overlap_score: at(OVERLAP_FMR, 0.4),
             reappear_score: at(REAPPEAR_FMR, 0.85),
-            max_gap_s: 2.0,
+            overlap_gap_s: 1.0,
+            max_gap_s: 5.0,
         }
     }
 }
@@ -162,13 +165,14 @@ impl Associator {
 
     /// Pairs of a track and a face that may be one, best first.
     fn pairs(&self, at_s: f64, faces: &[Observation<'_>]) -> Vec<(f32, usize, usize)> {
-        let AssociateOptions { min_iou, overlap_score, reappear_score, .. } = self.options;
+        let AssociateOptions { min_iou, overlap_score, reappear_score, overlap_gap_s, .. } = self.options;
         let mut pairs = Vec::new();
         for (t, track) in self.open.iter().enumerate() {
             let place = track.predicted(at_s);
             for (f, face) in faces.iter().enumerate() {
                 // A face that stopped is where it was, one that goes on is ahead.
                 let iou = place.iou(&face.bbox).max(track.bbox.iou(&face.bbox));
+                let iou = if at_s - track.last_s > overlap_gap_s { 0.0 } else { iou };
                 let score = track.score(face);
                 if (iou >= min_iou && score >= overlap_score) || score >= reappear_score {
                     // How the face looks counts more than where it is: people cross.
@@ -186,7 +190,7 @@ mod tests {
     use super::*;
 
     const OPTIONS: AssociateOptions =
-        AssociateOptions { min_iou: 0.2, overlap_score: 0.2, reappear_score: 0.45, max_gap_s: 2.0 };
+        AssociateOptions { min_iou: 0.2, overlap_score: 0.2, reappear_score: 0.45, overlap_gap_s: 1.0, max_gap_s: 2.0 };
     const DIM: usize = 64;
     /// Sampled frames a second.
     const FPS: f64 = 5.0;

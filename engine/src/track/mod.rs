@@ -1,7 +1,7 @@
 //! Tracks: the frames of one face in one camera, fused into a probe that is ready at any time.
 //!
 //! A [`Track`] grows by thousands of frames while it is searched again and again, so its template is not fused anew each
-//! time: [`sums`] keeps what the formula of [`crate::template`] adds up, and a frame costs one pass over its values. The
+//! time: `sums` keeps what the formula of [`crate::template`] adds up, and a frame costs one pass over its values. The
 //! frames themselves are kept too. What was summed is thus never subtracted: a removal marks the sums as stale, and the
 //! next template adds up what is left, so that a removed frame leaves no trace, not even of rounding.
 //!

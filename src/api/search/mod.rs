@@ -33,7 +33,8 @@ const MAX_GALLERIES: usize = 16;
 /// Searches one gallery.
 ///
 /// With `faces=fuse` (the default) one face of every image goes into one quality-weighted probe; images without a face
-/// are listed under `rejected` as long as another has one. With `faces=each` every face is searched on its own.
+/// are listed under `rejected` as long as another has one. With `faces=each` every face is searched on its own. In place
+/// of images a request can name a `template` or a `track`.
 #[utoipa::path(post, path = "/v1/galleries/{gallery}/search", operation_id = "search_gallery", tag = "search",
     params(GalleryPath, SearchParams),
     request_body(content((SearchBody = "application/json"), (ImageForm = "multipart/form-data"),
