@@ -16,6 +16,7 @@ use crate::middleware::auth::KeyHash;
 use crate::middleware::idempotency::InProgress;
 use crate::problem::{Code, Problem};
 use crate::service::probes::Probes;
+use crate::watches::Watches;
 
 /// Shared state, cheap to clone.
 #[derive(Clone)]
@@ -43,6 +44,8 @@ pub struct Parts {
     pub probes: Probes,
     /// Work that is watched apart from its request.
     pub jobs: Jobs,
+    /// Standing searches.
+    pub watches: Watches,
     /// Work that goes on when its request has gone.
     pub background: TaskTracker,
     /// Set when the server is stopping.

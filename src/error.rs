@@ -59,6 +59,7 @@ impl From<GalleryError> for Problem {
             GalleryError::KeptApart(..) => Self::with(Code::KeptApart, error.to_string()),
             GalleryError::AlreadyUndone(_) => Self::with(Code::AlreadyUndone, error.to_string()),
             GalleryError::NoRegrouping(..) => Self::with(Code::RegroupingNotFound, error.to_string()),
+            GalleryError::NoWatch(_) => Self::with(Code::WatchNotFound, error.to_string()),
             GalleryError::NoReview(_) => Self::with(Code::ReviewNotFound, error.to_string()),
             GalleryError::SameSubject(_) => Self::with(Code::InvalidRequest, error.to_string()),
             GalleryError::SameModel(..) | GalleryError::NoCaface { .. } | GalleryError::NeedsImages(_) => {

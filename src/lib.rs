@@ -17,3 +17,4 @@ pub mod router;
 pub mod server;
 pub mod service;
 pub mod video;
+pub mod watches;

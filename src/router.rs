@@ -15,7 +15,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::{
     calibration, changes, detect, embed, faces, galleries, health, jobs, migrations, models, pairs, probes,
-    regroupings, reviews, search, subjects, templates, tracks, verify,
+    regroupings, reviews, search, subjects, templates, tracks, verify, watches,
 };
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
@@ -67,6 +67,10 @@ fn resources() -> OpenApiRouter<App> {
         // Longer than other bodies, and bounded by the handler.
         .merge(OpenApiRouter::new().routes(routes!(probes::video)).layer(DefaultBodyLimit::disable()))
         .routes(routes!(probes::crop))
+        .routes(routes!(watches::list, watches::create))
+        .routes(routes!(watches::get, watches::patch, watches::delete))
+        .routes(routes!(watches::hits))
+        .routes(routes!(watches::stream))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))

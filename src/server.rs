@@ -29,6 +29,7 @@ use crate::config::Settings;
 use crate::jobs::Jobs;
 use crate::middleware::auth::KeyHash;
 use crate::service::probes::Probes;
+use crate::watches::Watches;
 
 /// Folder of the store within the data directory.
 const STORE_FOLDER: &str = "store";
@@ -81,6 +82,7 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let models = Arc::clone(pipeline.models());
     let model = Arc::clone(models.default_model().served());
     let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
+    let watches = Watches::open(Arc::clone(&store), &settings)?;
     let database =
         Database::open(store, models, DatabaseConfig { model, review: settings.search.review_threshold, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
@@ -92,6 +94,7 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
         upload_slots: Arc::new(Semaphore::new(settings.video.max_uploads)),
         probes: Probes::new(settings.probes.clone()),
         jobs: Jobs::new(settings.jobs.clone(), background.clone()),
+        watches,
         config: settings,
         database,
         pipeline: Arc::new(pipeline),
@@ -130,6 +133,9 @@ impl Server {
 
         app.stopping.store(true, Ordering::Release);
         app.jobs.close();
+        // Streams have to end before their connections can; couriers may be in the middle of a write.
+        let closing = app.clone();
+        let _ = tokio::task::spawn_blocking(move || closing.watches.close()).await;
         tracing::info!("stopping: no new requests; those in work are finished");
         let background = async {
             connections.shutdown().await;

@@ -190,6 +190,11 @@ uuid_id!(
     ReviewId,
     "review"
 );
+uuid_id!(
+    /// Names a standing search. UUIDv7, so that watches sort by the time they were made.
+    WatchId,
+    "watch"
+);
 
 /// Names the photo or video a face came from. Faces with the same media id count as one view in a template.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]

@@ -23,6 +23,7 @@ pub mod subjects;
 pub mod templates;
 pub mod tracks;
 pub mod verify;
+pub mod watches;
 pub mod wire;
 
 use serde::Serialize;

@@ -360,7 +360,8 @@ fn view(video: &Video, found: FoundVideo, job: Uuid) -> Viewed {
 fn track_view(video: &Video, number: usize, track: FoundTrack, crops: Vec<String>) -> VideoTrack {
     let summary = track.summary;
     let template = Template::unlisted(Vec::new(), summary.fusion, summary.coherence);
-    let searched = Searched { probe: Probe { samples: Vec::new(), template }, results: track.results };
+    let searched =
+        Searched { id: Uuid::now_v7(), probe: Probe { samples: Vec::new(), template }, results: track.results };
     let is_searched = !searched.results.is_empty();
     let (model, limit) = (&video.model.served().id, video.options.query.limit);
     let answer = answer_view(model, searched, limit, TimingsMs::default());

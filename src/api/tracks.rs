@@ -24,6 +24,7 @@ use crate::service::probes::{Held, NewProbe};
 use crate::service::select::Select;
 use crate::service::timing::{TimingsMs, since};
 use crate::service::tracks::{bind, frame, summary, take};
+use crate::watches::look;
 
 /// Most embeddings of a request.
 const MAX_EMBEDDINGS: usize = 1000;
@@ -361,6 +362,7 @@ pub async fn add_frames(
             });
             let frames = frames.collect();
             drop(track);
+            look::frames(app, &id, &held)?;
             Ok(AddedFrames { track: TrackView::new(&id, &held)?, frames, rejected, timings_ms: timings })
         })
         .await?;

@@ -58,6 +58,8 @@ impl Target {
         let mut settings = Settings::default();
         settings.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         settings.server.data_dir = data_dir;
+        // Whether and where to is the business of the server proper, whose settings are not read here; hits wait for it.
+        settings.watch.allow_webhooks = false;
         settings.log.filter = "warn".to_owned();
         super::serve::init_log(&settings.log);
         let runtime = super::serve::runtime()?;

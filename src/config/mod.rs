@@ -6,6 +6,7 @@ mod jobs;
 mod load;
 mod models;
 mod video;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use video::{FPS_RANGE, VideoSettings};
 use vultus_engine::detect::{DetectOptions, DetectorKind};
 use vultus_engine::image::DecodeLimits;
+pub use watch::WatchSettings;
 
 /// All settings of the server.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ pub struct Settings {
     pub probes: ProbeSettings,
     /// Videos as probes.
     pub video: VideoSettings,
+    /// Standing searches.
+    pub watch: WatchSettings,
     /// Log output.
     pub log: LogSettings,
 }
@@ -256,6 +260,7 @@ impl Settings {
             return Err(format!("{name} is at least 1"));
         }
         self.video.check()?;
+        self.watch.check()?;
         if !(0.1..=1.0).contains(&model.min_detection_score) {
             return Err("model.min_detection_score is a number from 0.1 to 1".to_owned());
         }

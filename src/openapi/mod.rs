@@ -38,6 +38,7 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
         (name = "migrations", description = "A gallery moves to another model."),
         (name = "models", description = "Networks that embed faces."),
         (name = "probes", description = "Probe templates, tracks and videos: kept in memory, for a while, to be searched with."),
+        (name = "watches", description = "Standing searches: who of a watchlist is seen, told at once."),
         (name = "jobs", description = "Work that goes on when its request has been answered."),
         (name = "changes", description = "What happened, in order."),
         (name = "health", description = "For supervisors and load balancers.")

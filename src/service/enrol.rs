@@ -14,6 +14,7 @@ use super::timing::{TimingsMs, since};
 use crate::app::App;
 use crate::extract::submission::Item;
 use crate::problem::{Code, Problem};
+use crate::watches::look;
 
 /// How to enrol.
 #[derive(Debug, Clone, Copy)]
@@ -144,6 +145,10 @@ pub async fn enrol(
             stored => break stored?,
         }
     };
+    if revision.is_some() {
+        let stored = faces.iter().map(|(_, face)| face.id).collect();
+        look::enrolment(app, &settings.id, &subject, stored).await?;
+    }
     rejected.extend(refused);
     rejected.sort_by_key(|problem| problem.image);
     timings.total = since(started);

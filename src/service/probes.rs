@@ -22,6 +22,7 @@ use vultus_engine::track::{Frame, Track};
 use crate::app::App;
 use crate::config::ProbeSettings;
 use crate::problem::{Code, Problem};
+use crate::watches::look::Sightings;
 
 /// How often probes past their time are looked for when nobody asks for any.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -60,6 +61,8 @@ pub struct Held {
     expires_ms: AtomicI64,
     track: Mutex<Track>,
     share: Share,
+    /// What watches have told of it.
+    pub(crate) sightings: Sightings,
 }
 
 impl Held {
@@ -67,8 +70,18 @@ impl Held {
         let NewProbe { model, gallery, fusion, camera, label, .. } = new;
         let track = Mutex::new(Track::new(Arc::clone(model.served()), fusion));
         let created_at = crate::jobs::now();
-        let held =
-            Self { model, gallery, camera, label, created_at, ttl_s, expires_ms: AtomicI64::new(0), track, share };
+        let held = Self {
+            model,
+            gallery,
+            camera,
+            label,
+            created_at,
+            ttl_s,
+            expires_ms: AtomicI64::new(0),
+            track,
+            share,
+            sightings: Sightings::default(),
+        };
         held.touch();
         held
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use uuid::Uuid;
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::gallery::{SearchQuery, SearchResult};
 use vultus_engine::ids::GalleryId;
@@ -39,6 +40,8 @@ pub struct Probe {
 
 /// A probe with the answers of the galleries, in the order they were asked.
 pub struct Searched {
+    /// Names this search.
+    pub id: Uuid,
     /// The probe.
     pub probe: Probe,
     /// Each gallery's answer.
@@ -165,7 +168,7 @@ pub async fn search(
             outcome => {
                 let (results, took) = outcome?;
                 let pairs = made.probes.into_iter().zip(results);
-                let searched = pairs.map(|(probe, results)| Searched { probe, results }).collect();
+                let searched = pairs.map(|(probe, results)| Searched { id: Uuid::now_v7(), probe, results }).collect();
                 return Ok((searched, made.model, took));
             }
         }

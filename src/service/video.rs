@@ -28,6 +28,7 @@ use crate::app::App;
 use crate::jobs::Run;
 use crate::problem::{Code, Problem};
 use crate::video::{Container, Ffmpeg, Frames, Sampling, VideoFrame};
+use crate::watches::look;
 
 /// How long to wait for a place in the inference queue before asking again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
@@ -153,7 +154,7 @@ pub fn examine(app: &App, run: &Run, video: &Video) -> Result<FoundVideo, Proble
     run.check()?;
     run.set_total(watch.frames);
     let mut found = watch.finish()?;
-    for track in &mut found.tracks {
+    for (number, track) in found.tracks.iter_mut().enumerate() {
         run.check()?;
         let searching = Instant::now();
         let search = |gallery: &GalleryId| {
@@ -163,6 +164,7 @@ pub fn examine(app: &App, run: &Run, video: &Video) -> Result<FoundVideo, Proble
         track.results = options.galleries.iter().map(search).collect::<Result<_, Problem>>()?;
         track.search_ms = since(searching);
         found.timings.search += track.search_ms;
+        look::video(app, run.id(), &model.served().id, number, track)?;
     }
     found.timings.total = since(started);
     Ok(found)

@@ -130,6 +130,33 @@ fn a_terminated_server_ends_well() {
     assert_eq!(check(folder.path())["galleries"], 1);
 }
 
+#[cfg(unix)]
+#[test]
+fn an_open_event_stream_ends_with_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Served::start(folder.path());
+    server.post("/v1/galleries", &json!({ "id": "g" })).unwrap();
+    let face = json!({ "embeddings": [ready(0, 0.0, 70.0)] });
+    server.post("/v1/galleries/g/subjects/ada/faces", &face).unwrap();
+    let watch = server.post("/v1/watches", &json!({ "gallery": "g" })).unwrap().1;
+    assert_eq!(server.post("/v1/galleries/g/search", &face).unwrap().0, 200);
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let id = watch["id"].as_str().unwrap();
+    write!(stream, "GET /v1/watches/{id}/events?after=0 HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("data:") {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0);
+    }
+    assert!(server.terminate().success());
+    // The end of a chunked body, as it is sent for one that is complete.
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest:?}");
+    check(folder.path());
+}
+
 #[test]
 fn a_data_directory_has_one_user() {
     let folder = tempfile::tempdir().unwrap();

@@ -26,3 +26,4 @@ mod subjects;
 mod templates;
 mod tracks;
 mod video;
+mod watches;

@@ -65,6 +65,7 @@ async fn people_who_cross_and_a_cut_become_tracks_with_candidates() {
     let people = people(&folder);
     let app = TestApp::start().await;
     app.gallery("g").await;
+    let watch = app.post("/v1/watches", json!({ "gallery": "g" })).await.ok(201);
     // Two are enrolled with other photos than they are seen with; the third is a stranger.
     for (name, files) in &people[..2] {
         for file in &files[2..6] {
@@ -116,6 +117,16 @@ async fn people_who_cross_and_a_cut_become_tracks_with_candidates() {
     }
     assert!(tracks[2]["first_s"].as_f64().unwrap() > 3.5, "{seen:?}");
     assert_eq!(tracks[2]["decision"], "none", "{seen:?}");
+    let hits = app.get(&format!("/v1/watches/{}/hits", watch["id"].as_str().unwrap())).await.ok(200);
+    let hits: Vec<&Value> = hits["items"].as_array().unwrap().iter().collect();
+    assert_eq!(hits.iter().map(|hit| hit["subject"].as_str().unwrap()).collect::<Vec<_>>(), found);
+    for (number, hit) in hits.iter().enumerate() {
+        assert_eq!((&hit["source"]["kind"], &hit["source"]["job"]), (&json!("video"), &job["id"]));
+        assert_eq!(
+            (&hit["source"]["video_track"], &hit["source"]["first_s"]),
+            (&json!(number), &tracks[number]["first_s"])
+        );
+    }
 
     for crop in tracks.iter().flat_map(|track| track["crops"].as_array().unwrap()) {
         let png = app.get(crop.as_str().unwrap()).await;

@@ -4,14 +4,14 @@
 //! at it. Each is a score, or the false positive identification rate (FPIR) that is to be kept, which the gallery's
 //! calibration turns into a score. The nearest place that names one wins: request, watch, gallery, server.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::GalleryError;
 use super::calibrate::Rates;
 use crate::store::{ThresholdSetting, Thresholds};
 
 /// What is said of a candidate, and of a whole search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// The score reaches neither threshold.
@@ -23,7 +23,7 @@ pub enum Decision {
 }
 
 /// Where a threshold came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ThresholdSource {
     /// The request.
@@ -37,7 +37,7 @@ pub enum ThresholdSource {
 }
 
 /// A threshold in force.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {
     /// Cosine, −1 to 1.
     pub score: f32,

@@ -32,6 +32,7 @@ mod search;
 mod subjects;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 pub use agreement::{Agreement, Mated, NonMated, Spread};
 pub use calibrate::{CalibrateOptions, CalibrationProbes, CalibrationStatus, GalleryCalibration};
@@ -44,9 +45,12 @@ pub use regroup::{Regrouping, RegroupingKind, Undone};
 pub use reviews::{NewReview, Review, ReviewedProbe, Verdict};
 pub use search::{Candidate, CandidateFace, SearchQuery, SearchResult, StoredProbe, SubjectMatch};
 pub use subjects::SubjectSettings;
+pub use watches::{
+    Hit, HitSource, NewHit, Progress, Secret, Watch, WatchBook, WatchSettings, WatchSources, WatchedSearches, Webhook,
+};
 
 use crate::calibration::CalibrationError;
-use crate::ids::{GalleryId, ModelId, RegroupingId, ReviewId, SubjectId};
+use crate::ids::{GalleryId, ModelId, RegroupingId, ReviewId, SubjectId, WatchId};
 use crate::index::IndexError;
 use crate::model::ModelUnavailable;
 use crate::store::StoreError;
@@ -124,6 +128,9 @@ pub enum GalleryError {
     /// No such review.
     #[error("there is no review {0}")]
     NoReview(ReviewId),
+    /// No such watch.
+    #[error("there is no watch {0}")]
+    NoWatch(WatchId),
     /// The database is being closed, so longer work is not begun.
     #[error("the server is stopping")]
     Stopping,

@@ -161,7 +161,7 @@ pub enum SearchResponse {
 
 /// The answer to one probe, best candidates of all galleries first.
 pub(crate) fn view(model: &ModelId, searched: Searched, limit: usize, timings_ms: TimingsMs) -> AnswerView {
-    let Searched { probe, results } = searched;
+    let Searched { id, probe, results } = searched;
     let mut candidates: Vec<(GalleryId, Candidate)> = Vec::new();
     let mut galleries = Vec::with_capacity(results.len());
     for (gallery, result) in results {
@@ -177,7 +177,7 @@ pub(crate) fn view(model: &ModelId, searched: Searched, limit: usize, timings_ms
         first.filter(|first| galleries.iter().all(|gallery| of(gallery) == Some(*first)))
     };
     AnswerView {
-        search_id: Uuid::now_v7(),
+        search_id: id,
         model_id: model.to_string(),
         decision: decision.into(),
         threshold: same(|gallery| Some(gallery.threshold)),

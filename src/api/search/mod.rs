@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::IntoResponse;
-use vultus_engine::ids::GalleryId;
+use vultus_engine::ids::{GalleryId, WatchId};
 
 pub use answer::{
     AnswerView, AnswersView, CandidateFaceView, CandidateView, GallerySearched, KindName, ProbeView, SearchResponse,
@@ -25,6 +25,7 @@ use crate::problem::{Code, Problem};
 use crate::service::search::{Grouping, ProbeOptions, common_model, probes, search as search_galleries};
 use crate::service::timing::{TimingsMs, since};
 use crate::service::tracks::{passed_over, probe as held_probe};
+use crate::watches::look;
 
 /// Most galleries of a search.
 const MAX_GALLERIES: usize = 16;
@@ -41,7 +42,7 @@ const MAX_GALLERIES: usize = 16;
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
     extensions(("x-problems" = json!(["gallery_not_found", "template_not_found", "track_not_found", "several_faces",
         "subject_not_found", "face_not_found", "subject_has_no_faces",
-        "faces_contradict", "calibration_missing"])), ("x-images" = json!(true))))]
+        "faces_contradict", "calibration_missing", "watch_not_found"])), ("x-images" = json!(true))))]
 pub async fn gallery(
     State(app): State<App>,
     Path(GalleryPath { gallery }): Path<GalleryPath>,
@@ -61,7 +62,7 @@ pub async fn gallery(
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
     extensions(("x-problems" = json!(["gallery_not_found", "template_not_found", "track_not_found", "several_faces",
         "subject_not_found", "face_not_found", "subject_has_no_faces",
-        "faces_contradict", "calibration_missing"])), ("x-images" = json!(true))))]
+        "faces_contradict", "calibration_missing", "watch_not_found"])), ("x-images" = json!(true))))]
 pub async fn several(State(app): State<App>, submission: Submission<SearchBody>) -> Result<impl IntoResponse, Problem> {
     let mut galleries = submission.options.galleries.clone().unwrap_or_default();
     galleries.sort();
@@ -83,6 +84,13 @@ async fn serve(
     let grouping = options.grouping();
     let fusion = options.fusion.map(FusionSpec::checked).transpose()?;
     let held = options.held()?;
+    let named = options.watch.map(|id| app.watches.book().watch(WatchId(id))).transpose()?;
+    if let Some(watch) = &named {
+        if galleries != [watch.settings.gallery.clone()] {
+            return Err(Problem::with(Code::InvalidRequest, "a watch goes with a search of its own gallery alone"));
+        }
+        query.watch = watch.settings.thresholds;
+    }
     let how = ProbeOptions { grouping, fusion, detector: options.detector.map(Into::into) };
     let mut made = match held {
         Some(held) => {
@@ -97,6 +105,8 @@ async fn serve(
     };
     let (rejected, timings) = (std::mem::take(&mut made.rejected), made.timings);
     let (searched, model, search_ms) = search_galleries(app, galleries, made, &how, &query).await?;
+    let named = named.map(|watch| watch.id);
+    let searched = look::searches(app, searched, &model.served().id, named, &query).await?;
     let timings_ms = TimingsMs { search: search_ms, total: since(started), ..timings };
     let (limit, model) = (query.limit, &model.served().id);
     let mut answers = searched.into_iter().map(|one| answer::view(model, one, limit, timings_ms));

@@ -97,8 +97,11 @@ pub struct SearchParams {
     #[param(nullable = false)]
     pub aligned: Option<bool>,
     /// Which subjects the search is about, as JSON text; see the member `filter` of the JSON body.
-    #[param(max_length = 16_000, nullable = false)]
+    #[param(max_length = 2000, nullable = false)]
     pub filter: Option<String>,
+    /// A watch on the gallery: its thresholds go before the gallery's, and what it finds is a hit.
+    #[param(nullable = false)]
+    pub watch: Option<Uuid>,
     /// For `/v1/search`: the galleries, separated by commas.
     #[param(max_length = 2100, nullable = false)]
     pub galleries: Option<String>,
@@ -182,6 +185,9 @@ pub struct SearchBody {
     #[serde(deserialize_with = "object::optional")]
     #[schema(nullable = false)]
     pub filter: Option<FilterSpec>,
+    /// A watch on the gallery: its thresholds go before the gallery's, and what it finds is a hit.
+    #[schema(nullable = false)]
+    pub watch: Option<Uuid>,
     /// For `/v1/search`: the galleries.
     #[schema(value_type = Option<Vec<String>>, max_items = 16, nullable = false)]
     pub galleries: Option<Vec<GalleryId>>,
@@ -206,6 +212,7 @@ impl Body for SearchBody {
         self.select = self.select.or(params.select);
         self.detector = self.detector.or(params.detector);
         self.explain = self.explain.or(params.explain);
+        self.watch = self.watch.or(params.watch);
         if let (None, Some(text)) = (&self.filter, params.filter) {
             self.filter = Some(FilterSpec::from_text(&text)?);
         }
