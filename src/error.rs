@@ -53,7 +53,7 @@ impl From<GalleryError> for Problem {
             GalleryError::Calibration(_) => Self::with(Code::CalibrationImpossible, error.to_string()),
             GalleryError::CalibrationMissing(_) => Self::with(Code::CalibrationMissing, error.to_string()),
             GalleryError::Stopping => Self::new(Code::NotReady),
-            GalleryError::NotMatchable(_) | GalleryError::ConsentMissing(_) => {
+            GalleryError::NotMatchable(_) | GalleryError::ConsentMissing(_) | GalleryError::LaxerTerms { .. } => {
                 Self::with(Code::ConsentMissing, error.to_string())
             }
             GalleryError::KeptApart(..) => Self::with(Code::KeptApart, error.to_string()),

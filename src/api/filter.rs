@@ -11,7 +11,7 @@ use crate::problem::{Code, Problem};
 ///
 /// Fields are `id`, `labels`, `created_at`, `updated_at`, `expires_at`, `consent` and `metadata.` with the path of a
 /// member, such as `metadata.site.name`. A field that is a list fulfils a comparison when one of its elements does. A
-/// field that is not there fulfils only `ne`, `nin` and `exists: false`. Times compare as RFC 3339 texts in UTC.
+/// field that is not there fulfils only `ne`, `nin` and `exists: false`. Times are given in RFC 3339. At most 8 filters deep, 64 conditions in all.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = Filter, no_recursion, example = json!({
@@ -127,14 +127,22 @@ impl FilterSpec {
                 return Err(bad(format!("`in` and `nin` take at most {MAX_VALUES} values")));
             }
         }
+        let read = |value: Value| {
+            let shown = value.to_string();
+            field.value(value).ok_or_else(|| bad(format!("{name:.100} never is {shown:.100}")))
+        };
+        let read_all = |values: Vec<Value>| values.into_iter().map(read).collect::<Result<Vec<_>, _>>();
         let mut parts = Vec::new();
-        parts.extend(self.eq.map(|value| on(Comparison::Eq(value))));
-        parts.extend(self.ne.map(|value| not(Comparison::Eq(value))));
-        parts.extend(self.any_of.map(|values| on(Comparison::In(values))));
-        parts.extend(self.none_of.map(|values| not(Comparison::In(values))));
+        parts.extend(self.eq.map(read).transpose()?.map(|value| on(Comparison::Eq(value))));
+        parts.extend(self.ne.map(read).transpose()?.map(|value| not(Comparison::Eq(value))));
+        parts.extend(self.any_of.map(read_all).transpose()?.map(|values| on(Comparison::In(values))));
+        parts.extend(self.none_of.map(read_all).transpose()?.map(|values| not(Comparison::In(values))));
         parts.extend(self.exists.map(|exists| if exists { on(Comparison::Exists) } else { not(Comparison::Exists) }));
-        let from = bound(self.gt, self.gte)?;
-        let to = bound(self.lt, self.lte)?;
+        let end = |bound: Option<(Value, bool)>| {
+            bound.map(|(value, within)| Ok::<_, Problem>((read(value)?, within))).transpose()
+        };
+        let from = end(bound(self.gt, self.gte)?)?;
+        let to = end(bound(self.lt, self.lte)?)?;
         if from.is_some() || to.is_some() {
             parts.push(on(Comparison::Range { from, to }));
         }
@@ -192,6 +200,8 @@ mod tests {
             json!({}),
             json!({ "field": "id" }),
             json!({ "eq": 1 }),
+            json!({ "field": "created_at", "gt": "yesterday" }),
+            json!({ "field": "consent", "in": ["granted", "perhaps"] }),
             json!({ "and": [], "or": [] }),
             json!({ "and": [], "eq": 1 }),
             json!({ "field": "name", "eq": 1 }),

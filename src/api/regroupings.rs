@@ -147,11 +147,14 @@ fn created(gallery: &GalleryId, done: &Regrouping) -> impl IntoResponse + use<> 
 }
 
 /// Merges another subject into this one: its faces come over, and it is removed. Can be undone.
+///
+/// Refused (`consent_missing`) where consent or expiry of the other bar more than those of this one.
 #[utoipa::path(post, path = "/v1/galleries/{gallery}/subjects/{subject}/merge", operation_id = "merge_subjects",
     tag = "subjects", params(SubjectPath), request_body = MergeBody,
     responses((status = 201, description = "What was done.", body = RegroupingView,
         headers(("Location" = String, description = "Where it is kept.")))),
-    extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "kept_apart", "model_mismatch"]))))]
+    extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "kept_apart", "model_mismatch",
+        "consent_missing"]))))]
 pub async fn merge(
     State(app): State<App>,
     Path(SubjectPath { gallery, subject }): Path<SubjectPath>,
@@ -172,7 +175,7 @@ pub async fn merge(
         (status = 201, description = "What was done.", body = RegroupingView,
             headers(("Location" = String, description = "Where it is kept.")))),
     extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "subject_exists", "face_not_found",
-        "regrouping_not_found", "already_undone", "model_mismatch"]))))]
+        "regrouping_not_found", "already_undone", "consent_missing", "model_mismatch"]))))]
 pub async fn split(
     State(app): State<App>,
     Path(SubjectPath { gallery, subject }): Path<SubjectPath>,
@@ -207,7 +210,8 @@ pub async fn split(
     tag = "faces", params(FacePath),
     request_body(content((MoveBody = "application/merge-patch+json"), (MoveBody = "application/json"))),
     responses((status = 200, description = "What was done.", body = RegroupingView)),
-    extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "face_not_found", "model_mismatch"]))))]
+    extensions(("x-problems" = json!(["gallery_not_found", "subject_not_found", "face_not_found", "model_mismatch",
+        "consent_missing"]))))]
 pub async fn move_face(
     State(app): State<App>,
     Path(FacePath { gallery, subject, face }): Path<FacePath>,
@@ -263,7 +267,7 @@ pub async fn get(
     tag = "subjects", params(RegroupingPath),
     responses((status = 200, description = "What was undone.", body = UndoneView)),
     extensions(("x-problems" = json!(["gallery_not_found", "regrouping_not_found", "subject_not_found",
-        "subject_exists", "already_undone", "model_mismatch"]))))]
+        "subject_exists", "already_undone", "consent_missing", "model_mismatch"]))))]
 pub async fn undo(
     State(app): State<App>,
     Path(RegroupingPath { gallery, regrouping }): Path<RegroupingPath>,

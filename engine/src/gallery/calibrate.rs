@@ -210,14 +210,16 @@ impl<'a> Rates<'a> {
     }
 
     /// The score that keeps a rate, and whether that is beyond what the data carry.
-    pub(super) fn score_at(&self, fpir: f64) -> Result<(f32, bool), GalleryError> {
+    pub(super) fn score_at(&self, fpir: f64) -> Result<(f32, RateEstimate), GalleryError> {
         let status = self.status.as_ref();
         let status = status.ok_or_else(|| GalleryError::CalibrationMissing(self.gallery.clone()))?;
         let estimate = status.view.score_at(fpir);
         // Rounded up, so that the score keeps the rate.
         let score = estimate.score as f32;
         let score = if f64::from(score) < estimate.score { score.next_up() } else { score };
-        Ok((score.min(1.0), estimate.extrapolated))
+        // Where no score keeps the rate, the answer says which one the highest score keeps.
+        let fpir = if score >= 1.0 { estimate.fpir } else { fpir };
+        Ok((score.min(1.0), RateEstimate { fpir, extrapolated: estimate.extrapolated }))
     }
 }
 

@@ -349,3 +349,79 @@ fn reviews_are_kept_and_a_rejection_keeps_apart() {
     all.database.delete_subject(&gid(), &sid("ada"), None).unwrap();
     assert!(all.database.pairs(&gid(), &sid("twin")).unwrap().is_empty(), "nobody inherits them");
 }
+
+#[test]
+fn faces_do_not_escape_what_bars_their_subject() {
+    let all = database(GalleryKind::Consolidated, OFF);
+    let faces = all.enrol("ada", 0, &[0.0, 0.1]);
+    all.enrol("bob", 5, &[0.0]);
+    let withdrawn = SubjectSettings { consent: Consent::Withdrawn, ..SubjectSettings::default() };
+    all.set("ada", withdrawn.clone());
+    all.database.split(&gid(), &sid("ada"), &faces[..1], sid("new")).unwrap();
+    assert_eq!(all.store.subject(&gid(), &sid("new")).unwrap().unwrap().consent, Consent::Withdrawn);
+    assert_eq!(all.found(0, &SearchQuery::plain(10)), ["bob"]);
+    let refused = |result: Result<Regrouping, GalleryError>| matches!(result, Err(GalleryError::LaxerTerms { .. }));
+    assert!(refused(all.database.merge(&gid(), &sid("bob"), &sid("ada"), false)));
+    assert!(refused(all.database.move_face(&gid(), &sid("ada"), &sid("bob"), faces[1])));
+    // The other way round nothing is lost, and it comes back.
+    let merged = all.database.merge(&gid(), &sid("ada"), &sid("bob"), false).unwrap();
+    all.database.undo(&gid(), merged.id).unwrap();
+    assert_eq!(all.found(5, &SearchQuery::plain(1)), ["bob"]);
+    // Taken back after a merge, consent is not given again by undoing it.
+    all.enrol("eve", 9, &[0.0]);
+    let merged = all.database.merge(&gid(), &sid("bob"), &sid("eve"), false).unwrap();
+    all.set("bob", withdrawn);
+    assert!(matches!(all.database.undo(&gid(), merged.id), Err(GalleryError::LaxerTerms { .. })));
+    let probe = all.database.stored_probe(&gid(), &sid("bob"), None, None);
+    assert!(matches!(probe, Err(GalleryError::NotMatchable(_))));
+}
+
+#[test]
+fn events_are_explained_as_they_are_searched() {
+    let all = database(GalleryKind::Events, OFF);
+    all.enrol("ada", 0, &[0.5, 0.0, 1.0]);
+    let query = SearchQuery { explain: true, ..SearchQuery::plain(1) };
+    let result = all.database.search(&gid(), &model().id, &vector(0, 0.0), &query).unwrap();
+    let parts: Vec<(f32, f32, f32)> = result.candidates[0]
+        .faces
+        .iter()
+        .map(|face| (face.part.weight, face.part.score, face.part.score_without.unwrap()))
+        .collect();
+    let half = 1.0 / 1.25f32.sqrt();
+    for ((weight, score, without), wanted) in
+        parts.iter().zip([(0.0, half, 1.0), (1.0, 1.0, half), (0.0, 0.5f32.sqrt(), 1.0)])
+    {
+        assert_eq!(*weight, wanted.0);
+        assert!((score - wanted.1).abs() < 1e-6 && (without - wanted.2).abs() < 1e-6, "{parts:?}");
+    }
+}
+
+#[test]
+fn a_merge_is_seen_at_once() {
+    let all = database(GalleryKind::Consolidated, OFF);
+    all.enrol("ada", 0, &[0.0]);
+    all.enrol("alias", 0, &[0.2]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..200 {
+                let merged = all.database.merge(&gid(), &sid("ada"), &sid("alias"), false).unwrap();
+                all.database.undo(&gid(), merged.id).unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Release);
+        });
+        let mut seen = 0;
+        while !stop.load(std::sync::atomic::Ordering::Acquire) {
+            let result = all.database.search(&gid(), &model().id, &vector(0, 0.2), &SearchQuery::plain(5)).unwrap();
+            let scores: Vec<f32> = result.candidates.iter().map(|candidate| candidate.score).collect();
+            // Either both as they were, or the one that both became.
+            match scores[..] {
+                [first, second] => assert!(first > 0.999 && second > 0.97 && second < 0.99, "{scores:?}"),
+                [one] => assert!(one > 0.99 && one < 0.999, "{scores:?}"),
+                _ => panic!("{scores:?}"),
+            }
+            seen += 1;
+        }
+        assert!(seen > 10);
+    });
+}

@@ -126,8 +126,8 @@ fn threshold(
             Ok(Threshold { score, fpir: estimate.map(|estimate| estimate.fpir), extrapolated, source })
         }
         ThresholdSetting::Fpir(fpir) => {
-            let (score, extrapolated) = rates.score_at(fpir)?;
-            Ok(Threshold { score, fpir: Some(fpir), extrapolated, source })
+            let (score, kept) = rates.score_at(fpir)?;
+            Ok(Threshold { score, fpir: Some(kept.fpir), extrapolated: kept.extrapolated, source })
         }
     }
 }

@@ -1,16 +1,17 @@
 //! Filters: which subjects a search is about, by what their records say.
 //!
 //! A filter is a condition on one field, or `and`, `or`, `not` of filters. Fields are `id`, `labels`, `created_at`,
-//! `updated_at`, `expires_at`, `consent`, and `metadata.` followed by the path of a member. Times compare as RFC 3339
-//! texts in UTC. A field that is a list fulfils a comparison when one of its elements does; a field that is not there
+//! `updated_at`, `expires_at`, `consent`, and `metadata.` followed by the path of a member. Times compare as microseconds
+//! since the Unix epoch ([`Field::value`] reads them). A field that is a list fulfils a comparison when one of its elements does; a field that is not there
 //! fulfils none but `exists: false` and `ne`, `nin`, which are the opposites of `eq` and `in`. Values of different types
 //! are neither equal nor ordered.
 
 use std::cmp::Ordering;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::store::{StoreError, Subject};
+use crate::store::{Consent, StoreError, Subject};
 
 /// Most filters within filters.
 pub const MAX_DEPTH: usize = 8;
@@ -72,6 +73,22 @@ impl Field {
     }
 }
 
+impl Field {
+    /// A value to compare the field with, as comparisons take it: a time for a text in RFC 3339. `None` for one that the
+    /// field can never have.
+    pub fn value(&self, given: Value) -> Option<Value> {
+        match self {
+            Self::CreatedAt | Self::UpdatedAt | Self::ExpiresAt => {
+                let at: Timestamp = given.as_str()?.parse().ok()?;
+                Some(Value::from(at.as_microsecond()))
+            }
+            Self::Consent => serde_json::from_value::<Consent>(given.clone()).is_ok().then_some(given),
+            Self::Id => given.is_string().then_some(given),
+            Self::Labels | Self::Metadata(_) => Some(given),
+        }
+    }
+}
+
 /// What a field is compared with.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Comparison {
@@ -110,9 +127,9 @@ impl TryFrom<&Subject> for Facts {
         Ok(Self {
             id: Value::from(subject.id.as_str()),
             labels: Value::from(subject.labels.clone()),
-            created_at: Value::from(subject.created_at.to_string()),
-            updated_at: Value::from(subject.updated_at.to_string()),
-            expires_at: subject.expires_at.map_or(Value::Null, |at| Value::from(at.to_string())),
+            created_at: Value::from(subject.created_at.as_microsecond()),
+            updated_at: Value::from(subject.updated_at.as_microsecond()),
+            expires_at: subject.expires_at.map_or(Value::Null, |at| Value::from(at.as_microsecond())),
             consent: serde_json::to_value(subject.consent).unwrap_or_default(),
             metadata: serde_json::from_str(&subject.metadata).map_err(bad)?,
         })
@@ -218,7 +235,6 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
 mod tests {
     use super::*;
     use crate::ids::SubjectId;
-    use crate::store::Consent;
     use serde_json::json;
 
     fn facts() -> Facts {
@@ -270,7 +286,12 @@ mod tests {
         assert!(!holds("metadata.age", range(Some((json!(42), false)), None)));
         assert!(holds("metadata.score", range(Some((json!(1), false)), Some((json!(1.5), true)))));
         assert!(!holds("metadata.age", range(None, Some((json!("z"), true)))), "numbers and texts have no order");
-        assert!(holds("updated_at", range(Some((json!("1970-01-02"), true)), Some((json!("1970-01-03"), false)))));
+        let time = |text: &str| Field::UpdatedAt.value(json!(text)).unwrap();
+        let (from, to) = (time("1970-01-02T01:00:00+01:00"), time("1970-01-02T00:00:00.000001Z"));
+        assert!(holds("updated_at", range(Some((from.clone(), true)), Some((to, false)))));
+        assert!(holds("updated_at", Comparison::Eq(from)));
+        assert_eq!(Field::UpdatedAt.value(json!("yesterday")), None);
+        assert_eq!((Field::Consent.value(json!("maybe")), Field::Id.value(json!(1))), (None, None));
         assert!(!holds("metadata.missing", range(None, None)));
     }
 

@@ -119,6 +119,16 @@ pub enum GalleryError {
     /// Two subjects are to become one that are known to be two people.
     #[error("subjects {0} and {1} are kept apart")]
     KeptApart(SubjectId, SubjectId),
+    /// Faces are to go to a subject with less in the way of matching them.
+    #[error(
+        "consent or expiry of subject {from} bar more than those of {into}, to which its faces would go; make them alike first"
+    )]
+    LaxerTerms {
+        /// Whose the faces are.
+        from: SubjectId,
+        /// Whose they would be.
+        into: SubjectId,
+    },
     /// No such regrouping of the gallery.
     #[error("there is no regrouping {1} of gallery {0}")]
     NoRegrouping(GalleryId, RegroupingId),

@@ -189,6 +189,50 @@ impl OpenGallery {
         self.refresh(store, subject, &faces)
     }
 
+    /// Makes rows of several subjects agree with the store, published at once. `faces` are those that went from one of
+    /// them to another.
+    pub(super) fn refresh_together(
+        &self,
+        store: &dyn Store,
+        subjects: &[&SubjectId],
+        faces: &[FaceId],
+    ) -> Result<(), GalleryError> {
+        let _held = self.hold();
+        let state = self.state();
+        let gallery = &state.settings.id;
+        for side in state.sides() {
+            let in_use = side.model.id == state.in_use.model.id;
+            let mut changes = Vec::new();
+            for &subject in subjects {
+                let record = store.subject(gallery, subject)?;
+                self.care.note(subject, record.as_ref())?;
+                if let Some(calibrated) = &side.calibration {
+                    calibrated.note(subject);
+                }
+                let matchable = record.is_some_and(|record| is_matchable(&record, now()));
+                let stored = match (matchable, in_use) {
+                    (false, _) => Vec::new(),
+                    (true, true) => store.faces(gallery, subject)?,
+                    (true, false) => store.standby_faces(gallery, subject)?,
+                };
+                match state.settings.kind {
+                    GalleryKind::Consolidated => {
+                        let key = RowKey { subject: subject.clone(), face: None };
+                        let template = template(&stored, state.fusion(&side.model), &side.model).ok();
+                        changes.push((key, template.map(|template| template.vector)));
+                    }
+                    GalleryKind::Events => changes.extend(faces.iter().map(|&face| {
+                        let vector = stored.iter().find(|stored| stored.face.id == face);
+                        let key = RowKey { subject: subject.clone(), face: Some(face) };
+                        (key, vector.map(|stored| stored.embedding.clone()))
+                    })),
+                }
+            }
+            side.index.apply(changes)?;
+        }
+        Ok(())
+    }
+
     /// Drops a subject's rows after it was removed from the store. One that is there again already gets new ones.
     pub(super) fn forget(&self, store: &dyn Store, subject: &SubjectId) -> Result<(), GalleryError> {
         {

@@ -15,7 +15,7 @@ use super::pairs::{self, Pair};
 use super::subjects::{SubjectSettings, new_subject};
 use super::{GalleryError, documents};
 use crate::ids::{FaceId, GalleryId, RegroupingId, SubjectId};
-use crate::store::{Collection, Operation, StoreError, Subject};
+use crate::store::{Collection, Consent, Operation, StoreError, Subject};
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +53,42 @@ pub struct Regrouping {
     /// Of a merge: what `into` is kept apart from because `from` was.
     #[serde(default)]
     pub taken_over: Vec<SubjectId>,
+    /// Under which terms `into` was matched then.
+    #[serde(default)]
+    pub terms: Terms,
     /// When it was undone.
     #[serde(default)]
     pub undone_at: Option<Timestamp>,
+}
+
+/// What bars a subject from being matched, now or later.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// See [`Subject::consent`].
+    pub consent: Consent,
+    /// See [`Subject::expires_at`].
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Terms {
+    fn of(subject: &Subject) -> Self {
+        Self { consent: subject.consent, expires_at: subject.expires_at }
+    }
+
+    /// Whether faces under these terms are as well protected under those of another subject.
+    fn hold_under(&self, other: &Self) -> bool {
+        let bar = |consent: Consent| match consent {
+            Consent::NotRecorded | Consent::Granted => 0,
+            Consent::Pending => 1,
+            Consent::Withdrawn => 2,
+        };
+        let sooner = match (self.expires_at, other.expires_at) {
+            (None, _) => true,
+            (Some(own), Some(other)) => other <= own,
+            (Some(_), None) => false,
+        };
+        bar(other.consent) >= bar(self.consent) && sooner
+    }
 }
 
 /// What undoing a regrouping did.
@@ -83,8 +116,9 @@ impl Database {
             return Err(GalleryError::SameSubject(into.clone()));
         }
         self.regroup(gallery, |at| {
-            self.subject(gallery, into)?;
+            let there = self.subject(gallery, into)?;
             let removed = self.subject(gallery, from)?;
+            require_terms(&removed, &there)?;
             let pairs = pairs::pairs_of(self.store(), gallery, from)?;
             if !even_if_kept_apart && pairs.iter().any(|pair| pair.other == *into) {
                 return Err(GalleryError::KeptApart(into.clone(), from.clone()));
@@ -103,6 +137,7 @@ impl Database {
             let expected = Some(removed.revision);
             operations.push(Operation::DeleteSubject { gallery: gallery.clone(), subject: from.clone(), expected });
             let done = Regrouping {
+                terms: Terms::of(&there),
                 removed: Some(removed),
                 pairs,
                 taken_over,
@@ -121,12 +156,18 @@ impl Database {
         into: SubjectId,
     ) -> Result<Regrouping, GalleryError> {
         self.regroup(gallery, |at| {
-            let settings =
-                SubjectSettings { metadata: SubjectSettings::empty_metadata(), ..SubjectSettings::default() };
+            // What bars the one from being matched bars the other.
+            let terms = Terms::of(&self.subject(gallery, from)?);
+            let settings = SubjectSettings {
+                labels: Vec::new(),
+                metadata: SubjectSettings::empty_metadata(),
+                expires_at: terms.expires_at,
+                consent: terms.consent,
+            };
             let subject = new_subject(into.clone(), settings);
             let mut operations = vec![Operation::CreateSubject { gallery: gallery.clone(), subject }];
             operations.extend(faces.iter().map(|&face| move_face(gallery, from, &into, face)));
-            Ok((operations, done(RegroupingKind::Split, at, from, &into, faces.to_vec())))
+            Ok((operations, Regrouping { terms, ..done(RegroupingKind::Split, at, from, &into, faces.to_vec()) }))
         })
     }
 
@@ -142,8 +183,11 @@ impl Database {
             return Err(GalleryError::SameSubject(into.clone()));
         }
         self.regroup(gallery, |at| {
+            let there = self.subject(gallery, into)?;
+            require_terms(&self.subject(gallery, from)?, &there)?;
             let operations = vec![move_face(gallery, from, into, face)];
-            Ok((operations, done(RegroupingKind::Move, at, from, into, vec![face])))
+            let done = done(RegroupingKind::Move, at, from, into, vec![face]);
+            Ok((operations, Regrouping { terms: Terms::of(&there), ..done }))
         })
     }
 
@@ -162,6 +206,14 @@ impl Database {
             }
             let Regrouping { from, into, .. } = &regrouping;
             let there = self.subject(gallery, into)?;
+            // Consent that was taken back since, or an expiry that was set, is not to be lost on the way.
+            if Terms::of(&there) != regrouping.terms {
+                let back = match &regrouping.removed {
+                    Some(removed) => removed.clone(),
+                    None => self.subject(gallery, from)?,
+                };
+                require_terms(&there, &back)?;
+            }
             let mut operations = Vec::new();
             if let Some(subject) = regrouping.removed.clone() {
                 operations.push(Operation::RestoreSubject { gallery: gallery.clone(), subject });
@@ -234,9 +286,7 @@ impl Database {
                 Err(error) => return Err(error.into()),
             }
         };
-        for subject in [&done.from, &done.into] {
-            open.refresh(self.store(), subject, &done.faces)?;
-        }
+        open.refresh_together(self.store(), &[&done.from, &done.into], &done.faces)?;
         tracing::info!(%gallery, regrouping = %done.id, kind = ?done.kind, undone = done.undone_at == Some(at), "faces were regrouped");
         Ok(done)
     }
@@ -245,6 +295,13 @@ impl Database {
 /// Whether the plan took its faces from the store and not from its caller.
 fn reads_faces(done: &Regrouping) -> bool {
     done.kind == RegroupingKind::Merge || done.undone_at.is_some()
+}
+
+fn require_terms(from: &Subject, into: &Subject) -> Result<(), GalleryError> {
+    if Terms::of(from).hold_under(&Terms::of(into)) {
+        return Ok(());
+    }
+    Err(GalleryError::LaxerTerms { from: from.id.clone(), into: into.id.clone() })
 }
 
 fn move_face(gallery: &GalleryId, from: &SubjectId, to: &SubjectId, face: FaceId) -> Operation {
@@ -262,6 +319,7 @@ fn done(kind: RegroupingKind, at: Timestamp, from: &SubjectId, into: &SubjectId,
         removed: None,
         pairs: Vec::new(),
         taken_over: Vec::new(),
+        terms: Terms::default(),
         undone_at: None,
     }
 }

@@ -219,7 +219,7 @@ impl Database {
         let open = self.gallery_in_use(gallery)?;
         let state = open.state();
         let model = Arc::clone(&state.in_use.model);
-        self.subject(gallery, subject)?;
+        self.matchable_subject(gallery, subject)?;
         let mut stored = self.faces_under(gallery, subject, &model.id)?;
         if let Some(face) = face {
             stored.retain(|stored| stored.face.id == face);
@@ -331,7 +331,9 @@ fn explain(
     if stored.is_empty() {
         return Ok(Vec::new());
     }
-    let parts = match template(stored, state.fusion(&side.model), &side.model) {
+    let fused = template(stored, state.fusion(&side.model), &side.model);
+    let parts = match fused {
+        _ if state.settings.kind == GalleryKind::Events => of_events(stored, probe),
         Ok(template) => scores(&template, &template_faces(stored), probe),
         // Faces that cancel out have no template, and so no share in one; each still has its score.
         Err(TemplateError::Degenerate) => stored
@@ -352,6 +354,22 @@ fn explain(
         part,
     };
     Ok(stored.iter().zip(parts).map(face).collect())
+}
+
+/// Faces of events: the best one speaks for its subject alone.
+fn of_events(stored: &[StoredFace], probe: &[f32]) -> Vec<FaceScore> {
+    let scores: Vec<f32> = stored.iter().map(|face| crate::template::score(&face.embedding, probe)).collect();
+    let best_of = |left_out: Option<usize>| {
+        let others = (0..scores.len()).filter(|&at| Some(at) != left_out);
+        others.max_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)))
+    };
+    let best = best_of(None);
+    let part = |(at, &score): (usize, &f32)| FaceScore {
+        weight: if Some(at) == best { 1.0 } else { 0.0 },
+        score,
+        score_without: best_of(Some(at)).map(|other| scores[other]),
+    };
+    scores.iter().enumerate().map(part).collect()
 }
 
 /// The best score among faces.

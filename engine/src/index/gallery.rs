@@ -158,6 +158,23 @@ impl GalleryIndex {
         }
     }
 
+    /// Puts and removes rows, all of it published at once: a search sees either none of the changes or all.
+    ///
+    /// # Errors
+    /// As [`upsert`](Self::upsert), for the first bad row. Nothing is changed then.
+    pub fn apply(&self, changes: Vec<(RowKey, Option<Vec<f32>>)>) -> Result<(), IndexError> {
+        changes.iter().filter_map(|(_, vector)| vector.as_ref()).try_for_each(|vector| check_unit(vector, self.dim))?;
+        self.write(|slots, edit| {
+            for (key, vector) in changes {
+                match vector {
+                    Some(vector) => put(slots, edit, key, &vector),
+                    None => slots.remove(&key).into_iter().for_each(|slot| edit.kill(slot)),
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// Removes a row; gives whether it was there. No search that starts after this returns sees it.
     pub fn remove(&self, key: &RowKey) -> bool {
         let mut found = false;

@@ -41,7 +41,7 @@ const MAX_GALLERIES: usize = 16;
         (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
     responses((status = 200, description = "The candidates.", body = SearchResponse)),
     extensions(("x-problems" = json!(["gallery_not_found", "template_not_found", "track_not_found", "several_faces",
-        "subject_not_found", "face_not_found", "subject_has_no_faces",
+        "subject_not_found", "face_not_found", "subject_has_no_faces", "consent_missing",
         "faces_contradict", "calibration_missing", "watch_not_found"])), ("x-images" = json!(true))))]
 pub async fn gallery(
     State(app): State<App>,
