@@ -10,8 +10,8 @@
 //! `clusters`: FACES photos drawn at random (0: all) are put into a gallery of events, each under a subject of its own.
 //! People whose names stand in the file LEFT_OUT, one a line, are not used. `poison`: of people with LEAST_PHOTOS photos
 //! or more, a SHARE of the faces is exchanged between people. First all are enrolled whatever the guards say, and the
-//! leave-one-out report is asked for the exchanged ones; then person by person with guards, at their defaults. Photos
-//! with several faces, or none, are not used.
+//! leave-one-out report is asked for the exchanged ones; then person by person with guards, at their defaults. Of
+//! several faces of a photo the widest is used.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
@@ -26,14 +26,14 @@ use vultus_engine::align::AlignedCrop;
 use vultus_engine::evaluate::Random;
 use vultus_engine::face::Feature;
 use vultus_engine::gallery::{
-    ClusterOptions, Database, DatabaseConfig, DuplicateOptions, GallerySettings, LeaveOneOutOptions, NewFace,
+    ClusterOptions, Clusters, Database, DatabaseConfig, DuplicateOptions, GallerySettings, LeaveOneOutOptions, NewFace,
 };
 use vultus_engine::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use vultus_engine::index::IndexConfig;
 use vultus_engine::infer::Embedder;
 use vultus_engine::model::{Model, ModelSource, ModelUnavailable, ServedModel};
 use vultus_engine::store::memory::MemoryStore;
-use vultus_engine::store::{Check, FaceSource, GalleryKind};
+use vultus_engine::store::{Check, FaceSource, GalleryKind, ThresholdSetting};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -76,9 +76,10 @@ fn load(path: &str) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for line in fs::read_to_string(path)?.lines() {
         let line: Value = serde_json::from_str(line)?;
-        let (Some(path), Some([face])) = (line["path"].as_str(), line["faces"].as_array().map(Vec::as_slice)) else {
-            continue;
-        };
+        let (Some(path), Some(faces)) = (line["path"].as_str(), line["faces"].as_array()) else { continue };
+        let width = |face: &Value| Some(face["box"][2].as_f64()? - face["box"][0].as_f64()?);
+        let largest = |a: &&Value, b: &&Value| width(a).unwrap_or(0.0).total_cmp(&width(b).unwrap_or(0.0));
+        let Some(face) = faces.iter().max_by(largest) else { continue };
         let person = Path::new(path).parent().and_then(Path::file_name).and_then(|name| name.to_str());
         let embedding: Vec<f32> = serde_json::from_value(face["embedding"].clone())?;
         let norm = face["norm"].as_f64().ok_or("a face has no norm")? as f32;
@@ -133,36 +134,44 @@ fn clusters(mut samples: Vec<Sample>, count: usize, seed: u64) -> Result<()> {
         let enrolled = database.enrol(&gallery, &subject, &model, vec![new_face(sample)?])?;
         truth.extend(enrolled.faces.iter().map(|face| (face.id, sample.person.as_str())));
     }
-    let options = ClusterOptions { threshold: None, min_faces: 1, limit: usize::MAX };
-    let found = database.clusters(&gallery, &options, &mut go_on)?;
-    let pairs = |counts: &BTreeMap<&str, u64>| counts.values().map(|n| n * (n - 1) / 2).sum::<u64>() as f64;
-    let count = |names: &mut dyn Iterator<Item = &'_ str>| names.count() as u64;
-    let mut of_people: BTreeMap<&str, u64> = BTreeMap::new();
-    truth.values().for_each(|person| *of_people.entry(person).or_default() += 1);
+    let impostors = &database.model_of(&gallery)?.impostors;
+    println!("{} faces of {} people", samples.len(), people.len());
+    for fmr in [None, Some(0.01), Some(0.005), Some(0.002), Some(0.001), Some(0.0005), Some(0.0002)] {
+        let score = fmr.and_then(|fmr| impostors.score_at(fmr));
+        let options = ClusterOptions { threshold: score.map(ThresholdSetting::Score), min_faces: 1, limit: usize::MAX };
+        let found = database.clusters(&gallery, &options, &mut go_on)?;
+        let fmr = fmr.map_or("default".to_owned(), |fmr| fmr.to_string());
+        println!("{fmr:>8} {}", describe(&found, &truth));
+    }
+    Ok(())
+}
+
+/// How well clusters agree with the truth: pairs of faces that are together and should be, and the share of faces that
+/// are of their cluster's most frequent person.
+fn describe(found: &Clusters, truth: &HashMap<FaceId, &str>) -> String {
+    fn counts<'a>(names: impl Iterator<Item = &'a str>) -> Vec<u64> {
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        names.for_each(|name| *counts.entry(name).or_default() += 1);
+        counts.into_values().collect()
+    }
+    let pairs = |counts: &[u64]| counts.iter().map(|n| n * (n - 1) / 2).sum::<u64>() as f64;
     let (mut together, mut right, mut pure, mut alone) = (0.0, 0.0, 0, 0);
     for cluster in &found.clusters {
-        let mut of: BTreeMap<&str, u64> = BTreeMap::new();
-        cluster.faces.iter().for_each(|face| *of.entry(truth[&face.face]).or_default() += 1);
-        let size = count(&mut cluster.faces.iter().map(|face| truth[&face.face]));
-        together += (size * (size - 1) / 2) as f64;
+        let of = counts(cluster.faces.iter().map(|face| truth[&face.face]));
+        together += pairs(&[of.iter().sum()]);
         right += pairs(&of);
-        pure += of.values().max().copied().unwrap_or_default();
-        alone += u64::from(size == 1);
+        pure += of.iter().max().copied().unwrap_or_default();
+        alone += u64::from(cluster.faces.len() == 1);
     }
-    let (precision, recall) = (right / together, right / pairs(&of_people));
-    println!(
-        "{} faces of {} people, threshold {:.4}: {} clusters of two or more, {alone} faces alone",
-        found.faces,
-        people.len(),
+    let (precision, recall) = (right / together, right / pairs(&counts(truth.values().copied())));
+    format!(
+        "{:.4}: {} clusters of two or more, {alone} faces alone; pairs: precision {precision:.4}, recall {recall:.4}, F \
+         {:.4}; purity {:.4}",
         found.threshold.score,
-        found.total - alone
-    );
-    println!(
-        "pairs: precision {precision:.4}, recall {recall:.4}, F {:.4}; purity {:.4}",
+        found.total - alone,
         2.0 * precision * recall / (precision + recall),
         pure as f64 / found.faces as f64
-    );
-    Ok(())
+    )
 }
 
 fn poison(mut samples: Vec<Sample>, least: usize, share: f64, seed: u64) -> Result<()> {
