@@ -58,6 +58,7 @@ codes! {
     FrameNotFound "frame_not_found" NOT_FOUND "There is no such frame of the track."
     JobNotFound "job_not_found" NOT_FOUND "There is no such job, or it ended long ago."
     WatchNotFound "watch_not_found" NOT_FOUND "There is no such watch."
+    ReportNotFound "report_not_found" NOT_FOUND "No such report of the gallery was made, or it was made long ago."
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The resource does not have this method."
     RequestTimeout "request_timeout" REQUEST_TIMEOUT "The request was not done in time."
     GalleryExists "gallery_exists" CONFLICT "A gallery of this id exists already."

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::{
-    calibration, changes, detect, embed, faces, galleries, health, jobs, migrations, models, pairs, probes,
-    regroupings, reviews, search, subjects, templates, tracks, verify, watches,
+    calibration, changes, clusters, detect, duplicates, embed, faces, galleries, health, jobs, leave_one_out,
+    migrations, models, pairs, probes, regroupings, reviews, search, subjects, templates, tracks, verify, watches,
 };
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
@@ -44,6 +44,9 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(reviews::list, reviews::create))
         .routes(routes!(reviews::get))
         .routes(routes!(calibration::get, calibration::calibrate))
+        .routes(routes!(duplicates::get, duplicates::find))
+        .routes(routes!(clusters::get, clusters::find))
+        .routes(routes!(leave_one_out::get, leave_one_out::start))
         .routes(routes!(search::gallery))
         .routes(routes!(search::several))
         .routes(routes!(verify::subject))

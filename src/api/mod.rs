@@ -1,15 +1,19 @@
 //! The resources of the API, one file each: wire types, handlers, their documentation.
 
+pub(crate) mod analysis;
 pub mod calibration;
 pub mod changes;
+pub mod clusters;
 pub mod decision;
 pub mod detect;
+pub mod duplicates;
 pub mod embed;
 pub mod faces;
 pub mod filter;
 pub mod galleries;
 pub mod health;
 pub mod jobs;
+pub mod leave_one_out;
 pub mod migrations;
 pub mod models;
 pub mod paging;

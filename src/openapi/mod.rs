@@ -33,6 +33,7 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
         (name = "faces", description = "Enrolment, detection, embedding."),
         (name = "search", description = "Who is this?"),
         (name = "calibration", description = "What a score is worth in a gallery."),
+        (name = "reports", description = "What a gallery's own faces say of it: duplicates, clusters, confusions."),
         (name = "reviews", description = "What persons said of candidates."),
         (name = "verify", description = "Is this the same person?"),
         (name = "migrations", description = "A gallery moves to another model."),

@@ -3,6 +3,7 @@
 //! One binary for all of them, since each test file of its own would link the networks anew. Tests that need photos
 //! look for them beside the repository (see [`harness::photos`]) and say so when they are not there.
 
+mod analysis;
 mod binary;
 mod bodies;
 mod calibration;

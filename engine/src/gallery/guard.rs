@@ -133,10 +133,13 @@ fn wrong_person_score(state: &State, side: &Side, others: usize) -> Option<f32> 
         Guard::Off => None,
         Guard::Score(score) => Some(score),
         Guard::Auto if state.settings.kind == GalleryKind::Events => None,
-        Guard::Auto => {
-            side.model.impostors.score_at(if others < SEVERAL { WRONG_PERSON_FMR } else { WRONG_PERSON_FMR_OF_SEVERAL })
-        }
+        Guard::Auto => wrong_person_rule(side, others),
     }
+}
+
+/// The score that a face is to reach against its subject's `others` faces where nobody says which.
+pub(super) fn wrong_person_rule(side: &Side, others: usize) -> Option<f32> {
+    side.model.impostors.score_at(if others < SEVERAL { WRONG_PERSON_FMR } else { WRONG_PERSON_FMR_OF_SEVERAL })
 }
 
 fn duplicate_score(state: &State, side: &Side) -> Option<f32> {
@@ -144,11 +147,14 @@ fn duplicate_score(state: &State, side: &Side) -> Option<f32> {
         Guard::Off => None,
         Guard::Score(score) => Some(score),
         Guard::Auto if state.settings.kind == GalleryKind::Events => None,
-        Guard::Auto => {
-            let calibrated = Rates::of(state, side).score_at(DUPLICATE_FPIR).ok().map(|(score, _)| score);
-            let fmr = DUPLICATE_FPIR / side.index.stats().rows.max(1) as f64;
-            let lowest = side.model.impostors.score_at(DUPLICATE_MOST_FMR)?;
-            Some(calibrated.or_else(|| side.model.impostors.score_beyond(fmr))?.max(lowest))
-        }
+        Guard::Auto => duplicate_rule(state, side),
     }
+}
+
+/// The score from which two subjects are taken for one where nobody says which.
+pub(super) fn duplicate_rule(state: &State, side: &Side) -> Option<f32> {
+    let calibrated = Rates::of(state, side).score_at(DUPLICATE_FPIR).ok().map(|(score, _)| score);
+    let fmr = DUPLICATE_FPIR / side.index.stats().rows.max(1) as f64;
+    let lowest = side.model.impostors.score_at(DUPLICATE_MOST_FMR)?;
+    Some(calibrated.or_else(|| side.model.impostors.score_beyond(fmr))?.max(lowest))
 }

@@ -9,16 +9,22 @@
 //! search ─► index.search ─► threshold ─► candidates (explain: store.faces)
 //! ```
 
+mod agglomerate;
 mod agreement;
+#[cfg(test)]
+mod analysis_tests;
 #[cfg(test)]
 mod caface_tests;
 mod calibrate;
 mod care;
 #[cfg(test)]
 mod care_tests;
+mod clusters;
+mod confusion;
 mod database;
 mod decision;
 mod documents;
+mod duplicates;
 mod enrol;
 mod filter;
 mod guard;
@@ -32,12 +38,16 @@ mod search;
 mod subjects;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod watches;
 
 pub use agreement::{Agreement, Mated, NonMated, Spread};
 pub use calibrate::{CalibrateOptions, CalibrationProbes, CalibrationStatus, GalleryCalibration};
+pub use clusters::{Cluster, ClusterFace, ClusterOptions, Clusters};
+pub use confusion::{Confusion, LeaveOneOut, LeaveOneOutOptions, ScoreSpread, Suspect};
 pub use database::{Database, DatabaseConfig, GallerySettings};
 pub use decision::{Decider, Decision, ServerScores, Threshold, ThresholdSource};
+pub use duplicates::{DuplicateOptions, DuplicatePair, Duplicates};
 pub use enrol::{Enrolled, NewFace};
 pub use filter::{Comparison, Field, Filter, MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES};
 pub use pairs::Pair;
