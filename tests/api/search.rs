@@ -113,7 +113,10 @@ async fn events_that_cancel_out_are_still_found_and_explained() {
     let probe = json!({ "embeddings": [ready(0, 0.0, 70.0)], "explain": true });
     let answer = app.post("/v1/galleries/cam/search", probe).await.ok(200);
     assert!(near(&answer["candidates"][0]["score"], 1.0));
-    assert_eq!(answer["candidates"][0]["faces"][0]["weight"], 0.0);
+    // The best face speaks for its subject, and the next one would.
+    let faces = &answer["candidates"][0]["faces"];
+    assert_eq!((&faces[0]["weight"], &faces[1]["weight"]), (&json!(1.0), &json!(0.0)));
+    assert!(near(&faces[0]["score_without"], -1.0) && near(&faces[1]["score_without"], 1.0));
     let probe = json!({ "embeddings": [ready(0, 0.0, 70.0)] });
     let answer = app.post("/v1/galleries/cam/subjects/x/verify", probe).await.ok(200);
     assert!(near(&answer["score"], 1.0) && near(&answer["coherence"], 0.0));

@@ -60,7 +60,7 @@ pub struct CandidateFaceView {
     pub norm: f32,
     /// CDF of its standardised norm.
     pub quality: f32,
-    /// Its share of the subject's template; the shares sum to 1.
+    /// Its share of the subject's template; the shares sum to 1. In a gallery of events the best face has all of it.
     pub weight: f32,
     /// Its own cosine with the probe.
     pub score: f32,
