@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::database::{Database, now};
-use super::open::{OpenGallery, Side, State, barred, template};
+use super::open::{OpenGallery, Side, State, template};
 use super::pairs::Pair;
 use super::{GalleryError, documents};
 use crate::calibration::{Calibration, DEPTH, FitOptions, MaximaCollector, Prober, STALE_SHARE, Since, Stale, View};
@@ -263,11 +263,7 @@ impl Database {
         };
         if own > 0 {
             let every = size.div_ceil(MOST_SUBJECTS).max(1);
-            let barred = barred(self.store(), gallery)?;
-            self.each_subject_of(gallery, |subject, faces| {
-                if barred.contains(subject) {
-                    return Ok(());
-                }
+            self.walk(&open, &side.model.id, |subject, faces| {
                 step(&mut done)?;
                 if !(done - 1).is_multiple_of(every) {
                     return Ok(());
@@ -289,7 +285,7 @@ impl Database {
                 let (expected, actual) = (side.model.id.clone(), of.model_id);
                 return Err(GalleryError::ModelMismatch { gallery: other.clone(), expected, actual });
             }
-            self.each_subject_of(other, |subject, faces| {
+            self.walk(&*self.gallery_in_use(other)?, &side.model.id, |subject, faces| {
                 step(&mut done)?;
                 for probe in probes_of(&state, side, faces, options.probes, size) {
                     let hits = side.index.search_where(&probe, DEPTH, &|_| true)?.hits;
@@ -334,36 +330,6 @@ impl Database {
         let state = open.state();
         let size = state.in_use.index.stats().subjects as u64;
         Ok(calibrated.status(size, state.fusion(&state.in_use.model)))
-    }
-
-    /// Goes through a gallery's faces, subject by subject.
-    pub(super) fn each_subject_of(
-        &self,
-        gallery: &GalleryId,
-        mut visit: impl FnMut(&SubjectId, &[StoredFace]) -> Result<(), GalleryError>,
-    ) -> Result<(), GalleryError> {
-        let mut pending: Vec<StoredFace> = Vec::new();
-        let mut failed = None;
-        let mut take = |faces: &mut Vec<StoredFace>| {
-            let Some(subject) = faces.first().map(|stored| stored.face.subject.clone()) else { return Ok(()) };
-            let visited = visit(&subject, faces);
-            faces.clear();
-            visited
-        };
-        self.store.scan_faces(gallery, &mut |stored| {
-            if pending.first().is_some_and(|first| first.face.subject != stored.face.subject)
-                && let Err(error) = take(&mut pending)
-            {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-            pending.push(stored);
-            ControlFlow::Continue(())
-        })?;
-        match failed {
-            Some(error) => Err(error),
-            None => take(&mut pending),
-        }
     }
 }
 

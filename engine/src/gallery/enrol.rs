@@ -97,7 +97,7 @@ impl Database {
         }
         let committed = self.store.commit(at, &operations)?;
         let ids: Vec<FaceId> = stored.iter().map(|face| face.id).collect();
-        open.refresh(self.store(), subject, &ids)?;
+        open.refresh(self.store(), &[subject], &ids)?;
         if state.standby.is_some() {
             self.mover.wake();
         }

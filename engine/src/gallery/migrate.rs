@@ -163,7 +163,7 @@ impl Database {
         drop(held);
         for operation in discarded {
             if let Operation::DeleteFace { subject, face, .. } = operation {
-                open.refresh(self.store(), &subject, &[face])?;
+                open.refresh(self.store(), &[&subject], &[face])?;
             }
         }
         drop(members);

@@ -111,8 +111,11 @@ pub enum GalleryError {
     /// A ready embedding was to be enrolled where faces are fused by `caface`.
     #[error("gallery {0} fuses by caface, which looks at images, so ready embeddings cannot be enrolled there")]
     NeedsImages(GalleryId),
-    /// A threshold is given as a rate, and the gallery is not calibrated for its model.
-    #[error("gallery {0} is not calibrated, so a rate cannot be turned into a score")]
+    /// A threshold is given as a rate, and the gallery is not calibrated for its model and fusion rule.
+    #[error(
+        "gallery {0} is not calibrated for its present model and fusion rule, so a rate cannot be turned into a score; \
+         calibrate it, or give a score"
+    )]
     CalibrationMissing(GalleryId),
     /// A calibration could not be made.
     #[error(transparent)]
@@ -145,6 +148,9 @@ pub enum GalleryError {
     /// A regrouping is to be undone that was undone before.
     #[error("regrouping {0} was undone already")]
     AlreadyUndone(RegroupingId),
+    /// A regrouping is to be undone whose faces' subject has gone, merged on or removed.
+    #[error("regrouping {0} gave faces to subject {1}, who is gone: undo what was done with {1} since first")]
+    UndoneInOrder(RegroupingId, SubjectId),
     /// No such review.
     #[error("there is no review {0}")]
     NoReview(ReviewId),

@@ -239,7 +239,7 @@ impl Database {
                 .commit(now(), &[Operation::PutStandby { gallery, migration, model: model.id.clone(), features }])?;
             for of_subject in touched.chunk_by(|a, b| a.0 == b.0) {
                 let ids: Vec<_> = of_subject.iter().map(|(_, face)| *face).collect();
-                open.refresh(self.store(), &of_subject[0].0, &ids)?;
+                open.refresh(self.store(), &[&of_subject[0].0], &ids)?;
             }
         }
         Ok(())

@@ -150,48 +150,9 @@ impl OpenGallery {
         Ok(())
     }
 
-    /// Makes a subject's rows agree with the store. `faces` are those that were added or removed.
-    pub(super) fn refresh(&self, store: &dyn Store, subject: &SubjectId, faces: &[FaceId]) -> Result<(), GalleryError> {
-        let _held = self.hold();
-        let state = self.state();
-        let gallery = &state.settings.id;
-        let record = store.subject(gallery, subject)?;
-        self.care.note(subject, record.as_ref())?;
-        for side in state.sides() {
-            if let Some(calibrated) = side.calibration.as_ref().filter(|_| !faces.is_empty()) {
-                calibrated.note(subject);
-            }
-        }
-        if record.is_none_or(|record| !is_matchable(&record, now())) {
-            state.remove_subject(subject);
-            return Ok(());
-        }
-        let stored = match state.settings.kind {
-            GalleryKind::Consolidated => store.faces(gallery, subject)?,
-            // A row a face: the subject's others, of which there may be many, do not matter.
-            GalleryKind::Events => {
-                let found = faces.iter().map(|&face| store.face(gallery, face)).collect::<Result<Vec<_>, _>>()?;
-                found.into_iter().flatten().filter(|stored| stored.face.subject == *subject).collect()
-            }
-        };
-        refresh_side(&state, &state.in_use, subject, faces, &stored)?;
-        if let Some(standby) = &state.standby {
-            let stored = store.standby_faces(gallery, subject)?;
-            refresh_side(&state, &standby.side, subject, faces, &stored)?;
-        }
-        Ok(())
-    }
-
-    /// Makes all rows of a subject agree with the store, after its record changed or it was removed.
-    pub(super) fn refresh_subject(&self, store: &dyn Store, subject: &SubjectId) -> Result<(), GalleryError> {
-        let faces = store.faces(&self.state().settings.id, subject)?;
-        let faces: Vec<FaceId> = faces.iter().map(|stored| stored.face.id).collect();
-        self.refresh(store, subject, &faces)
-    }
-
-    /// Makes rows of several subjects agree with the store, published at once. `faces` are those that went from one of
-    /// them to another.
-    pub(super) fn refresh_together(
+    /// Makes rows of subjects agree with the store, those of all of them published at once. `faces` are those that came,
+    /// went, or changed hands among the subjects.
+    pub(super) fn refresh(
         &self,
         store: &dyn Store,
         subjects: &[&SubjectId],
@@ -200,37 +161,63 @@ impl OpenGallery {
         let _held = self.hold();
         let state = self.state();
         let gallery = &state.settings.id;
+        let mut matchable = Vec::with_capacity(subjects.len());
+        for &subject in subjects {
+            let record = store.subject(gallery, subject)?;
+            self.care.note(subject, record.as_ref())?;
+            matchable.push(record.is_some_and(|record| is_matchable(&record, now())));
+        }
         for side in state.sides() {
-            let in_use = side.model.id == state.in_use.model.id;
             let mut changes = Vec::new();
-            for &subject in subjects {
-                let record = store.subject(gallery, subject)?;
-                self.care.note(subject, record.as_ref())?;
-                if let Some(calibrated) = &side.calibration {
-                    calibrated.note(subject);
-                }
-                let matchable = record.is_some_and(|record| is_matchable(&record, now()));
-                let stored = match (matchable, in_use) {
-                    (false, _) => Vec::new(),
-                    (true, true) => store.faces(gallery, subject)?,
-                    (true, false) => store.standby_faces(gallery, subject)?,
-                };
+            for (&subject, &matchable) in subjects.iter().zip(&matchable) {
+                let stored = if matchable { self.stored(store, &state, side, subject, faces)? } else { Vec::new() };
                 match state.settings.kind {
-                    GalleryKind::Consolidated => {
-                        let key = RowKey { subject: subject.clone(), face: None };
-                        let template = template(&stored, state.fusion(&side.model), &side.model).ok();
-                        changes.push((key, template.map(|template| template.vector)));
-                    }
-                    GalleryKind::Events => changes.extend(faces.iter().map(|&face| {
-                        let vector = stored.iter().find(|stored| stored.face.id == face);
-                        let key = RowKey { subject: subject.clone(), face: Some(face) };
-                        (key, vector.map(|stored| stored.embedding.clone()))
+                    GalleryKind::Consolidated => changes.push(template_row(&state, side, subject, &stored)),
+                    GalleryKind::Events => changes.extend(faces.iter().map(|&id| {
+                        let stored = stored.iter().find(|stored| stored.face.id == id);
+                        let key = RowKey { subject: subject.clone(), face: Some(id) };
+                        (key, stored.map(|stored| stored.embedding.clone()))
                     })),
                 }
             }
-            side.index.apply(changes)?;
+            // A refresh that finds the rows as they should be, such as one for the other side, is no change to calibrate anew for.
+            if side.index.apply(changes)?
+                && let Some(calibrated) = &side.calibration
+            {
+                subjects.iter().for_each(|subject| calibrated.note(subject));
+            }
         }
         Ok(())
+    }
+
+    /// The faces of a subject that its rows of one side are made of.
+    fn stored(
+        &self,
+        store: &dyn Store,
+        state: &State,
+        side: &Side,
+        subject: &SubjectId,
+        faces: &[FaceId],
+    ) -> Result<Vec<StoredFace>, GalleryError> {
+        let gallery = &state.settings.id;
+        if side.model.id != state.in_use.model.id {
+            return Ok(store.standby_faces(gallery, subject)?);
+        }
+        match state.settings.kind {
+            GalleryKind::Consolidated => Ok(store.faces(gallery, subject)?),
+            // A row a face: the subject's others, of which there may be many, do not matter.
+            GalleryKind::Events => {
+                let found = faces.iter().map(|&face| store.face(gallery, face)).collect::<Result<Vec<_>, _>>()?;
+                Ok(found.into_iter().flatten().filter(|stored| stored.face.subject == *subject).collect())
+            }
+        }
+    }
+
+    /// Makes all rows of a subject agree with the store, after its record changed or it was removed.
+    pub(super) fn refresh_subject(&self, store: &dyn Store, subject: &SubjectId) -> Result<(), GalleryError> {
+        let faces = store.faces(&self.state().settings.id, subject)?;
+        let faces: Vec<FaceId> = faces.iter().map(|stored| stored.face.id).collect();
+        self.refresh(store, &[subject], &faces)
     }
 
     /// Drops a subject's rows after it was removed from the store. One that is there again already gets new ones.
@@ -266,50 +253,21 @@ pub(super) fn barred(store: &dyn Store, gallery: &GalleryId) -> Result<HashSet<S
     Ok(Care::load(store, gallery, now())?.1)
 }
 
-/// Makes a subject's rows of one side agree with its faces in that side's set.
-fn refresh_side(
-    state: &State,
-    side: &Side,
-    subject: &SubjectId,
-    faces: &[FaceId],
-    stored: &[StoredFace],
-) -> Result<(), GalleryError> {
-    match state.settings.kind {
-        GalleryKind::Consolidated => {
-            refresh_template(&side.index, subject, stored, state.fusion(&side.model), &side.model)
-        }
-        GalleryKind::Events => {
-            for &id in faces {
-                let key = RowKey { subject: subject.clone(), face: Some(id) };
-                match stored.iter().find(|stored| stored.face.id == id) {
-                    Some(stored) => side.index.upsert(key, &stored.embedding)?,
-                    None => drop(side.index.remove(&key)),
-                }
-            }
-            Ok(())
-        }
-    }
+/// A subject's row of one side; without a vector where it has no template.
+fn template_row(state: &State, side: &Side, subject: &SubjectId, stored: &[StoredFace]) -> (RowKey, Option<Vec<f32>>) {
+    let key = RowKey { subject: subject.clone(), face: None };
+    (key, row_vector(subject, stored, state.fusion(&side.model), &side.model))
 }
 
-fn refresh_template(
-    index: &GalleryIndex,
-    subject: &SubjectId,
-    stored: &[StoredFace],
-    fusion: Fusion,
-    model: &ServedModel,
-) -> Result<(), GalleryError> {
-    let key = RowKey { subject: subject.clone(), face: None };
+/// The template of a subject as an index holds it. `None` without faces, and where they contradict each other completely:
+/// such a subject is kept but cannot be found.
+fn row_vector(subject: &SubjectId, stored: &[StoredFace], fusion: Fusion, model: &ServedModel) -> Option<Vec<f32>> {
     match template(stored, fusion, model) {
-        Ok(template) => Ok(index.upsert(key, &template.vector)?),
-        Err(TemplateError::Empty) => {
-            index.remove(&key);
-            Ok(())
-        }
-        // Such a subject is kept but cannot be found; its faces contradict each other completely.
+        Ok(template) => Some(template.vector),
+        Err(TemplateError::Empty) => None,
         Err(error) => {
             tracing::warn!(%subject, %error, "the subject has no template");
-            index.remove(&key);
-            Ok(())
+            None
         }
     }
 }
@@ -394,7 +352,11 @@ fn build(
     let add = |faces: &mut Vec<StoredFace>| {
         let Some(subject) = faces.first().map(|stored| stored.face.subject.clone()) else { return Ok(()) };
         let added = match gallery.kind {
-            GalleryKind::Consolidated => refresh_template(&index, &subject, faces, fusion, model),
+            GalleryKind::Consolidated => {
+                let key = RowKey { subject: subject.clone(), face: None };
+                let vector = row_vector(&subject, faces, fusion, model);
+                vector.map_or(Ok(()), |vector| Ok(index.upsert(key, &vector)?))
+            }
             GalleryKind::Events => faces.iter().try_for_each(|stored| {
                 let key = RowKey { subject: subject.clone(), face: Some(stored.face.id) };
                 Ok(index.upsert(key, &stored.embedding)?)

@@ -205,7 +205,8 @@ impl Database {
                 return Err(GalleryError::AlreadyUndone(id));
             }
             let Regrouping { from, into, .. } = &regrouping;
-            let there = self.subject(gallery, into)?;
+            let there = self.store.subject(gallery, into)?;
+            let there = there.ok_or_else(|| GalleryError::UndoneInOrder(id, into.clone()))?;
             // Consent that was taken back since, or an expiry that was set, is not to be lost on the way.
             if Terms::of(&there) != regrouping.terms {
                 let back = match &regrouping.removed {
@@ -286,7 +287,7 @@ impl Database {
                 Err(error) => return Err(error.into()),
             }
         };
-        open.refresh_together(self.store(), &[&done.from, &done.into], &done.faces)?;
+        open.refresh(self.store(), &[&done.from, &done.into], &done.faces)?;
         tracing::info!(%gallery, regrouping = %done.id, kind = ?done.kind, undone = done.undone_at == Some(at), "faces were regrouped");
         Ok(done)
     }

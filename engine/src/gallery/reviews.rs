@@ -95,7 +95,10 @@ impl Database {
         let revision = self.store.counts(gallery)?.revision;
         let review = Review { id, at, subject, verdict, probe, score, reviewer, note, revision };
         let mut operations = vec![documents::put(Some(gallery), Collection::Reviews, id.0.as_bytes(), &review)?];
-        if let Some(other) = review.probe.subject.clone().filter(|other| *other != review.subject) {
+        if let Some(other) = review.probe.subject.clone() {
+            if other == review.subject {
+                return Err(GalleryError::SameSubject(other));
+            }
             self.subject(gallery, &other)?;
             if verdict == Verdict::Rejected {
                 let note = Some(format!("review {id}"));

@@ -195,7 +195,8 @@ impl Database {
             }
             return Ok(side.index.search_where(probe, *limit, &wanted)?);
         };
-        {
+        // Only the first filtered search of a gallery waits for its writers.
+        if open.care.facts().is_none() {
             let _held = open.hold();
             open.care.load_facts(self.store(), &open.state().settings.id)?;
         }

@@ -114,7 +114,7 @@ impl Database {
     pub fn delete_face(&self, gallery: &GalleryId, subject: &SubjectId, id: FaceId) -> Result<(), GalleryError> {
         let operation = Operation::DeleteFace { gallery: gallery.clone(), subject: subject.clone(), face: id };
         self.store.commit(now(), &[operation])?;
-        self.if_in_use(gallery, |open| open.refresh(self.store(), subject, &[id]))
+        self.if_in_use(gallery, |open| open.refresh(self.store(), &[subject], &[id]))
     }
 
     /// Removes subjects of a gallery in use that have expired, some at a time.

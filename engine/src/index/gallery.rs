@@ -148,7 +148,11 @@ impl GalleryIndex {
             let done = batch.len() < BATCH_ROWS;
             taken += batch.len();
             if !batch.is_empty() {
-                self.write(|slots, edit| batch.into_iter().for_each(|(key, v)| put(slots, edit, key, v.as_ref())));
+                self.write(|slots, edit| {
+                    batch.into_iter().for_each(|(key, v)| {
+                        put(slots, edit, key, v.as_ref());
+                    })
+                });
             }
             match bad {
                 Some(error) => return Err(error),
@@ -158,21 +162,28 @@ impl GalleryIndex {
         }
     }
 
-    /// Puts and removes rows, all of it published at once: a search sees either none of the changes or all.
+    /// Puts and removes rows, all of it published at once: a search sees either none of the changes or all. Gives whether
+    /// there was anything to change.
     ///
     /// # Errors
     /// As [`upsert`](Self::upsert), for the first bad row. Nothing is changed then.
-    pub fn apply(&self, changes: Vec<(RowKey, Option<Vec<f32>>)>) -> Result<(), IndexError> {
+    pub fn apply(&self, changes: Vec<(RowKey, Option<Vec<f32>>)>) -> Result<bool, IndexError> {
         changes.iter().filter_map(|(_, vector)| vector.as_ref()).try_for_each(|vector| check_unit(vector, self.dim))?;
+        let mut changed = false;
         self.write(|slots, edit| {
             for (key, vector) in changes {
                 match vector {
-                    Some(vector) => put(slots, edit, key, &vector),
-                    None => slots.remove(&key).into_iter().for_each(|slot| edit.kill(slot)),
+                    Some(vector) => changed |= put(slots, edit, key, &vector),
+                    None => {
+                        if let Some(slot) = slots.remove(&key) {
+                            edit.kill(slot);
+                            changed = true;
+                        }
+                    }
                 }
             }
         });
-        Ok(())
+        Ok(changed)
     }
 
     /// Removes a row; gives whether it was there. No search that starts after this returns sees it.
@@ -271,16 +282,17 @@ impl GalleryIndex {
     }
 }
 
-/// Adds or replaces a checked row.
-fn put(slots: &mut Slots, edit: &mut FlatEdit, key: RowKey, vector: &[f32]) {
+/// Adds or replaces a checked row; gives whether it is another one than before.
+fn put(slots: &mut Slots, edit: &mut FlatEdit, key: RowKey, vector: &[f32]) -> bool {
     let old = slots.get(&key);
     // Loading what is already there makes no tombstones.
     if old.and_then(|slot| edit.row(slot)).is_some_and(|row| row.vector == vector) {
-        return;
+        return false;
     }
     if let Some(slot) = old {
         edit.kill(slot);
     }
     let slot = edit.push(key.clone(), vector);
     slots.insert(&key, slot);
+    true
 }

@@ -153,3 +153,19 @@ fn a_write_is_seen_at_once_and_loading_again_changes_nothing() {
     }
     assert_eq!((index.stats().rows, index.stats().tombstones), (9000, 100));
 }
+
+#[test]
+fn changes_are_applied_together_or_not_at_all() {
+    let index = GalleryIndex::new(8, IndexConfig::default());
+    let unit = |n: u64| Rng::new(n).unit(8);
+    let changes = || vec![(key(1, None), Some(unit(1))), (key(2, None), Some(unit(2))), (key(3, None), None)];
+    assert_eq!(index.apply(changes()), Ok(true));
+    assert_eq!(index.apply(changes()), Ok(false), "all of it is there already");
+    let bad = vec![(key(1, None), None), (key(2, None), Some(vec![9.0; 8]))];
+    assert_eq!(index.apply(bad), Err(IndexError::NotUnit));
+    assert_eq!(index.stats().rows, 2);
+    assert_eq!(index.apply(vec![(key(1, None), None), (key(4, None), Some(unit(4)))]), Ok(true));
+    let found = index.search(&unit(4), 9, SearchMode::Exact).unwrap().hits;
+    assert_eq!((found.len(), &found[0].subject), (2, &key(4, None).subject));
+    assert_eq!(index.stats().subjects, 2);
+}
