@@ -57,6 +57,7 @@ impl From<GalleryError> for Problem {
                 Self::with(Code::ConsentMissing, error.to_string())
             }
             GalleryError::KeptApart(..) => Self::with(Code::KeptApart, error.to_string()),
+            GalleryError::UndoneInOrder(..) => Self::with(Code::SubjectNotFound, error.to_string()),
             GalleryError::AlreadyUndone(_) => Self::with(Code::AlreadyUndone, error.to_string()),
             GalleryError::NoRegrouping(..) => Self::with(Code::RegroupingNotFound, error.to_string()),
             GalleryError::NoWatch(_) => Self::with(Code::WatchNotFound, error.to_string()),

@@ -46,7 +46,7 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(calibration::get, calibration::calibrate))
         .routes(routes!(duplicates::get, duplicates::find))
         .routes(routes!(clusters::get, clusters::find))
-        .routes(routes!(leave_one_out::get, leave_one_out::start))
+        .routes(routes!(leave_one_out::get, leave_one_out::run))
         .routes(routes!(search::gallery))
         .routes(routes!(search::several))
         .routes(routes!(verify::subject))

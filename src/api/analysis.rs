@@ -2,13 +2,15 @@
 
 use std::ops::ControlFlow;
 
+use serde::Serialize;
 use serde_json::Value;
 use vultus_engine::gallery::GalleryError;
 use vultus_engine::ids::GalleryId;
 use vultus_engine::store::ThresholdSetting;
 
+use super::jobs::{Accepted, accepted};
 use crate::app::App;
-use crate::jobs::{JobFilter, Run, StateName};
+use crate::jobs::{JobFilter, Run, StateName, result};
 use crate::problem::{Code, Problem};
 
 /// Most items of a report.
@@ -28,8 +30,24 @@ pub(crate) fn checked_limit(limit: usize) -> Result<usize, Problem> {
     }
 }
 
+/// What the work of a report hears and tells: how many steps are done of how many, and whether to go on.
+pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Starts a job over a gallery that is there, whose result is what `work` gives.
+pub(crate) fn start<V: Serialize>(
+    app: &App,
+    kind: &'static str,
+    gallery: GalleryId,
+    work: impl FnOnce(&App, &GalleryId, Progress<'_>) -> Result<V, GalleryError> + Send + 'static,
+) -> Result<Accepted, Problem> {
+    app.database.gallery(&gallery)?;
+    let of = gallery.clone();
+    let job = app.start_job(kind, Some(gallery), move |app, run| result(&work(app, &of, &mut progress(run))?))?;
+    Ok(accepted(job))
+}
+
 /// Tells a job how far the work is, and the work whether it is still wanted.
-pub(crate) fn progress(run: &Run) -> impl FnMut(u64, u64) -> ControlFlow<()> {
+fn progress(run: &Run) -> impl FnMut(u64, u64) -> ControlFlow<()> {
     let mut last = 0;
     move |done, total| {
         run.set_total(total);
@@ -58,7 +76,6 @@ pub(crate) fn check_threshold(
     gallery: &GalleryId,
     threshold: Option<ThresholdSetting>,
 ) -> Result<(), Problem> {
-    app.database.gallery(gallery)?;
     if matches!(threshold, Some(ThresholdSetting::Fpir(_))) && app.database.calibration(gallery)?.is_none() {
         return Err(GalleryError::CalibrationMissing(gallery.clone()).into());
     }

@@ -1,7 +1,5 @@
 //! `/v1/galleries/{gallery}/calibration`: what scores are worth in a gallery.
 
-use std::ops::ControlFlow;
-
 use axum::extract::State;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
@@ -10,7 +8,7 @@ use vultus_engine::calibration::{ScoreEstimate, Stale, Suspect};
 use vultus_engine::gallery::{CalibrateOptions, CalibrationProbes, CalibrationStatus};
 use vultus_engine::ids::GalleryId;
 
-use super::jobs::accepted;
+use super::analysis::start;
 use super::params::GalleryPath;
 use super::wire::FusionSpec;
 use crate::app::App;
@@ -268,22 +266,13 @@ pub async fn calibrate(
         return Err(Problem::with(Code::InvalidRequest, "non_mated is a gallery of other people"));
     }
     app.blocking(move |app| {
-        for gallery in std::iter::once(&gallery).chain(&non_mated) {
-            app.database.gallery(gallery)?;
+        if let Some(other) = &non_mated {
+            app.database.gallery(other)?;
         }
         let options = CalibrateOptions { non_mated, only_non_mated, probes: probes.into(), seed };
-        let of = gallery.clone();
-        let job = app.start_job("calibration", Some(gallery), move |app, run| {
-            let mut last = 0;
-            let mut progress = |done: u64, total| {
-                run.set_total(total);
-                run.advance(done - std::mem::replace(&mut last, done));
-                if run.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            };
-            let status = app.database.calibrate(&of, &options, &mut progress)?;
-            crate::jobs::result(&CalibrationView::from(&status))
-        })?;
-        Ok(accepted(job))
+        start(app, "calibration", gallery, move |app, gallery, progress| {
+            Ok(CalibrationView::from(&app.database.calibrate(gallery, &options, progress)?))
+        })
     })
     .await
 }

@@ -7,9 +7,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 use vultus_engine::gallery::{Cluster, ClusterFace, ClusterOptions, Clusters};
 
-use super::analysis::{check_threshold, checked_limit, newest, progress, usual_items};
+use super::analysis::{check_threshold, checked_limit, newest, start, usual_items};
 use super::decision::{ThresholdInForce, ThresholdRequest};
-use super::jobs::accepted;
 use super::params::GalleryPath;
 use crate::app::App;
 use crate::extract::{Json, Path};
@@ -165,12 +164,9 @@ pub async fn find(
     let options = ClusterOptions { threshold, min_faces, limit: checked_limit(limit)? };
     app.blocking(move |app| {
         check_threshold(app, &gallery, threshold)?;
-        let of = gallery.clone();
-        let job = app.start_job(KIND, Some(gallery), move |app, run| {
-            let found = app.database.clusters(&of, &options, &mut progress(run))?;
-            serde_json::to_value(ClustersView::from(found)).map_err(Problem::internal)
-        })?;
-        Ok(accepted(job))
+        start(app, KIND, gallery, move |app, gallery, progress| {
+            Ok(ClustersView::from(app.database.clusters(gallery, &options, progress)?))
+        })
     })
     .await
 }

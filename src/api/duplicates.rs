@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vultus_engine::gallery::{DuplicateOptions, DuplicatePair, Duplicates};
 
-use super::analysis::{check_threshold, checked_limit, newest, progress, usual_items};
+use super::analysis::{check_threshold, checked_limit, newest, start, usual_items};
 use super::decision::{ThresholdInForce, ThresholdRequest};
-use super::jobs::accepted;
 use super::params::GalleryPath;
 use crate::app::App;
 use crate::extract::{Json, Path};
@@ -127,12 +126,9 @@ pub async fn find(
     let options = DuplicateOptions { threshold, limit: checked_limit(limit)? };
     app.blocking(move |app| {
         check_threshold(app, &gallery, threshold)?;
-        let of = gallery.clone();
-        let job = app.start_job(KIND, Some(gallery), move |app, run| {
-            let found = app.database.duplicates(&of, &options, &mut progress(run))?;
-            serde_json::to_value(DuplicatesView::from(found)).map_err(Problem::internal)
-        })?;
-        Ok(accepted(job))
+        start(app, KIND, gallery, move |app, gallery, progress| {
+            Ok(DuplicatesView::from(app.database.duplicates(gallery, &options, progress)?))
+        })
     })
     .await
 }

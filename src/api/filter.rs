@@ -7,6 +7,9 @@ use vultus_engine::gallery::{Comparison, Field, Filter, MAX_CONDITIONS, MAX_DEPT
 
 use crate::problem::{Code, Problem};
 
+/// Most characters of a field's name.
+const MAX_FIELD: usize = 256;
+
 /// Which subjects a search is about: `and`, `or` or `not` of filters, or a `field` with what it is compared with.
 ///
 /// Fields are `id`, `labels`, `created_at`, `updated_at`, `expires_at`, `consent` and `metadata.` with the path of a
@@ -119,6 +122,9 @@ impl FilterSpec {
     /// A field with all of its comparisons.
     fn condition(self) -> Result<Filter, Problem> {
         let name = self.field.unwrap_or_default();
+        if name.chars().count() > MAX_FIELD {
+            return Err(bad(format!("the name of a field has at most {MAX_FIELD} characters")));
+        }
         let field = Field::parse(&name).ok_or_else(|| bad(format!("there is no field {name:.100}")))?;
         let on = |comparison| Filter::Field(field.clone(), comparison);
         let not = |comparison| Filter::Not(Box::new(Filter::Field(field.clone(), comparison)));
@@ -200,6 +206,7 @@ mod tests {
             json!({}),
             json!({ "field": "id" }),
             json!({ "eq": 1 }),
+            json!({ "field": format!("metadata.{}", "x".repeat(250)), "eq": 1 }),
             json!({ "field": "created_at", "gt": "yesterday" }),
             json!({ "field": "consent", "in": ["granted", "perhaps"] }),
             json!({ "and": [], "or": [] }),

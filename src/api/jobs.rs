@@ -44,8 +44,11 @@ pub struct ListJobsParams {
     pub state: Option<StateName>,
 }
 
+/// 202 with a job.
+pub type Accepted = (StatusCode, HeaderMap, axum::Json<JobView>);
+
 /// The answer to a request that started a job: 202, and where it can be watched.
-pub fn accepted(job: JobView) -> impl IntoResponse {
+pub fn accepted(job: JobView) -> Accepted {
     let mut headers = HeaderMap::new();
     if let Ok(location) = format!("/v1/jobs/{}", job.id).try_into() {
         headers.insert(header::LOCATION, location);

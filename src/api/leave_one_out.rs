@@ -7,8 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 use vultus_engine::gallery::{Confusion, LeaveOneOut, LeaveOneOutOptions, ScoreSpread, Suspect};
 
-use super::analysis::{checked_limit, newest, progress, usual_items};
-use super::jobs::accepted;
+use super::analysis::{checked_limit, newest, start, usual_items};
 use super::params::GalleryPath;
 use crate::app::App;
 use crate::extract::{Json, Path};
@@ -198,20 +197,16 @@ pub async fn get(
     responses((status = 202, description = "The job.", body = crate::jobs::JobView,
         headers(("Location" = String, description = "Where it is.")))),
     extensions(("x-problems" = json!(["gallery_not_found", "jobs_full", "model_mismatch"]))))]
-pub async fn start(
+pub async fn run(
     State(app): State<App>,
     Path(GalleryPath { gallery }): Path<GalleryPath>,
     Json(LeaveOneOutBody { limit }): Json<LeaveOneOutBody>,
 ) -> Result<impl IntoResponse, Problem> {
     let options = LeaveOneOutOptions { limit: checked_limit(limit)? };
     app.blocking(move |app| {
-        app.database.gallery(&gallery)?;
-        let of = gallery.clone();
-        let job = app.start_job(KIND, Some(gallery), move |app, run| {
-            let found = app.database.leave_one_out(&of, &options, &mut progress(run))?;
-            serde_json::to_value(LeaveOneOutView::from(found)).map_err(Problem::internal)
-        })?;
-        Ok(accepted(job))
+        start(app, KIND, gallery, move |app, gallery, progress| {
+            Ok(LeaveOneOutView::from(app.database.leave_one_out(gallery, &options, progress)?))
+        })
     })
     .await
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vultus_engine::ids::{GalleryId, TrackId};
 use vultus_engine::infer::Embedder;
-use vultus_engine::template::Fusion;
+use vultus_engine::template::{Fusion, FusionRule, TemplateError};
 use vultus_engine::track::{Frame, Track};
 
 use crate::app::App;
@@ -210,6 +210,9 @@ impl Probes {
         if !(1..=self.settings.max_ttl_s).contains(&ttl_s) {
             let detail = format!("ttl_s is a number from 1 to {}", self.settings.max_ttl_s);
             return Err(Problem::with(Code::InvalidRequest, detail));
+        }
+        if new.fusion.rule == FusionRule::Caface && new.model.served().network.is_none() {
+            return Err(TemplateError::NoCaface.into());
         }
         let share = Share::of(&self.pool);
         let held = Held::new(new, ttl_s, share);
