@@ -98,6 +98,7 @@ impl ConvSpec {
         [self.output, input, self.kernel, self.kernel]
     }
 
+    /// Slopes of the negative side, from the tensors at `vb`.
     pub(super) fn slopes(&self, vb: &VarBuilder) -> Result<Vec<f32>> {
         match self.activation {
             Activation::None => Ok(vec![1.0; self.output]),

@@ -11,13 +11,23 @@
 //! tests compare with and which other devices use.
 
 pub mod conv;
+pub(crate) mod convolution;
 pub mod depthwise;
 pub mod direct;
 pub mod epilogue;
+pub(crate) mod finish;
+pub mod isa;
+pub(crate) mod lanes;
+pub(crate) mod map;
+pub(crate) mod network;
 pub mod pool;
 pub mod resample;
-pub mod square;
+pub(crate) mod scale;
 pub mod stem;
+pub(crate) mod tile;
+#[cfg(test)]
+mod twins;
+pub(crate) mod winograd;
 
 use candle_core::{CpuStorage, Layout, Result};
 use pulp::{Simd, WithSimd};

@@ -23,9 +23,12 @@ pub use unfolded::Unfolded;
 use super::weights::WeightsError;
 use super::{Architecture, Backbone, Batch};
 use crate::kernel::conv::Arithmetic;
+use crate::kernel::isa::Isa;
 
 /// Sees the output (N, C, H, W) of the first layers, `input_layer`, and of each unit, `body.K`.
 pub(crate) type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
+/// Says by name which outputs a [`Tap`] sees.
+pub(crate) type Wanted<'a> = dyn Fn(&str) -> bool + Sync + 'a;
 
 /// Why a network cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +55,7 @@ pub struct Ir {
 
 #[derive(Debug)]
 enum Network {
-    Kernels(kernels::Network),
+    Kernels(Box<kernels::Network<f32>>),
     Stock(stock::Network),
 }
 
@@ -72,36 +75,40 @@ impl Ir {
             Arithmetic::Kernels if !device.is_cpu() => {
                 return Err(candle_core::Error::Msg("the kernels run on the CPU only".into()).into());
             }
-            Arithmetic::Kernels => Network::Kernels(kernels::Network::load(&folded.table, &vb)?),
+            Arithmetic::Kernels => {
+                Network::Kernels(Box::new(kernels::Network::load(&folded.table, &vb, Isa::current())?))
+            }
             Arithmetic::Stock => Network::Stock(stock::Network::load(&folded.table, &vb)?),
         };
         Ok(Self { dim, style: design.style_units(), network })
     }
 
-    /// The forward pass, with each unit's output given to `tap`.
-    pub(crate) fn forward_tapped(&self, pixels: &Tensor, tap: Tap) -> Result<Tensor> {
+    /// The forward pass, with the output of the first layers and of each unit that `wanted` names given to `tap`.
+    pub(crate) fn forward_tapped(&self, pixels: &Tensor, wanted: &Wanted, tap: Tap) -> Result<Tensor> {
         match &self.network {
-            Network::Kernels(network) => network.forward(pixels, &mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)),
-            Network::Stock(network) => network.forward(pixels, tap),
+            Network::Kernels(network) => {
+                network.forward(pixels, wanted, &mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?))
+            }
+            Network::Stock(network) => {
+                network.forward(pixels, &mut |name, x| if wanted(name) { tap(name, x) } else { Ok(()) })
+            }
         }
     }
 }
 
 impl Backbone for Ir {
     fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        self.forward_tapped(&batch.pixels, &mut |_, _| Ok(()))
+        self.forward_tapped(&batch.pixels, &|_| false, &mut |_, _| Ok(()))
     }
 
     fn forward_with_style(&self, batch: &Batch) -> Result<(Tensor, Option<Tensor>)> {
         let Some(units) = &self.style else { return Ok((self.forward(batch)?, None)) };
         let mut styles = Vec::new();
-        let mut tap = |name: &str, map: &Tensor| {
-            if units.iter().any(|unit| unit == name) {
-                styles.push(style(map)?);
-            }
+        let mut tap = |_: &str, map: &Tensor| {
+            styles.push(style(map)?);
             Ok(())
         };
-        let features = self.forward_tapped(&batch.pixels, &mut tap)?;
+        let features = self.forward_tapped(&batch.pixels, &|name| units.iter().any(|unit| unit == name), &mut tap)?;
         Ok((features, Some(Tensor::cat(&styles, 1)?)))
     }
 

@@ -83,7 +83,9 @@ fn compare_forms(architecture: Architecture, golden: &HashMap<String, Tensor>, p
     drop(unfolded);
     for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
         let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic).unwrap();
-        compare(&format!("{architecture} {arithmetic:?}"), golden, prefix, &|x, tap| ir.forward_tapped(x, tap));
+        compare(&format!("{architecture} {arithmetic:?}"), golden, prefix, &|x, tap| {
+            ir.forward_tapped(x, &|_| true, tap)
+        });
     }
 }
 
@@ -149,7 +151,7 @@ fn style_is_mean_and_deviation_of_two_maps() {
         }
         Ok(())
     };
-    let again = ir.forward_tapped(&batch.pixels, &mut tap).unwrap();
+    let again = ir.forward_tapped(&batch.pixels, &|_| true, &mut tap).unwrap();
     assert_eq!((at, style.len(), style[0].len()), (384, 2, 384));
     assert_eq!(features.to_vec2::<f32>().unwrap(), again.to_vec2::<f32>().unwrap());
 }

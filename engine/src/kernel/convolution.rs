@@ -1,0 +1,440 @@
+//! The general convolution, computed directly: every output from every input channel.
+//!
+//! A kernel row of a pixel is one stretch of memory in a channels-last map, so a convolution of side k is k such stretches
+//! for each pixel, whatever the number of channels. Pixels are taken in the order of the output, fourteen at a time, across
+//! the ends of rows and images.
+
+use std::marker::PhantomData;
+
+use candle_core::Result;
+use half::bf16;
+use rayon::prelude::*;
+
+use super::finish::Finish;
+use super::isa::Isa;
+use super::lanes::{Lanes, Work, on};
+use super::map::{Bf16, Lines, Map};
+use super::tile::{Factor, PANEL, Sums, TILE, Window, tile};
+
+/// Weights of a panel beyond which all pixels pass by one panel before the next is read: more would not stay in the
+/// second cache.
+const LARGE_WEIGHTS: usize = 600 << 10;
+
+/// A convolution as given: shape, weight (O, I, k, k), bias (O) and slopes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Given<'a> {
+    /// Side of the kernel.
+    pub(crate) kernel: usize,
+    /// Step in both directions.
+    pub(crate) stride: usize,
+    /// Zeros above and left, then below and right.
+    pub(crate) padding: [usize; 2],
+    /// Input channels.
+    pub(crate) input: usize,
+    /// Outputs.
+    pub(crate) output: usize,
+    /// (O, I, k, k).
+    pub(crate) weight: &'a [f32],
+    /// (O).
+    pub(crate) bias: &'a [f32],
+    /// Slopes of the negative side (O), where an activation follows.
+    pub(crate) slopes: Option<&'a [f32]>,
+    /// Scale and shift (I) of the input, ahead of the zeros.
+    pub(crate) lead: Option<[&'a [f32]; 2]>,
+}
+
+impl Given<'_> {
+    fn check(&self) -> Result<()> {
+        let Self { kernel, stride, padding: [before, after], input, output, .. } = *self;
+        let lead = self.lead.iter().flatten().all(|values| values.len() == input);
+        let fits = self.weight.len() == output * input * kernel * kernel
+            && self.bias.len() == output
+            && self.slopes.is_none_or(|slopes| slopes.len() == output)
+            && lead;
+        if !fits || [kernel, stride, input, output].contains(&0) || before.max(after) >= kernel {
+            candle_core::bail!("a convolution of {input} to {output} channels does not fit its weights")
+        }
+        if self.lead.is_some() && (kernel > 3 || before.max(after) > 1) {
+            candle_core::bail!("a scaled input is only known for kernels of side 3 with one zero around")
+        }
+        Ok(())
+    }
+
+    /// The weight of one tap, with the scale of the input.
+    pub(crate) fn tap(&self, output: usize, input: usize, row: usize, column: usize) -> f32 {
+        let Self { kernel, .. } = *self;
+        let weight = self.weight[((output * self.input + input) * kernel + row) * kernel + column];
+        self.lead.map_or(weight, |[scale, _]| weight * scale[input])
+    }
+
+    /// The bias of each output: one row, or with a lead one for each [`Border`], because what lies outside of the map
+    /// is zero and not what the shift makes of zero.
+    pub(crate) fn biases(&self) -> Vec<f32> {
+        let padded = self.output.next_multiple_of(PANEL);
+        let Some([_, shift]) = self.lead else {
+            let mut bias = self.bias.to_vec();
+            bias.resize(padded, 0.0);
+            return bias;
+        };
+        let kernel = self.kernel;
+        let mut biases = vec![0f32; Border::COUNT * padded];
+        for (border, row) in biases.chunks_exact_mut(padded).enumerate() {
+            for (output, value) in row[..self.output].iter_mut().enumerate() {
+                let mut sum = f64::from(self.bias[output]);
+                for ky in 0..kernel {
+                    for kx in 0..kernel {
+                        if Border(border).misses(ky, kx, kernel) {
+                            continue;
+                        }
+                        for (input, shift) in shift.iter().enumerate() {
+                            let at = ((output * self.input + input) * kernel + ky) * kernel + kx;
+                            sum += f64::from(self.weight[at]) * f64::from(*shift);
+                        }
+                    }
+                }
+                *value = sum as f32;
+            }
+        }
+        biases
+    }
+
+    /// The slopes of each output, 1 where there is none.
+    pub(crate) fn padded_slopes(&self) -> Option<Vec<f32>> {
+        self.slopes.map(|slopes| {
+            let mut slopes = slopes.to_vec();
+            slopes.resize(self.output.next_multiple_of(PANEL), 1.0);
+            slopes
+        })
+    }
+}
+
+/// Which sides of a map a pixel's kernel reaches over: bits for top, bottom, left and right.
+#[derive(Clone, Copy)]
+pub(crate) struct Border(pub(crate) usize);
+
+impl Border {
+    const COUNT: usize = 16;
+
+    /// Of the output pixel whose kernel begins at (`top`, `left`), counted from `before` zeros outside of the map.
+    #[inline(always)]
+    pub(crate) fn of([top, left]: [usize; 2], kernel: usize, before: usize, [height, width]: [usize; 2]) -> Self {
+        let bits = usize::from(top < before)
+            | usize::from(top + kernel > height + before) << 1
+            | usize::from(left < before) << 2
+            | usize::from(left + kernel > width + before) << 3;
+        Self(bits)
+    }
+
+    /// Whether a tap falls on zeros outside of the map.
+    fn misses(self, row: usize, column: usize, kernel: usize) -> bool {
+        let has = |bit: usize| self.0 >> bit & 1 == 1;
+        (has(0) && row == 0)
+            || (has(1) && row + 1 == kernel)
+            || (has(2) && column == 0)
+            || (has(3) && column + 1 == kernel)
+    }
+}
+
+/// Where outputs go: as f32, rounded to bf16, or both. The maps have the shape of the output.
+#[derive(Default)]
+pub(crate) struct Target<'a> {
+    pub(crate) f32: Option<&'a mut Map<f32>>,
+    pub(crate) bf16: Option<&'a mut Map<Bf16>>,
+}
+
+/// A map that is added in the end: every `stride`-th row and column of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Other<'a> {
+    pub(crate) map: &'a Map<f32>,
+    pub(crate) stride: usize,
+}
+
+/// A convolution on maps of `V`.
+#[derive(Debug)]
+pub(crate) struct Convolution<V: Factor> {
+    kernel: usize,
+    stride: usize,
+    padding: [usize; 2],
+    input: usize,
+    output: usize,
+    /// For each panel of outputs, for each kernel row, for each word of its stretch, [`PANEL`] words.
+    panels: Lines,
+    biases: Vec<f32>,
+    slopes: Option<Vec<f32>>,
+    value: PhantomData<V>,
+}
+
+/// Packs weights as words.
+pub(crate) trait Pack: Factor {
+    /// The word of `PER_WORD` consecutive input channels.
+    fn pack(weights: &[f32]) -> u32;
+}
+
+impl Pack for f32 {
+    fn pack(weights: &[f32]) -> u32 {
+        weights[0].to_bits()
+    }
+}
+
+impl Pack for Bf16 {
+    fn pack(weights: &[f32]) -> u32 {
+        let half = |at: usize| u32::from(bf16::from_f32(weights[at]).to_bits());
+        half(0) | half(1) << 16
+    }
+}
+
+impl<V: Pack> Convolution<V> {
+    /// Packs a convolution. In bf16 the number of input channels must be even.
+    pub(crate) fn new(given: &Given) -> Result<Self> {
+        given.check()?;
+        let Given { kernel, stride, padding, input, output, .. } = *given;
+        if !input.is_multiple_of(V::PER_WORD) {
+            candle_core::bail!("{input} channels cannot be taken in groups of {}", V::PER_WORD)
+        }
+        let groups = input / V::PER_WORD;
+        let mut panels = Lines::words(output.next_multiple_of(PANEL) * kernel * kernel * groups);
+        let words = panels.as_mut_slice();
+        let mut at = 0;
+        for panel in 0..output.div_ceil(PANEL) {
+            for (row, column) in (0..kernel).flat_map(|row| (0..kernel).map(move |column| (row, column))) {
+                for group in 0..groups {
+                    for of in panel * PANEL..(panel + 1) * PANEL {
+                        if of < output {
+                            let mut weights = [0f32; 2];
+                            for (offset, weight) in weights[..V::PER_WORD].iter_mut().enumerate() {
+                                *weight = given.tap(of, group * V::PER_WORD + offset, row, column);
+                            }
+                            words[at] = V::pack(&weights);
+                        }
+                        at += 1;
+                    }
+                }
+            }
+        }
+        let (biases, slopes) = (given.biases(), given.padded_slopes());
+        Ok(Self { kernel, stride, padding, input, output, panels, biases, slopes, value: PhantomData })
+    }
+
+    /// Shape of the output for a map.
+    pub(crate) fn shape(&self, [images, height, width, channels]: [usize; 4]) -> Result<[usize; 4]> {
+        let padded = |side: usize| (side + self.padding[0] + self.padding[1]).checked_sub(self.kernel);
+        match (padded(height), padded(width)) {
+            (Some(height), Some(width)) if channels == self.input => {
+                Ok([images, height / self.stride + 1, width / self.stride + 1, self.output])
+            }
+            _ => candle_core::bail!("({height}, {width}, {channels}) does not fit a convolution of {}", self.input),
+        }
+    }
+
+    /// Convolves a map whose frame is as wide as the padding. `other` has the shape of the output, or larger with a
+    /// stride.
+    pub(crate) fn forward(&self, isa: Isa, x: &Map<V>, other: Option<Other>, to: Target) -> Result<()> {
+        let shape = self.shape(x.shape())?;
+        let [before, after] = self.padding;
+        let places = Places::new(shape, other, to)?;
+        if x.frame < before.max(after) {
+            candle_core::bail!("a frame of {} around a padding of {:?}", x.frame, self.padding)
+        }
+        let [images, rows, columns, _] = shape;
+        let tiles = (images * rows * columns).div_ceil(TILE);
+        let panels = self.output.div_ceil(PANEL);
+        let jobs = tiles * panels;
+        let by_panel = self.panels.len() * 4 > LARGE_WEIGHTS;
+        let direct = Direct { convolution: self, x, shape, places, tiles, by_panel };
+        in_parallel(jobs, |first, end| on(isa, Jobs { direct: &direct, first, end }));
+        Ok(())
+    }
+}
+
+/// Splits jobs into ranges, a few for each thread.
+pub(crate) fn in_parallel(jobs: usize, work: impl Fn(usize, usize) + Sync) {
+    let threads = rayon::current_num_threads();
+    if threads == 1 || jobs < 2 {
+        return work(0, jobs);
+    }
+    let size = jobs.div_ceil(threads * 4).max(1);
+    (0..jobs.div_ceil(size)).into_par_iter().with_max_len(1).for_each(|part| {
+        work(part * size, ((part + 1) * size).min(jobs));
+    });
+}
+
+/// Where the outputs of each pixel come from and go to. The maps stay borrowed for as long as it is used.
+#[derive(Clone, Copy)]
+pub(crate) struct Places<'a> {
+    other: Option<Other<'a>>,
+    to: Option<Grid<f32>>,
+    to_bf16: Option<Grid<u16>>,
+}
+
+/// A map that several threads write, each to pixels and outputs of its own.
+#[derive(Clone, Copy)]
+struct Grid<T> {
+    first: *mut T,
+    image: usize,
+    row: usize,
+    pixel: usize,
+}
+
+// SAFETY: jobs write disjoint pixels or disjoint outputs of a pixel, and nobody reads before all are done.
+unsafe impl<T> Send for Grid<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Grid<T> {}
+
+impl<T> Grid<T> {
+    #[inline(always)]
+    fn at(&self, [image, row, column]: [usize; 3], output: usize) -> *mut T {
+        self.first.wrapping_add(image * self.image + row * self.row + column * self.pixel + output)
+    }
+}
+
+impl<'a> Places<'a> {
+    /// Checks the maps against the shape of the output.
+    pub(crate) fn new(shape: [usize; 4], other: Option<Other<'a>>, to: Target<'a>) -> Result<Self> {
+        let [images, height, width, channels] = shape;
+        if let Some(Other { map, stride }) = other {
+            let fits = map.images == images
+                && map.channels == channels
+                && map.height.div_ceil(stride) == height
+                && map.width.div_ceil(stride) == width;
+            if !fits {
+                candle_core::bail!("{:?} cannot be added to {shape:?}", map.shape())
+            }
+        }
+        let wrong = |found: Option<[usize; 4]>| found.is_some_and(|found| found != shape);
+        if wrong(to.f32.as_ref().map(|map| map.shape())) || wrong(to.bf16.as_ref().map(|map| map.shape())) {
+            candle_core::bail!("an output of {shape:?} has a map of another shape")
+        }
+        let grid = |at: usize, rows: usize, pitch: usize| (at, rows * pitch, pitch);
+        let to_f32 = to.f32.map(|map| {
+            let (at, image, row) = grid(map.at(0, map.frame, map.frame), map.rows(), map.pitch());
+            Grid { first: map.values_mut().as_mut_ptr().wrapping_add(at), image, row, pixel: channels }
+        });
+        let to_bf16 = to.bf16.map(|map| {
+            let (at, image, row) = grid(map.at(0, map.frame, map.frame), map.rows(), map.pitch());
+            Grid { first: map.values_mut().as_mut_ptr().cast::<u16>().wrapping_add(at), image, row, pixel: channels }
+        });
+        Ok(Self { other, to: to_f32, to_bf16 })
+    }
+
+    /// For one pixel (image, row, column) from an output on.
+    #[inline(always)]
+    pub(crate) fn finish(&self, pixel: [usize; 3], output: usize, bias: *const f32, slopes: *const f32) -> Finish {
+        let other = self.other.map_or(std::ptr::null(), |Other { map, stride }| {
+            let [image, row, column] = pixel;
+            let at = map.at(image, row * stride + map.frame, column * stride + map.frame) + output;
+            map.values().as_ptr().wrapping_add(at)
+        });
+        Finish {
+            bias,
+            slopes,
+            other,
+            to: self.to.map_or(std::ptr::null_mut(), |grid| grid.at(pixel, output)),
+            to_bf16: self.to_bf16.map_or(std::ptr::null_mut(), |grid| grid.at(pixel, output)),
+        }
+    }
+}
+
+/// A convolution of one map.
+struct Direct<'a, V: Factor> {
+    convolution: &'a Convolution<V>,
+    x: &'a Map<V>,
+    shape: [usize; 4],
+    places: Places<'a>,
+    tiles: usize,
+    /// Whether all tiles pass by a panel before the next panel, or all panels by a tile.
+    by_panel: bool,
+}
+
+/// Some of its jobs: a job is one tile of pixels by one panel of outputs.
+struct Jobs<'a, V: Factor> {
+    direct: &'a Direct<'a, V>,
+    first: usize,
+    end: usize,
+}
+
+/// The pixels of a tile.
+struct Pixels<V> {
+    /// Where the window of each begins.
+    windows: [*const u32; TILE],
+    /// Image, row and column of each.
+    places: [[usize; 3]; TILE],
+    borders: [usize; TILE],
+    count: usize,
+    value: PhantomData<V>,
+}
+
+impl<V: Factor> Direct<'_, V> {
+    #[inline(always)]
+    fn pixels(&self, tile: usize) -> Pixels<V> {
+        let Convolution { kernel, stride, padding: [before, _], .. } = *self.convolution;
+        let [images, rows, columns, _] = self.shape;
+        let total = images * rows * columns;
+        let first = tile * TILE;
+        let count = TILE.min(total - first);
+        let mut at = [first / columns / rows, first / columns % rows, first % columns];
+        let mut pixels = Pixels {
+            windows: [std::ptr::null(); TILE],
+            places: [[0; 3]; TILE],
+            borders: [0; TILE],
+            count,
+            value: PhantomData,
+        };
+        let with_lead = self.convolution.biases.len() > self.convolution.output.next_multiple_of(PANEL);
+        for index in 0..TILE {
+            let [image, row, column] = at;
+            let corner = [row * stride, column * stride];
+            let start = self.x.at(image, corner[0] + self.x.frame - before, corner[1] + self.x.frame - before);
+            pixels.windows[index] = self.x.values().as_ptr().cast::<u32>().wrapping_add(start / V::PER_WORD);
+            pixels.places[index] = at;
+            if with_lead {
+                pixels.borders[index] = Border::of(corner, kernel, before, [self.x.height, self.x.width]).0;
+            }
+            // The last pixel stands in for those that are missing.
+            if index + 1 < count {
+                at[2] += 1;
+                if at[2] == columns {
+                    (at[1], at[2]) = (row + 1, 0);
+                }
+                if at[1] == rows {
+                    (at[0], at[1]) = (image + 1, 0);
+                }
+            }
+        }
+        pixels
+    }
+}
+
+impl<V: Factor> Work for Jobs<'_, V> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let Self { direct, first, end } = self;
+        let Convolution { kernel, input, output, panels, biases, slopes, .. } = direct.convolution;
+        let depth = kernel * input / V::PER_WORD;
+        let window = Window { rows: *kernel, pitch: direct.x.pitch() / V::PER_WORD, depth };
+        let (count, padded) = (output.div_ceil(PANEL), output.next_multiple_of(PANEL));
+        let mut sums = Sums([0.0; TILE * PANEL]);
+        let mut pixels = None;
+        for job in first..end {
+            let (panel, tile_at) =
+                if direct.by_panel { (job / direct.tiles, job % direct.tiles) } else { (job % count, job / count) };
+            let pixels = match &mut pixels {
+                Some((at, pixels)) if *at == tile_at => pixels,
+                other => &mut other.insert((tile_at, direct.pixels(tile_at))).1,
+            };
+            let weight = panels.as_ptr().wrapping_add(panel * kernel * depth * PANEL);
+            // SAFETY: windows lie in the map, whose frame covers the padding (checked in `forward`) and whose buffer
+            // ends with a spare line; the panel has `kernel * depth` rows.
+            unsafe { tile::<L, V>(&pixels.windows, pixels.count, window, weight, &mut sums) };
+            let from = panel * PANEL;
+            let outputs = PANEL.min(output - from);
+            let slopes = slopes.as_ref().map_or(std::ptr::null(), |slopes| slopes.as_ptr().wrapping_add(from));
+            for index in 0..pixels.count {
+                let bias = biases.as_ptr().wrapping_add(pixels.borders[index] * padded + from);
+                let finish = direct.places.finish(pixels.places[index], from, bias, slopes);
+                // SAFETY: the maps have the shape of the output (checked in `Places::new`), this job alone writes these
+                // outputs of these pixels, and biases and slopes are padded to whole panels.
+                unsafe { finish.panel::<L>(sums.0.as_ptr().wrapping_add(index * PANEL), outputs) };
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Which instructions the kernels use.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// Environment variable that names the instruction set to use, for tests and comparisons. `stock` is not one of these: it
+/// turns the kernels off, see [`forced_to_stock`].
+pub const VARIABLE: &str = "VULTUS_KERNELS";
+
+/// An instruction set, the widest first. A value other than `Portable` says that the machine has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// AVX-512 with products of bf16 pairs.
+    Avx512Bf16,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// What every machine has.
+    Portable,
+}
+
+impl Isa {
+    /// All that the machine has, the best first; the last is `Portable`.
+    pub fn available() -> &'static [Self] {
+        static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
+        AVAILABLE.get_or_init(detect)
+    }
+
+    /// The one to use: what [`VARIABLE`] names where the machine has it, else the best.
+    pub fn current() -> Self {
+        static CURRENT: OnceLock<Isa> = OnceLock::new();
+        *CURRENT.get_or_init(|| {
+            let best = Self::available()[0];
+            let Ok(name) = std::env::var(VARIABLE) else { return best };
+            if name.is_empty() || forced_to_stock() {
+                return best;
+            }
+            match name.parse::<Self>() {
+                Ok(isa) if Self::available().contains(&isa) => isa,
+                Ok(_) => {
+                    tracing::warn!("this machine has no {name}, which {VARIABLE} names; {} is used", best.name());
+                    best
+                }
+                Err(UnknownIsa) => {
+                    tracing::warn!("{VARIABLE} is avx512bf16, avx512, avx2, portable or stock, not {name:?}");
+                    best
+                }
+            }
+        })
+    }
+
+    /// As [`VARIABLE`] spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512Bf16 => "avx512bf16",
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+}
+
+/// Whether [`VARIABLE`] asks for stock candle.
+pub fn forced_to_stock() -> bool {
+    std::env::var(VARIABLE).is_ok_and(|name| name == "stock")
+}
+
+/// No such instruction set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no such instruction set")]
+pub struct UnknownIsa;
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Self, UnknownIsa> {
+        let all = [Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable];
+        all.into_iter().find(|isa| isa.name() == name).ok_or(UnknownIsa)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Vec<Isa> {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+    let all = [(bf16, Isa::Avx512Bf16), (avx512, Isa::Avx512), (avx2, Isa::Avx2), (true, Isa::Portable)];
+    all.into_iter().filter_map(|(has, isa)| has.then_some(isa)).collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Vec<Isa> {
+    vec![Isa::Portable]
+}

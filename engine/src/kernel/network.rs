@@ -1,0 +1,199 @@
+//! What networks on maps are put together from: values going in and out, and convolutions by name.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+use super::contiguous;
+use super::conv::ConvSpec;
+use super::convolution::{Convolution, Given, Other, Target};
+use super::isa::Isa;
+use super::map::{Bf16, Map, Pool};
+use super::winograd::{Points, Winograd};
+
+/// Runs a network over the values of a contiguous tensor as one operation of candle: what happens in between is not its
+/// concern.
+pub(crate) fn apply(name: &'static str, input: &Tensor, run: impl Run) -> Result<Tensor> {
+    struct Whole<F>(&'static str, F);
+
+    impl<F: Run> CustomOp1 for Whole<F> {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+            let (values, shape) = (self.1)(contiguous(self.0, storage, layout)?)?;
+            Ok((CpuStorage::F32(values), shape))
+        }
+    }
+
+    input.apply_op1_no_bwd(&Whole(name, run))
+}
+
+/// What [`apply`] runs: values in, values and their shape out.
+pub(crate) trait Run: Fn(&[f32]) -> Result<(Vec<f32>, Shape)> + Send + Sync {}
+
+impl<F: Fn(&[f32]) -> Result<(Vec<f32>, Shape)> + Send + Sync> Run for F {}
+
+/// Planes (N, C, H, W) as a map.
+pub(crate) fn enter(pool: &Arc<Pool>, planes: &[f32], shape: [usize; 4], frame: usize) -> Map<f32> {
+    let [_, height, width, channels] = shape;
+    let mut map = pool.map::<f32>(shape, frame);
+    let (rows, pitch) = (map.rows(), map.pitch());
+    let plane = height * width;
+    map.values_mut().par_chunks_exact_mut((rows * pitch).max(1)).enumerate().for_each(|(image, to)| {
+        let planes = &planes[image * channels * plane..][..channels * plane];
+        for (row, line) in to.chunks_exact_mut(pitch).skip(frame).take(height).enumerate() {
+            let pixels = line[frame * channels..].chunks_exact_mut(channels).take(width);
+            for (column, pixel) in pixels.enumerate() {
+                for (channel, value) in pixel.iter_mut().enumerate() {
+                    *value = planes[channel * plane + row * width + column];
+                }
+            }
+        }
+    });
+    map
+}
+
+/// A map as a tensor (N, H, W, C).
+pub(crate) fn leave(map: &Map<f32>) -> Result<Tensor> {
+    let mut values = Vec::with_capacity(map.shape().iter().product());
+    for image in 0..map.images {
+        map.lines(image).for_each(|line| values.extend_from_slice(line));
+    }
+    let [images, height, width, channels] = map.shape();
+    Tensor::from_vec(values, (images, height, width, channels), &Device::Cpu)
+}
+
+/// A layer's output: f32, rounded to bf16, or both.
+#[derive(Debug, Default)]
+pub(crate) struct Activations {
+    pub(crate) exact: Option<Map<f32>>,
+    pub(crate) rounded: Option<Map<Bf16>>,
+}
+
+impl Activations {
+    /// Where a layer's outputs go.
+    pub(crate) fn target(&mut self) -> Target<'_> {
+        Target { f32: self.exact.as_mut(), bf16: self.rounded.as_mut() }
+    }
+
+    /// The f32 form, for sums.
+    pub(crate) fn exact(&self) -> Result<&Map<f32>> {
+        self.exact.as_ref().ok_or_else(|| candle_core::Error::Msg("a map was only kept rounded".into()))
+    }
+}
+
+/// Values that layers multiply, and which form of an output they need.
+pub(crate) trait Operand: Points {
+    /// The form that the next layer multiplies.
+    fn of(activations: &Activations) -> Result<&Map<Self>>;
+
+    /// Maps for an output that is multiplied and, if `summed`, also added to something.
+    fn prepare(pool: &Arc<Pool>, shape: [usize; 4], frame: usize, summed: bool) -> Activations;
+}
+
+impl Operand for f32 {
+    fn of(activations: &Activations) -> Result<&Map<f32>> {
+        activations.exact()
+    }
+
+    fn prepare(pool: &Arc<Pool>, shape: [usize; 4], frame: usize, _: bool) -> Activations {
+        Activations { exact: Some(pool.map(shape, frame)), rounded: None }
+    }
+}
+
+impl Operand for Bf16 {
+    fn of(activations: &Activations) -> Result<&Map<Bf16>> {
+        let missing = || candle_core::Error::Msg("a map was not rounded".into());
+        activations.rounded.as_ref().ok_or_else(missing)
+    }
+
+    fn prepare(pool: &Arc<Pool>, shape: [usize; 4], frame: usize, summed: bool) -> Activations {
+        Activations { exact: summed.then(|| pool.map(shape, frame)), rounded: Some(pool.map(shape, frame)) }
+    }
+}
+
+/// Tensors of a convolution by name.
+#[derive(Debug)]
+pub(crate) struct Tensors {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    slopes: Vec<f32>,
+}
+
+impl Tensors {
+    /// Loads them.
+    pub(crate) fn load(spec: &ConvSpec, vb: &VarBuilder) -> Result<Self> {
+        let vb = vb.pp(&spec.name);
+        Ok(Self {
+            weight: vb.get(&spec.weight_shape(), "weight")?.flatten_all()?.to_vec1()?,
+            bias: vb.get(spec.output, "bias")?.to_vec1()?,
+            slopes: spec.slopes(&vb)?,
+        })
+    }
+
+    /// As a convolution of every output from every input channel; `lead` scales and shifts its input.
+    pub(crate) fn given<'a>(&'a self, spec: &ConvSpec, lead: Option<[&'a [f32]; 2]>) -> Given<'a> {
+        Given {
+            kernel: spec.kernel,
+            stride: spec.stride,
+            padding: spec.padding,
+            input: spec.input,
+            output: spec.output,
+            weight: &self.weight,
+            bias: &self.bias,
+            slopes: self.slopes.iter().any(|slope| *slope != 1.0).then_some(&self.slopes[..]),
+            lead,
+        }
+    }
+}
+
+/// A convolution in the form that suits its size.
+#[derive(Debug)]
+pub(crate) struct Layer<V: Points> {
+    direct: Option<Convolution<V>>,
+    winograd: Option<Winograd<V>>,
+    output: usize,
+    stride: usize,
+}
+
+/// Images from which on Winograd pays for maps of [`SMALL_SIDE`] and less, whose weights are read for few tiles each.
+const MANY_IMAGES: usize = 4;
+/// See [`MANY_IMAGES`].
+const SMALL_SIDE: usize = 7;
+
+impl<V: Operand> Layer<V> {
+    /// Packs a convolution of maps of `side` by `side`.
+    pub(crate) fn new(given: &Given, side: usize) -> Result<Self> {
+        // In bf16 the products of narrow layers are made faster than the transforms around them.
+        let narrow = V::PER_WORD > 1 && given.input <= 64;
+        let winograd = (Winograd::<V>::fits(given) && !narrow).then(|| Winograd::new(given)).transpose()?;
+        let direct = winograd.is_none() || side <= SMALL_SIDE;
+        let direct = direct.then(|| Convolution::new(given)).transpose()?;
+        Ok(Self { direct, winograd, output: given.output, stride: given.stride })
+    }
+
+    /// Loads a convolution by name.
+    pub(crate) fn load(spec: &ConvSpec, lead: Option<[&[f32]; 2]>, side: usize, vb: &VarBuilder) -> Result<Self> {
+        Self::new(&Tensors::load(spec, vb)?.given(spec, lead), side)
+    }
+
+    /// Shape of its output. Padding keeps the size but for the stride.
+    pub(crate) fn shape(&self, [images, height, width, _]: [usize; 4]) -> [usize; 4] {
+        [images, height.div_ceil(self.stride), width.div_ceil(self.stride), self.output]
+    }
+
+    /// Convolves a map; see [`Convolution::forward`].
+    pub(crate) fn forward(&self, isa: Isa, x: &Map<V>, other: Option<Other>, to: Target) -> Result<()> {
+        let few = x.images < MANY_IMAGES && x.height.max(x.width) <= SMALL_SIDE;
+        match (&self.winograd, &self.direct) {
+            (_, Some(direct)) if few => direct.forward(isa, x, other, to),
+            (Some(winograd), _) => winograd.forward(isa, x, other, to),
+            (None, Some(direct)) => direct.forward(isa, x, other, to),
+            (None, None) => candle_core::bail!("a layer without weights"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The inner loop of all convolutions: up to fourteen pixels by thirty-two outputs, summed in registers.
+
+use super::lanes::Lanes;
+use super::map::{Bf16, Value};
+
+/// Outputs whose weights lie side by side.
+pub(crate) const PANEL: usize = 32;
+/// Pixels of a tile. With two registers of sixteen outputs each that is 28 of the 32 registers of AVX-512.
+pub(crate) const TILE: usize = 14;
+
+/// Sums of a tile: [`PANEL`] values for each pixel.
+#[repr(C, align(64))]
+pub(crate) struct Sums(pub(crate) [f32; TILE * PANEL]);
+
+/// How the values of a map are multiplied.
+pub(crate) trait Factor: Value {
+    /// A word of the map in all places of a register.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lanes`].
+    unsafe fn spread<L: Lanes>(from: *const u32) -> L::F;
+
+    /// Adds products of words.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lanes`].
+    unsafe fn multiply<L: Lanes>(weight: L::F, value: L::F, sum: L::F) -> L::F;
+}
+
+impl Factor for f32 {
+    #[inline(always)]
+    unsafe fn spread<L: Lanes>(from: *const u32) -> L::F {
+        // SAFETY: passed on to the caller.
+        unsafe { L::splat(from.cast::<f32>().read()) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes>(weight: L::F, value: L::F, sum: L::F) -> L::F {
+        // SAFETY: passed on to the caller.
+        unsafe { L::fma(weight, value, sum) }
+    }
+}
+
+impl Factor for Bf16 {
+    #[inline(always)]
+    unsafe fn spread<L: Lanes>(from: *const u32) -> L::F {
+        // SAFETY: passed on to the caller.
+        unsafe { L::splat_pair(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes>(weight: L::F, value: L::F, sum: L::F) -> L::F {
+        // SAFETY: passed on to the caller.
+        unsafe { L::dot_pairs(sum, weight, value) }
+    }
+}
+
+/// What a tile reads: `rows` stretches of `depth` words, `pitch` words apart, from each pixel's place on.
+#[derive(Clone, Copy)]
+pub(crate) struct Window {
+    pub(crate) rows: usize,
+    pub(crate) pitch: usize,
+    pub(crate) depth: usize,
+}
+
+/// Sums `count` pixels (1 to [`TILE`]) over a panel of weights, `rows * depth` rows of [`PANEL`] words, into `sums`. All of
+/// `pixels` must be readable, those from `count` on too: sums of them may be made, and are of no meaning.
+///
+/// # Safety
+///
+/// As for [`Lanes`]; every pixel's window and the panel are readable.
+#[inline(always)]
+pub(crate) unsafe fn tile<L: Lanes, V: Factor>(
+    pixels: &[*const u32; TILE],
+    count: usize,
+    window: Window,
+    weight: *const u32,
+    sums: &mut Sums,
+) {
+    let sums = sums.0.as_mut_ptr();
+    // SAFETY: the caller's promise; `sums` has room for all pixels.
+    unsafe {
+        if L::WIDE {
+            match count {
+                1 => block::<L, V, 1>(pixels.as_ptr(), window, weight, sums),
+                2 => block::<L, V, 2>(pixels.as_ptr(), window, weight, sums),
+                3 | 4 => block::<L, V, 4>(pixels.as_ptr(), window, weight, sums),
+                5..=8 => block::<L, V, 8>(pixels.as_ptr(), window, weight, sums),
+                _ => block::<L, V, TILE>(pixels.as_ptr(), window, weight, sums),
+            };
+            return;
+        }
+        for part in (0..PANEL).step_by(2 * L::WIDTH) {
+            let mut first = 0;
+            while first < count {
+                let (pixels, weight) = (pixels.as_ptr().add(first), weight.add(part));
+                let sums = sums.add(first * PANEL + part);
+                // Ten sums keep both multipliers busy and leave registers for weights.
+                first += match count - first {
+                    1 => block::<L, V, 1>(pixels, window, weight, sums),
+                    2 => block::<L, V, 2>(pixels, window, weight, sums),
+                    3 | 6 => block::<L, V, 3>(pixels, window, weight, sums),
+                    4 | 7 | 8 => block::<L, V, 4>(pixels, window, weight, sums),
+                    _ => block::<L, V, 5>(pixels, window, weight, sums),
+                };
+            }
+        }
+    }
+}
+
+/// `P` pixels by two registers of outputs. Gives `P`.
+///
+/// # Safety
+///
+/// As for [`tile`].
+#[inline(always)]
+unsafe fn block<L: Lanes, V: Factor, const P: usize>(
+    pixels: *const *const u32,
+    window: Window,
+    mut weight: *const u32,
+    sums: *mut f32,
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[L::splat(0.0); 2]; P];
+        let pixels: [*const u32; P] = pixels.cast::<[*const u32; P]>().read();
+        for row in 0..window.rows {
+            let from = row * window.pitch;
+            for at in from..from + window.depth {
+                let w = [L::load(weight.cast()), L::load(weight.add(L::WIDTH).cast())];
+                weight = weight.add(PANEL);
+                for p in 0..P {
+                    let value = V::spread::<L>(pixels[p].add(at));
+                    acc[p][0] = V::multiply::<L>(w[0], value, acc[p][0]);
+                    acc[p][1] = V::multiply::<L>(w[1], value, acc[p][1]);
+                }
+            }
+        }
+        for p in 0..P {
+            L::store(sums.add(p * PANEL), acc[p][0]);
+            L::store(sums.add(p * PANEL + L::WIDTH), acc[p][1]);
+        }
+    }
+    P
+}
