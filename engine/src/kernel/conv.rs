@@ -5,10 +5,6 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Conv2dConfig, PReLU, VarBuilder};
 use candle_transformers::models::with_tracing::{Conv2d, conv2d};
 
-use super::depthwise::Depthwise;
-use super::epilogue::Epilogue;
-use super::stem::Stem;
-
 /// Which of the two implementations of a network runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
@@ -106,80 +102,6 @@ impl ConvSpec {
             Activation::PRelu => vb.get(self.output, "prelu.weight")?.to_vec1(),
         }
     }
-}
-
-/// A convolution on this crate's kernels.
-#[derive(Debug, Clone)]
-pub struct KernelConv(Operator);
-
-#[derive(Debug, Clone)]
-enum Operator {
-    Full(Stem),
-    Depthwise(Depthwise),
-    Pointwise { weight: Tensor, epilogue: Epilogue },
-}
-
-impl KernelConv {
-    /// Several convolutions of the same input and kind as one, their outputs one after the other. Used for network
-    /// heads, which are too narrow each.
-    pub fn stacked(specs: &[ConvSpec], vb: &VarBuilder) -> Result<Self> {
-        let Some(first) = specs.first() else { candle_core::bail!("nothing to stack") };
-        let (mut weights, mut bias, mut slopes) = (vec![], vec![], vec![]);
-        for spec in specs {
-            let vb = vb.pp(&spec.name);
-            weights.push(vb.get(&spec.weight_shape(), "weight")?);
-            bias.extend(vb.get(spec.output, "bias")?.to_vec1::<f32>()?);
-            slopes.extend(spec.slopes(&vb)?);
-        }
-        // (output, rest) -> (rest, output): the output channels are what the kernels run along.
-        let weight = Tensor::cat(&weights, 0)?.flatten_from(1)?.t()?.contiguous()?;
-        let (kernel, stride, padding, input) = (first.kernel, first.stride, first.padding, first.input);
-        let flat = |weight: &Tensor| weight.flatten_all()?.to_vec1::<f32>();
-        Ok(Self(match first.kind {
-            Kind::Full => Operator::Full(Stem { kernel, stride, padding, input, weight: flat(&weight)?, bias, slopes }),
-            Kind::Depthwise => {
-                Operator::Depthwise(Depthwise { kernel, stride, padding, weight: flat(&weight)?, bias, slopes })
-            }
-            Kind::Pointwise => Operator::Pointwise { weight, epilogue: Epilogue { bias, slopes } },
-        }))
-    }
-
-    /// Loads one convolution.
-    pub fn load(spec: &ConvSpec, vb: &VarBuilder) -> Result<Self> {
-        Self::stacked(std::slice::from_ref(spec), vb)
-    }
-
-    /// (N, H, W, C) -> (N, H', W', O); a full convolution takes (N, C, H, W).
-    pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
-        match &self.0 {
-            Operator::Full(stem) => input.apply_op1_no_bwd(stem),
-            Operator::Depthwise(depthwise) => input.apply_op1_no_bwd(depthwise),
-            Operator::Pointwise { weight, epilogue } => {
-                let output = product(input, weight)?;
-                output.inplace_op1(epilogue)?;
-                Ok(output)
-            }
-        }
-    }
-
-    /// The convolution plus another tensor of its output's shape.
-    pub fn forward_add(&self, input: &Tensor, other: &Tensor) -> Result<Tensor> {
-        match &self.0 {
-            Operator::Pointwise { weight, epilogue } if epilogue.slopes.iter().all(|slope| *slope == 1.0) => {
-                let output = product(input, weight)?;
-                output.inplace_op2(other, epilogue)?;
-                Ok(output)
-            }
-            _ => self.forward(input)? + other,
-        }
-    }
-}
-
-/// (N, H, W, C) x (C, O) -> (N, H, W, O), a tensor of its own.
-fn product(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (images, height, width, channels) = input.dims4()?;
-    let output = weight.dim(1)?;
-    input.reshape((images * height * width, channels))?.matmul(weight)?.reshape((images, height, width, output))
 }
 
 /// A convolution on candle's own operations, (N, C, H, W) -> (N, O, H', W').

@@ -226,13 +226,17 @@ impl<V: Pack> Convolution<V> {
         }
     }
 
+    /// Zeros that it needs around a map.
+    pub(crate) fn frame(&self) -> usize {
+        self.padding[0].max(self.padding[1])
+    }
+
     /// Convolves a map whose frame is as wide as the padding. `other` has the shape of the output, or larger with a
     /// stride.
     pub(crate) fn forward(&self, isa: Isa, x: &Map<V>, other: Option<Other>, to: Target) -> Result<()> {
         let shape = self.shape(x.shape())?;
-        let [before, after] = self.padding;
         let places = Places::new(shape, other, to)?;
-        if x.frame < before.max(after) {
+        if x.frame < self.frame() {
             candle_core::bail!("a frame of {} around a padding of {:?}", x.frame, self.padding)
         }
         let [images, rows, columns, _] = shape;
@@ -282,8 +286,8 @@ unsafe impl<T> Sync for Grid<T> {}
 
 impl<T> Grid<T> {
     #[inline(always)]
-    fn at(&self, [image, row, column]: [usize; 3], output: usize) -> *mut T {
-        self.first.wrapping_add(image * self.image + row * self.row + column * self.pixel + output)
+    fn at(&self, [image, row, column]: [usize; 3]) -> usize {
+        image * self.image + row * self.row + column * self.pixel
     }
 }
 
@@ -316,22 +320,41 @@ impl<'a> Places<'a> {
         Ok(Self { other, to: to_f32, to_bf16 })
     }
 
-    /// For one pixel (image, row, column) from an output on.
+    /// Where a pixel (image, row, column) lies in each map.
     #[inline(always)]
-    pub(crate) fn finish(&self, pixel: [usize; 3], output: usize, bias: *const f32, slopes: *const f32) -> Finish {
-        let other = self.other.map_or(std::ptr::null(), |Other { map, stride }| {
-            let [image, row, column] = pixel;
-            let at = map.at(image, row * stride + map.frame, column * stride + map.frame) + output;
-            map.values().as_ptr().wrapping_add(at)
-        });
+    pub(crate) fn of(&self, pixel: [usize; 3]) -> Place {
+        let [image, row, column] = pixel;
+        Place {
+            other: self.other.map_or(0, |Other { map, stride }| {
+                map.at(image, row * stride + map.frame, column * stride + map.frame)
+            }),
+            to: self.to.map_or(0, |grid| grid.at(pixel)),
+            to_bf16: self.to_bf16.map_or(0, |grid| grid.at(pixel)),
+        }
+    }
+
+    /// What finishes a pixel from an output on.
+    #[inline(always)]
+    pub(crate) fn finish(&self, place: Place, output: usize, bias: *const f32, slopes: *const f32) -> Finish {
+        let other = self
+            .other
+            .map_or(std::ptr::null(), |Other { map, .. }| map.values().as_ptr().wrapping_add(place.other + output));
         Finish {
             bias,
             slopes,
             other,
-            to: self.to.map_or(std::ptr::null_mut(), |grid| grid.at(pixel, output)),
-            to_bf16: self.to_bf16.map_or(std::ptr::null_mut(), |grid| grid.at(pixel, output)),
+            to: self.to.map_or(std::ptr::null_mut(), |grid| grid.first.wrapping_add(place.to + output)),
+            to_bf16: self.to_bf16.map_or(std::ptr::null_mut(), |grid| grid.first.wrapping_add(place.to_bf16 + output)),
         }
     }
+}
+
+/// Where a pixel lies in the maps of [`Places`], in values.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Place {
+    other: usize,
+    to: usize,
+    to_bf16: usize,
 }
 
 /// A convolution of one map.
@@ -356,8 +379,8 @@ struct Jobs<'a, V: Factor> {
 struct Pixels<V> {
     /// Where the window of each begins.
     windows: [*const u32; TILE],
-    /// Image, row and column of each.
-    places: [[usize; 3]; TILE],
+    /// Where each goes.
+    places: [Place; TILE],
     borders: [usize; TILE],
     count: usize,
     value: PhantomData<V>,
@@ -374,7 +397,7 @@ impl<V: Factor> Direct<'_, V> {
         let mut at = [first / columns / rows, first / columns % rows, first % columns];
         let mut pixels = Pixels {
             windows: [std::ptr::null(); TILE],
-            places: [[0; 3]; TILE],
+            places: [Place::default(); TILE],
             borders: [0; TILE],
             count,
             value: PhantomData,
@@ -385,7 +408,7 @@ impl<V: Factor> Direct<'_, V> {
             let corner = [row * stride, column * stride];
             let start = self.x.at(image, corner[0] + self.x.frame - before, corner[1] + self.x.frame - before);
             pixels.windows[index] = self.x.values().as_ptr().cast::<u32>().wrapping_add(start / V::PER_WORD);
-            pixels.places[index] = at;
+            pixels.places[index] = self.places.of(at);
             if with_lead {
                 pixels.borders[index] = Border::of(corner, kernel, before, [self.x.height, self.x.width]).0;
             }
@@ -422,11 +445,11 @@ impl<V: Factor> Work for Jobs<'_, V> {
                 other => &mut other.insert((tile_at, direct.pixels(tile_at))).1,
             };
             let weight = panels.as_ptr().wrapping_add(panel * kernel * depth * PANEL);
-            // SAFETY: windows lie in the map, whose frame covers the padding (checked in `forward`) and whose buffer
-            // ends with a spare line; the panel has `kernel * depth` rows.
-            unsafe { tile::<L, V>(&pixels.windows, pixels.count, window, weight, &mut sums) };
             let from = panel * PANEL;
             let outputs = PANEL.min(output - from);
+            // SAFETY: windows lie in the map, whose frame covers the padding (checked in `forward`) and whose buffer
+            // ends with a spare line; the panel has `kernel * depth` rows.
+            unsafe { tile::<L, V>(&pixels.windows, [pixels.count, outputs], window, weight, &mut sums) };
             let slopes = slopes.as_ref().map_or(std::ptr::null(), |slopes| slopes.as_ptr().wrapping_add(from));
             for index in 0..pixels.count {
                 let bias = biases.as_ptr().wrapping_add(pixels.borders[index] * padded + from);

@@ -1,5 +1,6 @@
 //! What follows the sums of a convolution: bias, activation, another map, and rounding.
 
+use super::activate;
 use super::lanes::Lanes;
 use super::tile::PANEL;
 
@@ -30,6 +31,38 @@ impl Finish {
             other: shift(self.other),
             to: if self.to.is_null() { self.to } else { self.to.wrapping_add(outputs) },
             to_bf16: if self.to_bf16.is_null() { self.to_bf16 } else { self.to_bf16.wrapping_add(outputs) },
+        }
+    }
+
+    /// Some pixels of a row on, from a channel on: biases and slopes are shifted by the channel only.
+    #[inline(always)]
+    pub(crate) fn pixel(self, pixel: usize, channels: usize, channel: usize) -> Self {
+        let of = self.shifted(pixel * channels);
+        Self { bias: self.bias, slopes: self.slopes, ..of }.shifted(channel)
+    }
+
+    /// Finishes one sum.
+    ///
+    /// # Safety
+    ///
+    /// Pointers that are not null are good for a value.
+    #[inline(always)]
+    pub(crate) unsafe fn one(self, sum: f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut value = sum + self.bias.read();
+            if !self.slopes.is_null() {
+                value = activate(value, self.slopes.read());
+            }
+            if !self.other.is_null() {
+                value += self.other.read();
+            }
+            if !self.to.is_null() {
+                self.to.write(value);
+            }
+            if !self.to_bf16.is_null() {
+                self.to_bf16.write(half::bf16::from_f32(value).to_bits());
+            }
         }
     }
 

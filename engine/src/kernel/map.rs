@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Buffers that a pool keeps. A forward pass holds fewer at a time.
-const KEPT: usize = 8;
+/// Words that a pool keeps, all buffers together: what a batch of a large network takes.
+const KEPT: usize = 40 << 20;
 
 /// A cache line.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +94,7 @@ impl Pool {
 
     fn give(&self, lines: Lines) {
         let mut free = self.0.lock();
-        if free.len() < KEPT {
+        if free.iter().map(Lines::len).sum::<usize>() + lines.len() <= KEPT {
             free.push(lines);
         }
     }
@@ -199,5 +199,82 @@ impl<V: Value> Map<V> {
 impl<V: Value> Drop for Map<V> {
     fn drop(&mut self) {
         self.pool.give(std::mem::take(&mut self.lines));
+    }
+}
+
+impl Map<f32> {
+    /// Row by row, through all images, without the frames.
+    pub(crate) fn by_row(&self) -> Rows<'_> {
+        Rows { place: self.places(), values: self.values(), channels: self.channels }
+    }
+
+    /// Row by row, for several threads with rows of their own.
+    pub(crate) fn by_row_mut(&mut self) -> RowsMut<'_> {
+        let place = self.places();
+        RowsMut { place, first: self.values_mut().as_mut_ptr(), map: PhantomData }
+    }
+
+    fn places(&self) -> RowPlaces {
+        let [first, image] = [self.at(0, self.frame, self.frame), self.rows() * self.pitch()];
+        RowPlaces { first, image, pitch: self.pitch(), height: self.height, line: self.width * self.channels }
+    }
+}
+
+/// Where rows lie in a map.
+#[derive(Clone, Copy)]
+struct RowPlaces {
+    first: usize,
+    image: usize,
+    pitch: usize,
+    height: usize,
+    line: usize,
+}
+
+impl RowPlaces {
+    #[inline(always)]
+    fn at(&self, row: usize) -> usize {
+        self.first + row / self.height * self.image + row % self.height * self.pitch
+    }
+}
+
+/// The rows of a map without its frames, counted through all images.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    place: RowPlaces,
+    values: &'a [f32],
+    pub(crate) channels: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// One of them: (W, C).
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[self.place.at(row)..][..self.place.line]
+    }
+}
+
+/// The rows of a map that several threads write, each some of them.
+#[derive(Clone, Copy)]
+pub(crate) struct RowsMut<'a> {
+    place: RowPlaces,
+    first: *mut f32,
+    map: PhantomData<&'a mut Map<f32>>,
+}
+
+// SAFETY: rows do not overlap, and `RowsMut::row` has its callers ask for different ones.
+unsafe impl Send for RowsMut<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for RowsMut<'_> {}
+
+impl<'a> RowsMut<'a> {
+    /// One of them: (W, C).
+    ///
+    /// # Safety
+    ///
+    /// The row exists, and nobody else has it.
+    #[inline(always)]
+    pub(crate) unsafe fn row(&self, row: usize) -> &'a mut [f32] {
+        // SAFETY: the row lies in the map, which is borrowed for `'a`; the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(self.place.at(row)), self.place.line) }
     }
 }

@@ -10,9 +10,9 @@
 //! without a fused multiply-add differ in the last bits. [`conv`] holds the twin in stock candle operations, which
 //! tests compare with and which other devices use.
 
+pub(crate) mod channelwise;
 pub mod conv;
 pub(crate) mod convolution;
-pub mod depthwise;
 pub mod direct;
 pub mod epilogue;
 pub(crate) mod finish;
@@ -21,9 +21,8 @@ pub(crate) mod lanes;
 pub(crate) mod map;
 pub(crate) mod network;
 pub mod pool;
-pub mod resample;
+pub(crate) mod resample;
 pub(crate) mod scale;
-pub mod stem;
 pub(crate) mod tile;
 #[cfg(test)]
 mod twins;

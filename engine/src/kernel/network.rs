@@ -6,8 +6,9 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
+use super::channelwise::Channelwise;
 use super::contiguous;
-use super::conv::ConvSpec;
+use super::conv::{ConvSpec, Kind};
 use super::convolution::{Convolution, Given, Other, Target};
 use super::isa::Isa;
 use super::map::{Bf16, Map, Pool};
@@ -195,5 +196,73 @@ impl<V: Operand> Layer<V> {
             (None, Some(direct)) => direct.forward(isa, x, other, to),
             (None, None) => candle_core::bail!("a layer without weights"),
         }
+    }
+}
+
+/// A convolution of a small network, in f32.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Every output from every input channel.
+    Full(Convolution<f32>),
+    /// One filter per channel.
+    Channelwise(Channelwise),
+}
+
+impl Step {
+    /// Loads one convolution.
+    pub(crate) fn load(spec: &ConvSpec, vb: &VarBuilder) -> Result<Self> {
+        Self::stacked(std::slice::from_ref(spec), vb)
+    }
+
+    /// Several convolutions of the same kind and size as one, their outputs side by side. Used for heads, which are too
+    /// narrow each. Depthwise ones have inputs side by side too.
+    pub(crate) fn stacked(specs: &[ConvSpec], vb: &VarBuilder) -> Result<Self> {
+        let Some(first) = specs.first() else { candle_core::bail!("nothing to stack") };
+        let mut all = Tensors { weight: vec![], bias: vec![], slopes: vec![] };
+        for spec in specs {
+            let Tensors { weight, bias, slopes } = Tensors::load(spec, vb)?;
+            all.weight.extend(weight);
+            all.bias.extend(bias);
+            all.slopes.extend(slopes);
+        }
+        let spec = ConvSpec { output: all.bias.len(), ..first.clone() };
+        let given = all.given(&spec, None);
+        Ok(if first.kind == Kind::Depthwise {
+            let Given { kernel, stride, padding, weight, bias, slopes, .. } = given;
+            Self::Channelwise(Channelwise::new([kernel, stride], padding, weight, bias, slopes)?)
+        } else {
+            Self::Full(Convolution::new(&given)?)
+        })
+    }
+
+    /// Zeros that it needs around its input.
+    pub(crate) fn frame(&self) -> usize {
+        match self {
+            Self::Full(convolution) => convolution.frame(),
+            Self::Channelwise(convolution) => convolution.frame(),
+        }
+    }
+
+    /// Convolves a map into a new one with a frame, `other` added.
+    pub(crate) fn forward(
+        &self,
+        isa: Isa,
+        pool: &Arc<Pool>,
+        x: &Map<f32>,
+        other: Option<&Map<f32>>,
+        frame: usize,
+    ) -> Result<Map<f32>> {
+        let shape = match self {
+            Self::Full(convolution) => convolution.shape(x.shape())?,
+            Self::Channelwise(convolution) => convolution.shape(x.shape())?,
+        };
+        let mut to = pool.map(shape, frame);
+        let other = other.map(|map| Other { map, stride: 1 });
+        let target = Target { f32: Some(&mut to), bf16: None };
+        match self {
+            Self::Full(convolution) => convolution.forward(isa, x, other, target)?,
+            Self::Channelwise(convolution) => convolution.forward(isa, x, other, target)?,
+        }
+        Ok(to)
     }
 }

@@ -1,109 +1,104 @@
-//! Halving and doubling channels-last feature maps.
+//! Halving and doubling maps.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape};
-use pulp::Simd;
-use rayon::prelude::*;
+use candle_core::Result;
 
-use super::{Task, contiguous, dispatch};
+use super::convolution::in_parallel;
+use super::isa::Isa;
+use super::lanes::{Lanes, Work, on};
+use super::map::{Map, Rows, RowsMut};
 
 /// Largest of each 2x2 square: (N, H, W, C) -> (N, H/2, W/2, C). An odd last row or column is ignored.
-#[derive(Debug, Clone, Copy)]
-pub struct MaxPool2;
-
-impl CustomOp1 for MaxPool2 {
-    fn name(&self) -> &'static str {
-        "max-pool-2"
+pub(crate) fn max_pool(isa: Isa, x: &Map<f32>, to: &mut Map<f32>) -> Result<()> {
+    let [images, height, width, channels] = x.shape();
+    if to.shape() != [images, height / 2, width / 2, channels] {
+        candle_core::bail!("{:?} does not halve to {:?}", x.shape(), to.shape())
     }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let input = contiguous(self.name(), storage, layout)?;
-        let (images, height, width, channels) = layout.shape().dims4()?;
-        let (rows, columns) = (height / 2, width / 2);
-        let mut output = vec![0f32; images * rows * columns * channels];
-        output.par_chunks_mut((columns * channels).max(1)).enumerate().for_each(|(index, out)| {
-            let first = (index / rows * height + index % rows * 2) * width * channels;
-            let upper = &input[first..][..width * channels];
-            let lower = &input[first + width * channels..][..width * channels];
-            dispatch(PoolRow { upper, lower, channels, out });
-        });
-        Ok((CpuStorage::F32(output), Shape::from((images, rows, columns, channels))))
-    }
+    let (from, to) = (x.by_row(), to.by_row_mut());
+    in_parallel(images * (height / 2), |first, end| on(isa, Pool { from, to, height, first, end }));
+    Ok(())
 }
 
-/// fine (N, H, W, C) + coarse (N, H/2, W/2, C) with each coarse pixel repeated in a 2x2 square.
-#[derive(Debug, Clone, Copy)]
-pub struct AddDoubled;
-
-impl CustomOp2 for AddDoubled {
-    fn name(&self) -> &'static str {
-        "add-doubled"
+/// fine (N, H, W, C) + coarse (N, H/2, W/2, C), each coarse pixel repeated in a 2x2 square, into `to`.
+pub(crate) fn add_doubled(isa: Isa, fine: &Map<f32>, coarse: &Map<f32>, to: &mut Map<f32>) -> Result<()> {
+    let [images, height, width, channels] = fine.shape();
+    let halves = [images, height / 2, width / 2, channels];
+    if coarse.shape() != halves || height % 2 + width % 2 != 0 || to.shape() != fine.shape() {
+        candle_core::bail!("{:?} is not twice {:?}", fine.shape(), coarse.shape())
     }
-
-    fn cpu_fwd(
-        &self,
-        fine: &CpuStorage,
-        fine_layout: &Layout,
-        coarse: &CpuStorage,
-        coarse_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let fine = contiguous(self.name(), fine, fine_layout)?;
-        let coarse = contiguous(self.name(), coarse, coarse_layout)?;
-        let (images, height, width, channels) = fine_layout.shape().dims4()?;
-        if coarse_layout.shape().dims4()? != (images, height / 2, width / 2, channels) || height % 2 + width % 2 != 0 {
-            candle_core::bail!("add-doubled: {:?} and {:?}", fine_layout.shape(), coarse_layout.shape())
-        }
-        let line = width * channels;
-        let mut output = fine.to_vec();
-        output.par_chunks_mut(line.max(1)).enumerate().for_each(|(index, out)| {
-            let row = index / height * (height / 2) + index % height / 2;
-            let coarse = &coarse[row * line / 2..][..line / 2];
-            dispatch(DoubledRow { coarse, channels, out });
-        });
-        Ok((CpuStorage::F32(output), fine_layout.shape().clone()))
-    }
+    let (fine, coarse, to) = (fine.by_row(), coarse.by_row(), to.by_row_mut());
+    in_parallel(images * height, |first, end| on(isa, Doubled { fine, coarse, to, height, first, end }));
+    Ok(())
 }
 
-/// One output row of [`MaxPool2`].
-struct PoolRow<'a> {
-    upper: &'a [f32],
-    lower: &'a [f32],
-    channels: usize,
-    out: &'a mut [f32],
+/// Some rows of a halved map, counted through all images.
+struct Pool<'a> {
+    from: Rows<'a>,
+    to: RowsMut<'a>,
+    height: usize,
+    first: usize,
+    end: usize,
 }
 
-impl Task for PoolRow<'_> {
+impl Work for Pool<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let channels = self.channels;
-        for (column, pixel) in self.out.chunks_exact_mut(channels).enumerate() {
-            let at = column * 2 * channels;
-            let (a, b) = self.upper[at..at + 2 * channels].split_at(channels);
-            let (c, d) = self.lower[at..at + 2 * channels].split_at(channels);
-            for channel in 0..channels {
-                let above = if a[channel] > b[channel] { a[channel] } else { b[channel] };
-                let below = if c[channel] > d[channel] { c[channel] } else { d[channel] };
-                pixel[channel] = if above > below { above } else { below };
+    unsafe fn run<L: Lanes>(self) {
+        let channels = self.from.channels;
+        let rows = self.height / 2;
+        for index in self.first..self.end {
+            let (image, row) = (index / rows, index % rows);
+            let lines = [0, 1].map(|offset| self.from.row(image * self.height + row * 2 + offset));
+            // SAFETY: rows are divided among the jobs.
+            let to = unsafe { self.to.row(index) };
+            for (column, to) in to.chunks_exact_mut(channels).enumerate() {
+                let squares = lines.map(|line| &line[column * 2 * channels..][..2 * channels]);
+                let mut channel = 0;
+                // SAFETY: registers end at or before the last channel of each pixel.
+                unsafe {
+                    while channel + L::WIDTH <= channels {
+                        let [above, below] = squares.map(
+                            #[inline(always)]
+                            |pair| {
+                                let left = L::load(pair.as_ptr().add(channel));
+                                L::max(left, L::load(pair.as_ptr().add(channels + channel)))
+                            },
+                        );
+                        L::store(to.as_mut_ptr().add(channel), L::max(above, below));
+                        channel += L::WIDTH;
+                    }
+                }
+                for channel in channel..channels {
+                    let larger = |a: f32, b: f32| if a > b { a } else { b };
+                    let [above, below] = squares.map(|pair| larger(pair[channel], pair[channels + channel]));
+                    to[channel] = larger(above, below);
+                }
             }
         }
     }
 }
 
-/// One output row of [`AddDoubled`].
-struct DoubledRow<'a> {
-    coarse: &'a [f32],
-    channels: usize,
-    out: &'a mut [f32],
+/// Some rows of a sum, counted through all images.
+struct Doubled<'a> {
+    fine: Rows<'a>,
+    coarse: Rows<'a>,
+    to: RowsMut<'a>,
+    height: usize,
+    first: usize,
+    end: usize,
 }
 
-impl Task for DoubledRow<'_> {
+impl Work for Doubled<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let channels = self.channels;
-        for (pair, add) in self.out.chunks_exact_mut(2 * channels).zip(self.coarse.chunks_exact(channels)) {
-            let (left, right) = pair.split_at_mut(channels);
-            for ((left, right), add) in left.iter_mut().zip(right).zip(add) {
-                *left += add;
-                *right += add;
+    unsafe fn run<L: Lanes>(self) {
+        let channels = self.fine.channels;
+        for index in self.first..self.end {
+            let (image, row) = (index / self.height, index % self.height);
+            let coarse = self.coarse.row(image * (self.height / 2) + row / 2);
+            // SAFETY: rows are divided among the jobs.
+            let to = unsafe { self.to.row(index) };
+            let pixels = to.chunks_exact_mut(channels).zip(self.fine.row(index).chunks_exact(channels));
+            for (column, (to, fine)) in pixels.enumerate() {
+                let coarse = &coarse[column / 2 * channels..][..channels];
+                to.iter_mut().zip(fine).zip(coarse).for_each(|((to, fine), coarse)| *to = fine + coarse);
             }
         }
     }

@@ -44,7 +44,7 @@ impl Work for Rows<'_> {
                 for ((scaled, value), factor) in scaled.iter_mut().zip(pixel).zip(factors) {
                     *scaled = value * factor;
                 }
-                let finish = places.finish([image, row, column], 0, zeros.as_ptr(), std::ptr::null());
+                let finish = places.finish(places.of([image, row, column]), 0, zeros.as_ptr(), std::ptr::null());
                 // SAFETY: all slices hold a value for each channel; this job alone writes these rows.
                 unsafe { finish.channels::<L>(scaled.as_ptr(), channels) };
             }

@@ -65,8 +65,9 @@ pub(crate) struct Window {
     pub(crate) depth: usize,
 }
 
-/// Sums `count` pixels (1 to [`TILE`]) over a panel of weights, `rows * depth` rows of [`PANEL`] words, into `sums`. All of
-/// `pixels` must be readable, those from `count` on too: sums of them may be made, and are of no meaning.
+/// Sums the first pixels (1 to [`TILE`]) by the first outputs (1 to [`PANEL`]) of a panel of weights, `rows * depth` rows of
+/// [`PANEL`] words, into `sums`. All of `pixels` must be readable: sums of more of them may be made, and of more outputs, and
+/// are of no meaning.
 ///
 /// # Safety
 ///
@@ -74,7 +75,7 @@ pub(crate) struct Window {
 #[inline(always)]
 pub(crate) unsafe fn tile<L: Lanes, V: Factor>(
     pixels: &[*const u32; TILE],
-    count: usize,
+    [count, outputs]: [usize; 2],
     window: Window,
     weight: *const u32,
     sums: &mut Sums,
@@ -83,40 +84,50 @@ pub(crate) unsafe fn tile<L: Lanes, V: Factor>(
     // SAFETY: the caller's promise; `sums` has room for all pixels.
     unsafe {
         if L::WIDE {
+            let pixels = pixels.as_ptr();
+            // The first register alone where the second would be for no output.
+            if outputs <= L::WIDTH {
+                match count {
+                    1 => block::<L, V, 1, 1>(pixels, window, weight, sums),
+                    2..=4 => block::<L, V, 4, 1>(pixels, window, weight, sums),
+                    _ => block::<L, V, TILE, 1>(pixels, window, weight, sums),
+                };
+                return;
+            }
             match count {
-                1 => block::<L, V, 1>(pixels.as_ptr(), window, weight, sums),
-                2 => block::<L, V, 2>(pixels.as_ptr(), window, weight, sums),
-                3 | 4 => block::<L, V, 4>(pixels.as_ptr(), window, weight, sums),
-                5..=8 => block::<L, V, 8>(pixels.as_ptr(), window, weight, sums),
-                _ => block::<L, V, TILE>(pixels.as_ptr(), window, weight, sums),
+                1 => block::<L, V, 1, 2>(pixels, window, weight, sums),
+                2 => block::<L, V, 2, 2>(pixels, window, weight, sums),
+                3 | 4 => block::<L, V, 4, 2>(pixels, window, weight, sums),
+                5..=8 => block::<L, V, 8, 2>(pixels, window, weight, sums),
+                _ => block::<L, V, TILE, 2>(pixels, window, weight, sums),
             };
             return;
         }
-        for part in (0..PANEL).step_by(2 * L::WIDTH) {
+        for part in (0..outputs).step_by(2 * L::WIDTH) {
             let mut first = 0;
             while first < count {
                 let (pixels, weight) = (pixels.as_ptr().add(first), weight.add(part));
                 let sums = sums.add(first * PANEL + part);
                 // Ten sums keep both multipliers busy and leave registers for weights.
                 first += match count - first {
-                    1 => block::<L, V, 1>(pixels, window, weight, sums),
-                    2 => block::<L, V, 2>(pixels, window, weight, sums),
-                    3 | 6 => block::<L, V, 3>(pixels, window, weight, sums),
-                    4 | 7 | 8 => block::<L, V, 4>(pixels, window, weight, sums),
-                    _ => block::<L, V, 5>(pixels, window, weight, sums),
+                    1 => block::<L, V, 1, 2>(pixels, window, weight, sums),
+                    2 => block::<L, V, 2, 2>(pixels, window, weight, sums),
+                    3 | 6 => block::<L, V, 3, 2>(pixels, window, weight, sums),
+                    4 | 7 | 8 => block::<L, V, 4, 2>(pixels, window, weight, sums),
+                    _ => block::<L, V, 5, 2>(pixels, window, weight, sums),
                 };
             }
         }
     }
 }
 
-/// `P` pixels by two registers of outputs. Gives `P`.
+/// `P` pixels by `R` registers of outputs. Gives `P`.
 ///
 /// # Safety
 ///
 /// As for [`tile`].
 #[inline(always)]
-unsafe fn block<L: Lanes, V: Factor, const P: usize>(
+unsafe fn block<L: Lanes, V: Factor, const P: usize, const R: usize>(
     pixels: *const *const u32,
     window: Window,
     mut weight: *const u32,
@@ -124,23 +135,28 @@ unsafe fn block<L: Lanes, V: Factor, const P: usize>(
 ) -> usize {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut acc = [[L::splat(0.0); 2]; P];
+        let mut acc = [[L::splat(0.0); R]; P];
+        let mut weights = [L::splat(0.0); R];
         let pixels: [*const u32; P] = pixels.cast::<[*const u32; P]>().read();
         for row in 0..window.rows {
             let from = row * window.pitch;
             for at in from..from + window.depth {
-                let w = [L::load(weight.cast()), L::load(weight.add(L::WIDTH).cast())];
+                for r in 0..R {
+                    weights[r] = L::load(weight.add(r * L::WIDTH).cast());
+                }
                 weight = weight.add(PANEL);
                 for p in 0..P {
                     let value = V::spread::<L>(pixels[p].add(at));
-                    acc[p][0] = V::multiply::<L>(w[0], value, acc[p][0]);
-                    acc[p][1] = V::multiply::<L>(w[1], value, acc[p][1]);
+                    for r in 0..R {
+                        acc[p][r] = V::multiply::<L>(weights[r], value, acc[p][r]);
+                    }
                 }
             }
         }
         for p in 0..P {
-            L::store(sums.add(p * PANEL), acc[p][0]);
-            L::store(sums.add(p * PANEL + L::WIDTH), acc[p][1]);
+            for r in 0..R {
+                L::store(sums.add(p * PANEL + r * L::WIDTH), acc[p][r]);
+            }
         }
     }
     P

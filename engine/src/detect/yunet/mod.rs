@@ -12,6 +12,7 @@ use candle_nn::VarBuilder;
 use image::RgbImage;
 
 use crate::kernel::conv::{Activation, Arithmetic, ConvSpec, Kind};
+use crate::kernel::isa::Isa;
 
 /// Pixels per cell of the three outputs.
 pub const STRIDES: [usize; 3] = [8, 16, 32];
@@ -89,7 +90,7 @@ impl YuNet {
     pub fn new(vb: &VarBuilder, device: &Device, arithmetic: Arithmetic) -> Result<Self> {
         let network = match arithmetic {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
-            Arithmetic::Kernels => Network::Kernels(Box::new(kernels::Network::load(vb)?)),
+            Arithmetic::Kernels => Network::Kernels(Box::new(kernels::Network::load(vb, Isa::current())?)),
             Arithmetic::Stock => Network::Stock(Box::new(stock::Network::load(vb)?)),
         };
         Ok(Self { device: device.clone(), network })
@@ -122,17 +123,23 @@ impl YuNet {
     /// The raw heads at strides 8, 16, 32: (N, H / stride, W / stride, 16), in the order of [`super::decode`], before
     /// the sigmoid.
     pub fn forward(&self, input: &Tensor) -> Result<[Tensor; 3]> {
-        self.forward_tapped(input, &mut |_, _| Ok(()))
+        match &self.network {
+            Network::Kernels(network) => network.forward(input, None),
+            Network::Stock(network) => network.forward(input, &mut |_, _| Ok(())),
+        }
     }
 
     /// As [`YuNet::forward`], with the output of each stage (N, C, H, W) given to `tap` by name.
+    #[cfg(test)]
     pub(crate) fn forward_tapped(
         &self,
         input: &Tensor,
         tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>,
     ) -> Result<[Tensor; 3]> {
         match &self.network {
-            Network::Kernels(network) => network.forward(input, &mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)),
+            Network::Kernels(network) => {
+                network.forward(input, Some(&mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)))
+            }
             Network::Stock(network) => network.forward(input, tap),
         }
     }

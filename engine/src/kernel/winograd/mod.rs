@@ -368,7 +368,9 @@ impl<V: Points> Work for Products<'_, V> {
                     |pixel| first.cast_const().wrapping_add(pixel * groups),
                 );
                 // SAFETY: `step` leaves room for a whole group beyond the last tile.
-                unsafe { tile::<L, V>(&pixels, count, window, weight.wrapping_add(point * groups * PANEL), sums) };
+                unsafe {
+                    tile::<L, V>(&pixels, [count, PANEL], window, weight.wrapping_add(point * groups * PANEL), sums)
+                };
             }
             for pixel in 0..count {
                 let at = self.convolution.corner(self.first + done + pixel);
@@ -427,7 +429,10 @@ unsafe fn back<L: Lanes, V: Points, const M: usize>(
                     if y < size[0] && x < size[1] {
                         let border = if with_lead { Border::of([y, x], 3, 1, size).0 } else { 0 };
                         let bias = biases.as_ptr().wrapping_add(border * output + from);
-                        convolution.places.finish([image, y, x], from, bias, slopes).register::<L>(line[right]);
+                        convolution
+                            .places
+                            .finish(convolution.places.of([image, y, x]), from, bias, slopes)
+                            .register::<L>(line[right]);
                     }
                 }
             }

@@ -1,35 +1,86 @@
-//! MobileFaceNet on this crate's CPU kernels: channels-last activations.
+//! MobileFaceNet on this crate's CPU kernels.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{Result, Shape, Tensor};
 use candle_nn::VarBuilder;
+use parking_lot::Mutex;
 
 use super::Step;
-use crate::kernel::conv::KernelConv;
+use crate::kernel::isa::Isa;
+use crate::kernel::map::{Map, Pool};
+use crate::kernel::network::{self, apply, enter, leave};
+
+/// Images that go through the network together; it bounds the memory.
+const TOGETHER: usize = 8;
+
+/// Sees the output (N, H, W, C) of each step by name.
+pub(super) type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
 
 /// The steps with their weights.
 #[derive(Debug)]
-pub(super) struct Network(Vec<(String, Vec<KernelConv>, bool)>);
+pub(super) struct Network {
+    isa: Isa,
+    steps: Vec<(String, Vec<network::Step>, bool)>,
+    pool: Arc<Pool>,
+}
 
 impl Network {
-    pub(super) fn load(steps: &[Step], vb: &VarBuilder) -> Result<Self> {
+    pub(super) fn load(steps: &[Step], vb: &VarBuilder, isa: Isa) -> Result<Self> {
         let load = |step: &Step| {
-            let convolutions: Result<_> = step.convolutions.iter().map(|spec| KernelConv::load(spec, vb)).collect();
+            let convolutions: Result<_> = step.convolutions.iter().map(|spec| network::Step::load(spec, vb)).collect();
             Ok((step.name.clone(), convolutions?, step.residual))
         };
-        steps.iter().map(load).collect::<Result<_>>().map(Self)
+        Ok(Self { isa, steps: steps.iter().map(load).collect::<Result<_>>()?, pool: Arc::default() })
     }
 
-    /// (N, 3, H, W) -> (N, 1, 1, dim); `tap` sees (N, H, W, C).
-    pub(super) fn forward(&self, pixels: &Tensor, tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<Tensor> {
-        let mut x = pixels.contiguous()?;
-        for (name, convolutions, residual) in &self.0 {
-            let Some((last, before)) = convolutions.split_last() else { continue };
-            let mut y = x.clone();
-            for convolution in before {
-                y = convolution.forward(&y)?;
+    /// (N, 3, H, W) -> (N, dim).
+    pub(super) fn forward(&self, pixels: &Tensor, tap: Option<Tap>) -> Result<Tensor> {
+        let (images, channels, height, width) = pixels.dims4()?;
+        let seen: Mutex<Vec<(usize, Tensor)>> = Mutex::default();
+        let wanted = tap.is_some();
+        let see = |index: usize, map: &Map<f32>| {
+            if wanted {
+                seen.lock().push((index, leave(map)?));
             }
-            x = if *residual { last.forward_add(&y, &x)? } else { last.forward(&y)? };
-            tap(name, &x)?;
+            Ok(())
+        };
+        let features = apply("mobilefacenet", &pixels.contiguous()?, |pixels: &[f32]| {
+            let mut features = Vec::new();
+            let image = channels * height * width;
+            for pixels in pixels.chunks((TOGETHER * image).max(1)) {
+                let x = enter(&self.pool, pixels, [pixels.len() / image, height, width, channels], self.frame(0));
+                features.extend_from_slice(self.part(x, &see)?.values());
+            }
+            let dim = features.len() / images.max(1);
+            Ok((features, Shape::from((images, dim))))
+        })?;
+        if let Some(tap) = tap {
+            let seen = seen.into_inner();
+            for (index, (name, ..)) in self.steps.iter().enumerate() {
+                let parts: Vec<&Tensor> = seen.iter().filter(|(at, _)| *at == index).map(|(_, part)| part).collect();
+                tap(name, &Tensor::cat(&parts, 0)?)?;
+            }
+        }
+        Ok(features)
+    }
+
+    /// Zeros that a step needs around its input.
+    fn frame(&self, step: usize) -> usize {
+        self.steps.get(step).and_then(|(_, convolutions, _)| convolutions.first()).map_or(0, network::Step::frame)
+    }
+
+    fn part(&self, mut x: Map<f32>, see: &dyn Fn(usize, &Map<f32>) -> Result<()>) -> Result<Map<f32>> {
+        for (index, (_, convolutions, residual)) in self.steps.iter().enumerate() {
+            let mut y: Option<Map<f32>> = None;
+            for (at, convolution) in convolutions.iter().enumerate() {
+                let next = convolutions.get(at + 1);
+                let frame = next.map_or_else(|| self.frame(index + 1), network::Step::frame);
+                let other = (*residual && next.is_none()).then_some(&x);
+                y = Some(convolution.forward(self.isa, &self.pool, y.as_ref().unwrap_or(&x), other, frame)?);
+            }
+            x = y.unwrap_or(x);
+            see(index, &x)?;
         }
         Ok(x)
     }

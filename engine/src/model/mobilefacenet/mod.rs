@@ -16,6 +16,7 @@ use candle_nn::VarBuilder;
 
 use super::{Backbone, Batch};
 use crate::kernel::conv::{Activation, Arithmetic, ConvSpec, Kind};
+use crate::kernel::isa::Isa;
 
 /// A part of the network: convolutions one after the other, the input added at the end if `residual`.
 #[derive(Debug, Clone)]
@@ -127,29 +128,34 @@ impl MobileFaceNet {
         let steps = steps(variant, dim);
         let network = match arithmetic {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
-            Arithmetic::Kernels => Network::Kernels(kernels::Network::load(&steps, vb)?),
+            Arithmetic::Kernels => Network::Kernels(kernels::Network::load(&steps, vb, Isa::current())?),
             Arithmetic::Stock => Network::Stock(stock::Network::load(&steps, vb)?),
         };
         Ok(Self { dim, network })
     }
 
     /// The forward pass, with each step's output (N, C, H, W) given to `tap` by name.
+    #[cfg(test)]
     pub(crate) fn forward_tapped(
         &self,
         pixels: &Tensor,
         tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        let output = match &self.network {
-            Network::Kernels(network) => network.forward(pixels, &mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)),
-            Network::Stock(network) => network.forward(pixels, tap),
-        }?;
-        output.flatten_from(1)
+        match &self.network {
+            Network::Kernels(network) => {
+                network.forward(pixels, Some(&mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)))
+            }
+            Network::Stock(network) => network.forward(pixels, tap)?.flatten_from(1),
+        }
     }
 }
 
 impl Backbone for MobileFaceNet {
     fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        self.forward_tapped(&batch.pixels, &mut |_, _| Ok(()))
+        match &self.network {
+            Network::Kernels(network) => network.forward(&batch.pixels, None),
+            Network::Stock(network) => network.forward(&batch.pixels, &mut |_, _| Ok(()))?.flatten_from(1),
+        }
     }
 
     fn dim(&self) -> usize {
