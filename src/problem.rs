@@ -75,6 +75,8 @@ codes! {
     TrackExists "track_exists" CONFLICT "A track of this id exists already."
     TrackFull "track_full" CONFLICT "The track cannot hold so many frames."
     JobEnded "job_ended" CONFLICT "The job has ended already."
+    JobInterrupted "job_interrupted" SERVICE_UNAVAILABLE "The server stopped before the job had ended."
+    ResultTooLarge "result_too_large" PAYLOAD_TOO_LARGE "The result takes more room than is kept for those of all jobs."
     IdempotencyInProgress "idempotency_in_progress" CONFLICT "A request with this Idempotency-Key is still being served."
     RevisionMismatch "revision_mismatch" PRECONDITION_FAILED "The resource has changed since it was read."
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The request body is too large."

@@ -305,9 +305,16 @@ impl Probes {
     }
 }
 
-/// Lets go of probes past their time, until `stop`.
+/// Lets go of probes and jobs past their time, until `stop`.
 pub(crate) async fn sweep(app: App, stop: CancellationToken) {
     while tokio::time::timeout(SWEEP_EVERY, stop.cancelled()).await.is_err() {
         app.probes.live.lock().sweep();
+        let jobs = |app: &App| {
+            app.jobs.sweep();
+            Ok(())
+        };
+        if app.blocking(jobs).await.is_err() {
+            return;
+        }
     }
 }

@@ -135,7 +135,15 @@ impl TestApp {
 async fn open(settings: &Settings) -> Router {
     let settings = settings.clone();
     tokio::task::spawn_blocking(move || {
-        let store: Arc<dyn Store> = Arc::new(open_store(&settings.server.data_dir).unwrap());
+        // The thread of a job that has just ended may hold the store a little longer than who watched it.
+        let opened = (0..500).find_map(|_| {
+            let opened = open_store(&settings.server.data_dir).ok();
+            opened.or_else(|| {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                None
+            })
+        });
+        let store: Arc<dyn Store> = Arc::new(opened.expect("the data directory opens"));
         vultus::router::router(build(settings, store).unwrap())
     })
     .await

@@ -238,6 +238,7 @@ pub async fn delete(
 ) -> Result<StatusCode, Problem> {
     app.blocking(move |app| {
         app.database.delete_gallery(&id, condition.revision())?;
+        app.jobs.forget_gallery(&id)?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await
