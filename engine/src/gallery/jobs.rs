@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::database::now;
 use super::{GalleryError, documents};
 use crate::ids::GalleryId;
-use crate::store::{Collection, DocumentKey, Operation, Store, StoreError};
+use crate::store::{Collection, Document, DocumentKey, Operation, Store, StoreError};
 
 /// Bytes of attachments that are written together. More would take memory for a transaction that need not be one.
 const WRITTEN_AT_ONCE: usize = 4 << 20;
@@ -63,7 +63,7 @@ impl JobBook {
     pub fn records<T: DeserializeOwned>(&self) -> Result<Vec<(Uuid, Option<T>)>, GalleryError> {
         let (mut records, mut after) = (Vec::new(), None::<Vec<u8>>);
         // One by one, so that results and attachments are passed over without being read.
-        while let Some((id, body)) = self.next(&[], after.as_deref())? {
+        while let Some((id, body)) = self.next(after.as_deref())? {
             let Some((job, what)) = split(&id) else {
                 let key = DocumentKey { gallery: None, collection: Collection::Jobs, id: id.clone() };
                 self.store.commit(now(), &[Operation::RemoveDocument { key }])?;
@@ -157,8 +157,9 @@ impl JobBook {
         }
     }
 
-    fn next(&self, prefix: &[u8], after: Option<&[u8]>) -> Result<Option<(Vec<u8>, Vec<u8>)>, GalleryError> {
-        Ok(self.store.documents(None, Collection::Jobs, prefix, after, 1)?.into_iter().next())
+    /// The first document after an id.
+    fn next(&self, after: Option<&[u8]>) -> Result<Option<Document>, GalleryError> {
+        Ok(self.store.documents(None, Collection::Jobs, &[], after, 1)?.into_iter().next())
     }
 }
 
