@@ -153,7 +153,8 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub image: Option<usize>,
-    /// With `several_faces`: the faces found, best first.
+    /// With `several_faces`: the faces found, best first. Where each face of a photo is enrolled by itself: the one that
+    /// the problem is about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faces: Vec<ProblemFace>,
     /// With `quality_too_low`, `wrong_person` and `duplicate_subject`: what the face has.

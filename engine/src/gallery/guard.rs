@@ -4,11 +4,14 @@
 //!   faces that come together disagree, the one that agrees least is found fault with first and then left out, so that
 //!   one stranger among them does not take the others along.
 //! - `duplicate_subject`: the face against all other subjects. Another subject counts only if the face is more like it than
-//!   like its own, and not if the two are known to be two people.
+//!   like its own, and not if the two are known to be two people. Where each face is to be a subject of its own, those
+//!   before it count as well, unless they are of the same picture.
 //!
 //! Where a gallery does not say which score is wanted, it follows from what scores of strangers are worth under the
 //! gallery's model ([`ImpostorScores`](crate::model::ImpostorScores)): a face of the right person is to pass. Galleries
 //! of events, whose subjects come and go, are then not guarded.
+
+use std::sync::Arc;
 
 use super::GalleryError;
 use super::calibrate::Rates;
@@ -43,14 +46,8 @@ impl Database {
         model: &ModelId,
         faces: &[NewFace],
     ) -> Result<Vec<Vec<Override>>, GalleryError> {
-        let open = self.gallery_in_use(gallery)?;
-        open.expire();
-        let state = open.state();
+        let state = self.guarded(gallery, model)?;
         let side = &state.in_use;
-        if side.model.id != *model {
-            let (expected, actual) = (side.model.id.clone(), model.clone());
-            return Err(GalleryError::ModelMismatch { gallery: gallery.clone(), expected, actual });
-        }
         let record = self.store.subject(gallery, subject)?;
         if record.as_ref().is_some_and(|record| record.consent == Consent::Withdrawn) {
             return Err(GalleryError::ConsentMissing(subject.clone()));
@@ -74,6 +71,62 @@ impl Database {
             }
         }
         Ok(findings)
+    }
+
+    /// What the guards find fault with where each face is to be a subject of its own: whom it is like. A face that is
+    /// like one that comes before it in `faces` is found fault with too; where `duplicates_stay`, that one counts even if
+    /// it is itself like somebody. Nothing is stored.
+    ///
+    /// # Errors
+    /// [`GalleryError::ModelMismatch`] when the faces are not of the gallery's model.
+    pub fn inspect_each(
+        &self,
+        gallery: &GalleryId,
+        model: &ModelId,
+        faces: &[(SubjectId, NewFace)],
+        duplicates_stay: bool,
+    ) -> Result<Vec<Vec<Override>>, GalleryError> {
+        let state = self.guarded(gallery, model)?;
+        let side = &state.in_use;
+        let Some(required) = duplicate_score(&state, side) else { return Ok(vec![Vec::new(); faces.len()]) };
+        let mut before: Vec<&(SubjectId, NewFace)> = Vec::with_capacity(faces.len());
+        let mut findings = Vec::with_capacity(faces.len());
+        for one in faces {
+            let (_, face) = one;
+            let hits = side.index.search_where(&face.feature.embedding, 1, &|_| true)?.hits;
+            let there = hits.into_iter().next().map(|hit| (hit.subject, hit.score));
+            let apart = |other: &NewFace| other.picture.is_some() && other.picture == face.picture;
+            let come = before
+                .iter()
+                .filter(|(_, other)| !apart(other))
+                .map(|(subject, other)| (subject.clone(), score(&other.feature.embedding, &face.feature.embedding)));
+            let best = come.chain(there).max_by(|a, b| a.1.total_cmp(&b.1));
+            let like = best.filter(|(_, score)| *score >= required);
+            if like.is_none() || duplicates_stay {
+                before.push(one);
+            }
+            let finding = like.map(|(subject, value)| Override {
+                check: Check::DuplicateSubject,
+                value,
+                required,
+                subject: Some(subject),
+            });
+            findings.push(finding.into_iter().collect());
+        }
+        Ok(findings)
+    }
+
+    /// The gallery as it is searched by guards of faces of `model`.
+    fn guarded(&self, gallery: &GalleryId, model: &ModelId) -> Result<Arc<State>, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        open.expire();
+        let state = open.state();
+        let expected = &state.in_use.model.id;
+        if expected != model {
+            let (expected, actual) = (expected.clone(), model.clone());
+            return Err(GalleryError::ModelMismatch { gallery: gallery.clone(), expected, actual });
+        }
+        Ok(state)
     }
 }
 
