@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vultus_engine::detect::DetectorKind;
-use vultus_engine::gallery::{GalleryError, NewFace};
+use vultus_engine::gallery::{GalleryError, Inspection, NewFace};
 use vultus_engine::ids::{GalleryId, ModelId, SubjectId};
 use vultus_engine::image::encode_png;
 use vultus_engine::infer::Embedder;
@@ -15,7 +15,7 @@ use super::select::Select;
 use super::timing::{TimingsMs, since};
 use crate::app::App;
 use crate::extract::submission::Item;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, as_written};
 use crate::watches::look;
 
 /// How to enrol.
@@ -118,8 +118,8 @@ pub async fn enrol(
     let (of_gallery, whose) = (gallery.clone(), subject.clone());
     let store = move |app: &App, served: &ServedModel, new: Vec<(usize, NewFace)>| {
         let (images, new): (Vec<usize>, Vec<NewFace>) = new.into_iter().unzip();
-        let findings = app.database.inspect(&of_gallery, &whose, &served.id, &new)?;
-        let (passed, refused) = guard(images, new, findings, options.allow);
+        let inspected = app.database.inspect(&of_gallery, &whose, &served.id, &new)?;
+        let (passed, refused) = guard(images, new, inspected, options.allow);
         let (images, new): (Vec<usize>, Vec<NewFace>) = passed.into_iter().unzip();
         if new.is_empty() {
             return Err(refused.into_iter().next().unwrap_or_else(|| Problem::new(Code::NoFace)));
@@ -180,13 +180,25 @@ pub(super) async fn store_under<T: Send + 'static>(
 fn guard(
     images: Vec<usize>,
     new: Vec<NewFace>,
-    findings: Vec<Vec<Override>>,
+    Inspection { findings, first }: Inspection,
     allow: Allowed,
 ) -> (Vec<(usize, NewFace)>, Vec<Problem>) {
     let (mut passed, mut refused) = (Vec::new(), Vec::new());
     for ((image, mut face), findings) in images.into_iter().zip(new).zip(findings) {
         match findings.iter().find(|finding| !allow.allows(finding.check)) {
-            Some(first) => refused.push(finding_problem(first, &findings).at_image(image)),
+            Some(fault) => {
+                let problem = finding_problem(fault, &findings);
+                let detail = problem.detail.filter(|_| !first || fault.check != Check::WrongPerson);
+                let among_themselves = || {
+                    let Override { value, required, .. } = fault;
+                    format!(
+                        "the faces of the request disagree with each other: this one scores {value:.3} against others, \
+                         {required:.3} is required"
+                    )
+                };
+                let detail = Some(detail.unwrap_or_else(among_themselves));
+                refused.push(Problem { detail, ..problem }.at_image(image));
+            }
             None => {
                 face.overrides.extend(findings);
                 passed.push((image, face));
@@ -211,8 +223,8 @@ pub(super) fn finding_problem(first: &Override, all: &[Override]) -> Problem {
         ),
     };
     Problem {
-        value: Some(f64::from(value)),
-        required: Some(f64::from(required)),
+        value: Some(as_written(value)),
+        required: Some(as_written(required)),
         subject: all.iter().find_map(|finding| finding.subject.as_ref()).map(ToString::to_string),
         ..Problem::with(code, detail)
     }

@@ -2,7 +2,8 @@
 //!
 //! - `wrong_person`: the face against the template of its subject's other faces, those that come with it included. Where
 //!   faces that come together disagree, the one that agrees least is found fault with first and then left out, so that
-//!   one stranger among them does not take the others along.
+//!   one stranger among them does not take the others along. Of the first faces of a subject, one that is left alone like
+//!   this is found fault with as well: nothing says which of them is the person.
 //! - `duplicate_subject`: the face against all other subjects. Another subject counts only if the face is more like it than
 //!   like its own, and not if the two are known to be two people. Where each face is to be a subject of its own, those
 //!   before it count as well, unless they are of the same picture.
@@ -33,6 +34,15 @@ const DUPLICATE_FPIR: f64 = 0.01;
 /// Two subjects are never taken for one at a false match rate above this, however small the gallery.
 const DUPLICATE_MOST_FMR: f64 = 1e-4;
 
+/// What the guards say of faces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// What they find fault with, face by face.
+    pub findings: Vec<Vec<Override>>,
+    /// The subject has no faces yet: a `wrong_person` says that those looked at disagree with each other.
+    pub first: bool,
+}
+
 impl Database {
     /// What the guards find fault with, face by face. Nothing is stored.
     ///
@@ -45,7 +55,7 @@ impl Database {
         subject: &SubjectId,
         model: &ModelId,
         faces: &[NewFace],
-    ) -> Result<Vec<Vec<Override>>, GalleryError> {
+    ) -> Result<Inspection, GalleryError> {
         let state = self.guarded(gallery, model)?;
         let side = &state.in_use;
         let record = self.store.subject(gallery, subject)?;
@@ -70,7 +80,7 @@ impl Database {
                 }
             }
         }
-        Ok(findings)
+        Ok(Inspection { findings, first: stored.is_empty() })
     }
 
     /// What the guards find fault with where each face is to be a subject of its own: whom it is like. A face that is
@@ -142,11 +152,15 @@ fn against_own(
     let mut among: Vec<usize> = (0..faces.len()).collect();
     loop {
         for &at in &among {
-            own[at] = own_score(state, side, stored, faces, &among, at);
+            // One that is left alone keeps what it scored against those that were left out.
+            own[at] = own_score(state, side, stored, faces, &among, at).or(own[at]);
+        }
+        if stored.is_empty() && among.len() < 2 {
+            break;
         }
         let others = stored.len() + among.len().saturating_sub(1);
         let Some(required) = wrong_person_score(state, side, others) else { break };
-        // The least alike, and of two that only disagree with each other the poorer one.
+        // The least alike, and of those that are equally unlike the poorer one.
         let worst = among.iter().copied().filter(|&at| own[at].is_some_and(|own| own < required)).min_by(|&a, &b| {
             let norm = |at: usize| faces[at].feature.norm;
             own[a].unwrap_or(1.0).total_cmp(&own[b].unwrap_or(1.0)).then(norm(a).total_cmp(&norm(b)))
@@ -155,6 +169,12 @@ fn against_own(
         let value = own[worst].unwrap_or_default();
         findings[worst].push(Override { check: Check::WrongPerson, value, required, subject: None });
         among.retain(|&at| at != worst);
+    }
+    // Nothing bears out the one that is left, and those before it were left out for being unlike it.
+    if let ([alone], true, Some(required)) = (&among[..], stored.is_empty(), wrong_person_score(state, side, 1))
+        && let Some(value) = own[*alone]
+    {
+        findings[*alone].push(Override { check: Check::WrongPerson, value, required, subject: None });
     }
     (own, findings)
 }
