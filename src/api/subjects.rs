@@ -45,8 +45,8 @@ pub struct SubjectBody {
     pub consent: ConsentName,
 }
 
-/// A time, or null. The latest one that can be told from those beyond it is short of the end of the year 9999, so that it is
-/// a time of that year in every time zone.
+/// A time, or null. The latest there is lies short of the end of the year 9999, so that its year has four digits in every
+/// time zone.
 fn expiry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<jiff::Timestamp>, D::Error> {
     let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
     let wanted = "expires_at is a time such as 2030-01-31T00:00:00Z, at latest 9999-12-30T22:00:00Z, or null for never";

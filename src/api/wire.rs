@@ -247,3 +247,23 @@ impl ProbeFace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Galleries could once be given parameters that their rule does not have. They are still read, and what is shown of
+    /// them can be sent back.
+    #[test]
+    fn parameters_that_a_rule_lacks_are_not_shown() {
+        let stored = Fusion { rule: FusionRule::Mean, tau: 0.7, cap: Some(1.0), robust: true };
+        let shown = FusionSpec::from(stored);
+        assert_eq!(shown, FusionSpec { rule: RuleName::Mean, tau: None, cap: None, robust: true });
+        assert!(shown.checked().is_ok());
+        let stored = Fusion { rule: FusionRule::SoftmaxQuality, ..stored };
+        assert_eq!((FusionSpec::from(stored).tau, FusionSpec::from(stored).cap), (Some(0.7), Some(1.0)));
+        for refused in [FusionSpec { tau: Some(1.0), ..shown }, FusionSpec { cap: Some(1.0), ..shown }] {
+            assert_eq!(refused.checked().unwrap_err().code, Code::InvalidRequest);
+        }
+    }
+}
