@@ -201,6 +201,15 @@ pub(crate) fn photos(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// Two photos as one.
+pub(crate) fn side_by_side(left: &std::path::Path, right: &std::path::Path) -> image::RgbImage {
+    let [left, right] = [left, right].map(|path| image::open(path).unwrap().to_rgb8());
+    let mut both = image::RgbImage::new(left.width() + right.width(), left.height().max(right.height()));
+    image::imageops::replace(&mut both, &left, 0, 0);
+    image::imageops::replace(&mut both, &right, i64::from(left.width()), 0);
+    both
+}
+
 /// The photos of a folder, by person.
 pub(crate) fn people(folder: &std::path::Path) -> Vec<(String, Vec<PathBuf>)> {
     let sorted = |path: &std::path::Path| {

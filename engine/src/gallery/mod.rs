@@ -51,6 +51,7 @@ pub use decision::{Decider, Decision, ServerScores, Threshold, ThresholdSource};
 pub use duplicates::{DuplicateOptions, DuplicatePair, Duplicates};
 pub use enrol::{Enrolled, NewFace};
 pub use filter::{Comparison, Field, Filter, MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES};
+pub use guard::Inspection;
 pub use jobs::{JobBook, NewAttachment};
 pub use pairs::Pair;
 pub use regroup::{Regrouping, RegroupingKind, Undone};
