@@ -11,7 +11,7 @@ use vultus_engine::ids::GalleryId;
 use vultus_engine::infer::{Embedder, Pipeline};
 
 use crate::config::Settings;
-use crate::jobs::{JobView, Jobs, Run};
+use crate::jobs::{About, JobView, Jobs, Run};
 use crate::middleware::auth::KeyHash;
 use crate::middleware::idempotency::InProgress;
 use crate::problem::{Code, Problem};
@@ -69,15 +69,14 @@ impl App {
         self.background.spawn_blocking(move || work(&app)).await.unwrap_or_else(|error| Err(Problem::internal(error)))
     }
 
-    /// Starts a job: work that is watched apart from its request. See [`crate::jobs`].
-    pub fn start_job(
+    /// Starts a job: work that is watched apart from its request. Blocks until it is durable. See [`crate::jobs`].
+    pub fn start_job<R: serde::Serialize>(
         &self,
-        kind: &'static str,
-        gallery: Option<GalleryId>,
-        work: impl FnOnce(&App, &Run) -> Result<serde_json::Value, Problem> + Send + 'static,
+        about: About,
+        work: impl FnOnce(&App, &Run) -> Result<R, Problem> + Send + 'static,
     ) -> Result<JobView, Problem> {
         let app = self.clone();
-        self.jobs.start(kind, gallery, move |run| work(&app, run))
+        self.jobs.start(about, move |run| work(&app, run))
     }
 
     /// The server's own backbone.

@@ -75,6 +75,8 @@ codes! {
     TrackExists "track_exists" CONFLICT "A track of this id exists already."
     TrackFull "track_full" CONFLICT "The track cannot hold so many frames."
     JobEnded "job_ended" CONFLICT "The job has ended already."
+    JobInterrupted "job_interrupted" SERVICE_UNAVAILABLE "The server stopped before the job had ended."
+    ResultTooLarge "result_too_large" PAYLOAD_TOO_LARGE "The result takes more room than is kept for those of all jobs."
     IdempotencyInProgress "idempotency_in_progress" CONFLICT "A request with this Idempotency-Key is still being served."
     RevisionMismatch "revision_mismatch" PRECONDITION_FAILED "The resource has changed since it was read."
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The request body is too large."
@@ -111,8 +113,8 @@ codes! {
     NotReady "not_ready" SERVICE_UNAVAILABLE "The server is starting, stopping or broken."
 }
 
-/// Seconds a client is asked to wait when there is no room.
-const RETRY_AFTER_S: &str = "1";
+/// Seconds a client is asked to wait when there is no room and nothing says when there will be.
+const RETRY_AFTER_S: u64 = 1;
 
 /// The media type of problems.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -153,7 +155,8 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub image: Option<usize>,
-    /// With `several_faces`: the faces found, best first.
+    /// With `several_faces`: the faces found, best first. Where each face of a photo is enrolled by itself: the one that
+    /// the problem is about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faces: Vec<ProblemFace>,
     /// With `quality_too_low`, `wrong_person` and `duplicate_subject`: what the face has.
@@ -172,6 +175,10 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub expected_model_id: Option<String>,
+    /// Seconds after which a refused request may find room, where that is known. Sent as a header.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub retry_after_s: Option<u64>,
 }
 
 impl Problem {
@@ -189,6 +196,7 @@ impl Problem {
             required: None,
             subject: None,
             expected_model_id: None,
+            retry_after_s: None,
         }
     }
 
@@ -210,6 +218,11 @@ impl Problem {
     }
 }
 
+/// A number in single precision as its own digits say it, where a widened one would show those of its error.
+pub(crate) fn as_written(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| f64::from(value))
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.detail {
@@ -227,7 +240,8 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
         if status == StatusCode::TOO_MANY_REQUESTS {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+            let seconds = self.retry_after_s.unwrap_or(RETRY_AFTER_S);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.code == Code::Unauthorized {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -245,6 +259,14 @@ mod tests {
         for code in Code::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.text());
             assert!(code.status().is_client_error() || code.status().is_server_error());
+        }
+    }
+
+    #[test]
+    fn single_precision_shows_its_own_digits() {
+        for (value, text) in [(0.2589_f32, "0.2589"), (0.3, "0.3"), (-0.123_456_79, "-0.12345679"), (1e-7, "1e-7")] {
+            assert_eq!(serde_json::to_string(&as_written(value)).unwrap(), text);
+            assert_eq!(as_written(value) as f32, value);
         }
     }
 

@@ -15,7 +15,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::{
     calibration, changes, clusters, detect, duplicates, embed, faces, galleries, health, jobs, leave_one_out,
-    migrations, models, pairs, probes, regroupings, reviews, search, subjects, templates, tracks, verify, watches,
+    migrations, models, pairs, probes, regroupings, reviews, search, subjects, templates, tracks, unknown, verify,
+    watches,
 };
 use crate::app::App;
 use crate::middleware::{auth, fallback, idempotency};
@@ -31,6 +32,7 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(galleries::get, galleries::put, galleries::patch, galleries::delete))
         .routes(routes!(subjects::list, subjects::create))
         .routes(routes!(subjects::get, subjects::put, subjects::patch, subjects::delete))
+        .routes(routes!(unknown::enrol))
         .routes(routes!(faces::list, faces::enrol))
         .routes(routes!(faces::get, faces::delete, regroupings::move_face))
         .routes(routes!(faces::crop))

@@ -83,17 +83,18 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let model = Arc::clone(models.default_model().served());
     let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
     let watches = Watches::open(Arc::clone(&store), &settings)?;
+    let background = TaskTracker::new();
+    let jobs = Jobs::open(Arc::clone(&store), settings.jobs.clone(), background.clone())?;
     let database =
         Database::open(store, models, DatabaseConfig { model, review: settings.search.review_threshold, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
     crate::video::clear(&settings.server.data_dir);
-    let background = TaskTracker::new();
     Ok(App::new(Parts {
         key: KeyHash::of(&settings.auth.key),
         upload_slots: Arc::new(Semaphore::new(settings.video.max_uploads)),
         probes: Probes::new(settings.probes.clone()),
-        jobs: Jobs::new(settings.jobs.clone(), background.clone()),
+        jobs,
         watches,
         config: settings,
         database,
@@ -132,10 +133,13 @@ impl Server {
         accept(&app, listener, &connections, &stop).await;
 
         app.stopping.store(true, Ordering::Release);
-        app.jobs.close();
-        // Streams have to end before their connections can; couriers may be in the middle of a write.
+        // Streams have to end before their connections can; jobs that wait are written, couriers may be in a write.
         let closing = app.clone();
-        let _ = tokio::task::spawn_blocking(move || closing.watches.close()).await;
+        let close = move || {
+            closing.jobs.close();
+            closing.watches.close();
+        };
+        let _ = tokio::task::spawn_blocking(close).await;
         tracing::info!("stopping: no new requests; those in work are finished");
         let background = async {
             connections.shutdown().await;

@@ -3,14 +3,14 @@
 use std::ops::ControlFlow;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use vultus_engine::gallery::GalleryError;
 use vultus_engine::ids::GalleryId;
 use vultus_engine::store::ThresholdSetting;
 
 use super::jobs::{Accepted, accepted};
 use crate::app::App;
-use crate::jobs::{JobFilter, Run, StateName, result};
+use crate::jobs::{About, JobFilter, Run, StateName};
 use crate::problem::{Code, Problem};
 
 /// Most items of a report.
@@ -40,9 +40,18 @@ pub(crate) fn start<V: Serialize>(
     gallery: GalleryId,
     work: impl FnOnce(&App, &GalleryId, Progress<'_>) -> Result<V, GalleryError> + Send + 'static,
 ) -> Result<Accepted, Problem> {
+    start_naming(app, About::new(kind, Some(gallery.clone())), gallery, work)
+}
+
+/// As [`start`], for a job that names subjects of other galleries too.
+pub(crate) fn start_naming<V: Serialize>(
+    app: &App,
+    about: About,
+    gallery: GalleryId,
+    work: impl FnOnce(&App, &GalleryId, Progress<'_>) -> Result<V, GalleryError> + Send + 'static,
+) -> Result<Accepted, Problem> {
     app.database.gallery(&gallery)?;
-    let of = gallery.clone();
-    let job = app.start_job(kind, Some(gallery), move |app, run| result(&work(app, &of, &mut progress(run))?))?;
+    let job = app.start_job(about, move |app, run| Ok(work(app, &gallery, &mut progress(run))?))?;
     Ok(accepted(job))
 }
 
@@ -58,15 +67,18 @@ fn progress(run: &Run) -> impl FnMut(u64, u64) -> ControlFlow<()> {
 }
 
 /// The result of the newest job of a kind that is done, of a gallery as it is now.
-pub(crate) fn newest(app: &App, kind: &'static str, gallery: &GalleryId) -> Result<Value, Problem> {
+pub(crate) fn newest(app: &App, kind: &'static str, gallery: &GalleryId) -> Result<Box<RawValue>, Problem> {
     // A gallery of this id that was deleted meanwhile was another one.
     let since = app.database.gallery(gallery)?.created_at;
     let filter =
         JobFilter { kind: Some(kind.to_owned()), gallery: Some(gallery.clone()), state: Some(StateName::Done) };
     let newest = app.jobs.list(&filter, None, 1).into_iter().find(|job| job.created_at >= since);
     let none = || Problem::with(Code::ReportNotFound, format!("no {kind} report of gallery {gallery} is at hand"));
-    // It may be forgotten between the two.
-    let job = app.jobs.get(newest.ok_or_else(none)?.id).map_err(|_| none())?;
+    let job = app.jobs.get(newest.ok_or_else(none)?.id).map_err(|problem| match problem.code {
+        // It may be forgotten between the two.
+        Code::JobNotFound => none(),
+        _ => problem,
+    })?;
     job.result.ok_or_else(none)
 }
 

@@ -8,11 +8,12 @@ use vultus_engine::calibration::{ScoreEstimate, Stale, Suspect};
 use vultus_engine::gallery::{CalibrateOptions, CalibrationProbes, CalibrationStatus};
 use vultus_engine::ids::GalleryId;
 
-use super::analysis::start;
+use super::analysis::start_naming;
 use super::params::GalleryPath;
 use super::wire::FusionSpec;
 use crate::app::App;
 use crate::extract::{Json, Path};
+use crate::jobs::About;
 use crate::problem::{Code, Problem};
 
 /// What subjects are searched with.
@@ -269,8 +270,9 @@ pub async fn calibrate(
         if let Some(other) = &non_mated {
             app.database.gallery(other)?;
         }
+        let about = About::new("calibration", Some(gallery.clone())).naming(non_mated.clone());
         let options = CalibrateOptions { non_mated, only_non_mated, probes: probes.into(), seed };
-        start(app, "calibration", gallery, move |app, gallery, progress| {
+        start_naming(app, about, gallery, move |app, gallery, progress| {
             Ok(CalibrationView::from(&app.database.calibrate(gallery, &options, progress)?))
         })
     })

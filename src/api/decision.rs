@@ -61,15 +61,23 @@ impl ThresholdRequest {
     }
 }
 
-/// Both thresholds, checked.
+/// Both thresholds, checked, also against each other where both are scores or both are rates.
 pub(crate) fn thresholds(
     matching: Option<ThresholdRequest>,
     review: Option<ThresholdRequest>,
 ) -> Result<Thresholds, Problem> {
-    Ok(Thresholds {
-        matching: matching.map(ThresholdRequest::checked).transpose()?,
-        review: review.map(ThresholdRequest::checked).transpose()?,
-    })
+    let matching = matching.map(ThresholdRequest::checked).transpose()?;
+    let review = review.map(ThresholdRequest::checked).transpose()?;
+    let contradiction = match (matching, review) {
+        (Some(ThresholdSetting::Score(of_match)), Some(ThresholdSetting::Score(of_review))) if of_review > of_match => {
+            "the score of review_threshold is at most that of threshold, or nothing would be left to review"
+        }
+        (Some(ThresholdSetting::Fpir(of_match)), Some(ThresholdSetting::Fpir(of_review))) if of_review < of_match => {
+            "the rate (fpir) of review_threshold is at least that of threshold, or nothing would be left to review"
+        }
+        _ => return Ok(Thresholds { matching, review }),
+    };
+    Err(Problem::with(Code::InvalidRequest, contradiction))
 }
 
 /// A threshold score, checked.
@@ -135,9 +143,10 @@ pub(crate) fn in_force(decider: &Decider) -> (ThresholdInForce, Option<Threshold
 #[serde(rename_all = "snake_case")]
 #[schema(as = Decision)]
 pub enum DecisionName {
-    /// The score reaches the threshold.
+    /// The score reaches the threshold, wherever that of a review lies.
     Match,
-    /// It reaches the review threshold only: a person should look at it.
+    /// It reaches the review threshold only: a person should look at it. There is no such candidate where a score and a
+    /// rate, or settings of different places, put the review threshold at or above that of a match.
     Review,
     /// It reaches neither, or there is no candidate.
     None,

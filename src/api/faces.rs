@@ -91,7 +91,7 @@ impl Body for EnrolBody {
         self.dry_run = self.dry_run.or(params.dry_run);
         self.min_quality = self.min_quality.or(params.min_quality);
         if let (None, Some(list)) = (&self.allow, params.allow) {
-            self.allow = Some(list.split(',').map(CheckName::parse).collect::<Result<_, _>>()?);
+            self.allow = Some(CheckName::list(&list)?);
         }
         if self.min_quality.is_some_and(|q| !(0.0..=1.0).contains(&q)) {
             return Err(Problem::with(Code::InvalidRequest, "min_quality is a number from 0 to 1"));
@@ -130,6 +130,11 @@ pub enum CheckName {
 }
 
 impl CheckName {
+    /// A list as a parameter has it.
+    pub(super) fn list(text: &str) -> Result<Vec<Self>, Problem> {
+        text.split(',').map(Self::parse).collect()
+    }
+
     fn parse(text: &str) -> Result<Self, Problem> {
         serde_json::from_value(text.trim().into()).map_err(|_| {
             let known = "quality, wrong_person and duplicate_subject";

@@ -66,17 +66,19 @@ pub async fn list(State(app): State<App>, Query(params): Query<ListJobsParams>) 
     let bad_cursor = |_| Problem::with(Code::InvalidParameter, "cursor is not one that a page gave");
     let after = page.after()?.map(|text| Uuid::parse_str(&text).map_err(bad_cursor)).transpose()?;
     let filter = JobFilter { kind: params.kind, gallery: params.gallery, state: params.state };
-    let jobs = app.jobs.list(&filter, after, limit + 1);
+    let jobs = app.blocking(move |app| Ok(app.jobs.list(&filter, after, limit + 1))).await?;
     Ok(axum::Json(Page::cut(jobs, limit, |job| job.id.to_string())))
 }
 
 /// Gives one job: how far it is, and its result once it is done.
+///
+/// A restart of the server keeps what has ended; what had not has failed with `job_interrupted`.
 #[utoipa::path(get, path = "/v1/jobs/{job}", operation_id = "get_job", tag = "jobs",
     params(JobPath),
     responses((status = 200, description = "The job.", body = JobView)),
     extensions(("x-problems" = json!(["job_not_found"]))))]
 pub async fn get(State(app): State<App>, Path(JobPath { job }): Path<JobPath>) -> Result<impl IntoResponse, Problem> {
-    Ok(axum::Json(app.jobs.get(job)?))
+    app.blocking(move |app| Ok(axum::Json(app.jobs.get(job)?))).await
 }
 
 /// Cancels a job. One that runs has ended when its state says so.
@@ -88,5 +90,5 @@ pub async fn cancel(
     State(app): State<App>,
     Path(JobPath { job }): Path<JobPath>,
 ) -> Result<impl IntoResponse, Problem> {
-    Ok(axum::Json(app.jobs.cancel(job)?))
+    app.blocking(move |app| Ok(axum::Json(app.jobs.cancel(job)?))).await
 }

@@ -26,6 +26,7 @@ pub mod search;
 pub mod subjects;
 pub mod templates;
 pub mod tracks;
+pub mod unknown;
 pub mod verify;
 pub mod watches;
 pub mod wire;

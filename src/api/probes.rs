@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::config::FPS_RANGE;
 use crate::extract::submission::Body as _;
 use crate::extract::{Path, Query, media_type};
-use crate::jobs::JobView;
+use crate::jobs::{About, JobView, Run};
 use crate::middleware::idempotency::claim;
 use crate::problem::{Code, Problem};
 use crate::service::search::{Probe, Searched, common_model};
@@ -291,7 +291,9 @@ pub async fn video(State(app): State<App>, request: Request) -> Result<Response,
             };
             let only = options.galleries.first().filter(|_| options.galleries.len() == 1).cloned();
             let video = Video { file, container, ffmpeg, model, options };
-            let job = app.start_job(KIND, only, move |app, run| {
+            // Of several galleries it is on none, and names subjects of all.
+            let about = About::new(KIND, only).naming(video.options.galleries.iter().cloned());
+            let look = move |app: &App, run: &Run| {
                 let found = examine(app, run, &video)?;
                 let mut result = view(&video, found, run.id());
                 for (track, crops) in &mut result.crops {
@@ -299,8 +301,9 @@ pub async fn video(State(app): State<App>, request: Request) -> Result<Response,
                         run.attach(crop_name(*track, crop), "image/png", png);
                     }
                 }
-                crate::jobs::result(&result.result)
-            })?;
+                Ok(result.result)
+            };
+            let job = app.blocking(move |app| app.start_job(about, look)).await?;
             Ok(accepted(job).into_response())
         }
     };
@@ -319,7 +322,8 @@ pub async fn crop(
     State(app): State<App>,
     Path(CropPath { job, track, crop }): Path<CropPath>,
 ) -> Result<impl IntoResponse, Problem> {
-    let attached = app.jobs.attachment(job, &crop_name(track as usize, crop as usize))?;
+    let name = crop_name(track as usize, crop as usize);
+    let attached = app.blocking(move |app| app.jobs.attachment(job, &name)).await?;
     let (media_type, bytes) = attached.ok_or_else(|| Problem::new(Code::CropNotFound))?;
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, media_type)], bytes))
 }

@@ -3,7 +3,8 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use vultus_engine::gallery::SubjectSettings;
@@ -35,11 +36,21 @@ pub struct SubjectBody {
     /// Any JSON object, at most 16 KiB as text.
     #[schema(value_type = Object, additional_properties = true)]
     pub metadata: Map<String, Value>,
-    /// From when on the subject is not found any more and is removed with its faces; null: never.
+    /// From when on the subject is not found any more and is removed with its faces; at latest 9999-12-30T22:00:00Z. Null:
+    /// never.
+    #[serde(deserialize_with = "expiry")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<jiff::Timestamp>,
     /// Whether the subject may be matched.
     pub consent: ConsentName,
+}
+
+/// A time, or null. The latest there is lies short of the end of the year 9999, so that its year has four digits in every
+/// time zone.
+fn expiry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<jiff::Timestamp>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let wanted = "expires_at is a time such as 2030-01-31T00:00:00Z, at latest 9999-12-30T22:00:00Z, or null for never";
+    text.parse().map(Some).map_err(|_| D::Error::custom(format!("{wanted}, not {text:.50}")))
 }
 
 /// Whether a subject may be matched.
@@ -113,7 +124,9 @@ pub struct CreateSubject {
     /// Any JSON object, at most 16 KiB as text.
     #[schema(value_type = Object, additional_properties = true)]
     pub metadata: Map<String, Value>,
-    /// From when on the subject is not found any more and is removed with its faces; null: never.
+    /// From when on the subject is not found any more and is removed with its faces; at latest 9999-12-30T22:00:00Z. Null:
+    /// never.
+    #[serde(deserialize_with = "expiry")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<jiff::Timestamp>,
     /// Whether the subject may be matched.

@@ -259,6 +259,7 @@ pub async fn pair(State(app): State<App>, submission: Submission<VerifyBody>) ->
     if options.fusion.is_some() {
         return Err(Problem::with(Code::InvalidRequest, "nothing is fused when two images are compared"));
     }
+    thresholds(options.threshold, options.review_threshold)?;
     let score_of = |threshold: Option<ThresholdRequest>| threshold.map(ThresholdRequest::checked_score).transpose();
     let (matching, review) = (score_of(options.threshold)?, score_of(options.review_threshold)?);
     let wanted = Wanted::One(options.select.unwrap_or_default());

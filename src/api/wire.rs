@@ -59,12 +59,12 @@ pub enum RuleName {
 pub struct FusionSpec {
     /// The rule.
     pub rule: RuleName,
-    /// τ of `softmax_quality`: standard deviations of the norm over which the weight grows e-fold.
+    /// τ of `softmax_quality`, which alone has one: standard deviations of the norm over which the weight grows e-fold.
     /// With neither τ nor cap the model's own parameters of the rule are taken.
     #[serde(default)]
     #[schema(minimum = 0.05, maximum = 100.0)]
     pub tau: Option<f32>,
-    /// Cap of `softmax_quality`: the standardised norm above which all faces weigh alike; none where left out.
+    /// Cap of `softmax_quality`, which alone has one: the standardised norm above which all faces weigh alike; none where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -10.0, maximum = 10.0, nullable = false)]
     pub cap: Option<f32>,
@@ -78,7 +78,7 @@ pub struct FusionSpec {
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "documents what a patch can hold; it is merged as JSON")]
 pub struct FusionPatch {
-    /// The rule.
+    /// The rule. Another one than before leaves the parameters of that one behind.
     rule: Option<RuleName>,
     /// τ of `softmax_quality`.
     #[schema(minimum = 0.05, maximum = 100.0)]
@@ -101,6 +101,11 @@ impl FusionSpec {
             RuleName::Caface => FusionRule::Caface,
         };
         let Self { tau, cap, robust, .. } = self;
+        let given = [("tau", tau), ("cap", cap)].into_iter().find(|(_, value)| value.is_some());
+        if let Some((name, _)) = given.filter(|_| rule != FusionRule::SoftmaxQuality) {
+            let detail = format!("the rule {rule} has no {name}; only softmax_quality has");
+            return Err(Problem::with(Code::InvalidRequest, detail));
+        }
         let asked = FusionRequest { rule, tau, cap, robust };
         if asked.resolve(rule.into()).is_valid() {
             Ok(asked)
@@ -110,6 +115,8 @@ impl FusionSpec {
     }
 }
 
+/// With the parameters that the rule has: what a client reads can be sent back, also where a gallery was made before others
+/// were refused.
 impl From<Fusion> for FusionSpec {
     fn from(fusion: Fusion) -> Self {
         let rule = match fusion.rule {
@@ -119,7 +126,8 @@ impl From<Fusion> for FusionSpec {
             FusionRule::Best => RuleName::Best,
             FusionRule::Caface => RuleName::Caface,
         };
-        Self { rule, tau: Some(fusion.tau), cap: fusion.cap, robust: fusion.robust }
+        let (tau, cap) = if rule == RuleName::SoftmaxQuality { (Some(fusion.tau), fusion.cap) } else { (None, None) };
+        Self { rule, tau, cap, robust: fusion.robust }
     }
 }
 
@@ -236,6 +244,26 @@ impl ProbeFace {
             norm: sample.feature.norm,
             quality: sample.quality,
             weight,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Galleries could once be given parameters that their rule does not have. They are still read, and what is shown of
+    /// them can be sent back.
+    #[test]
+    fn parameters_that_a_rule_lacks_are_not_shown() {
+        let stored = Fusion { rule: FusionRule::Mean, tau: 0.7, cap: Some(1.0), robust: true };
+        let shown = FusionSpec::from(stored);
+        assert_eq!(shown, FusionSpec { rule: RuleName::Mean, tau: None, cap: None, robust: true });
+        assert!(shown.checked().is_ok());
+        let stored = Fusion { rule: FusionRule::SoftmaxQuality, ..stored };
+        assert_eq!((FusionSpec::from(stored).tau, FusionSpec::from(stored).cap), (Some(0.7), Some(1.0)));
+        for refused in [FusionSpec { tau: Some(1.0), ..shown }, FusionSpec { cap: Some(1.0), ..shown }] {
+            assert_eq!(refused.checked().unwrap_err().code, Code::InvalidRequest);
         }
     }
 }

@@ -54,10 +54,11 @@ fn wait(client: &Client, job: &JobView) -> anyhow::Result<VideoResult> {
             StateName::Queued | StateName::Running => std::thread::sleep(ASK_EVERY),
             StateName::Done => {
                 bar.finish_and_clear();
-                return serde_json::from_value(job.result.unwrap_or_default()).context("the job's result is not ours");
+                let result = job.result.context("the job is done and has no result")?;
+                return serde_json::from_str(result.get()).context("the job's result is not ours");
             }
             StateName::Failed => {
-                let problem = job.problem.context("the job failed and does not say why")?;
+                let problem = job.problem().context("the job failed and does not say why")?;
                 return Err(problem.into());
             }
             StateName::Cancelled => anyhow::bail!("the job was cancelled"),

@@ -10,11 +10,11 @@ pub struct JobSettings {
     pub max_running: usize,
     /// Jobs that wait for their turn; more are refused with `jobs_full`.
     pub max_queued: usize,
-    /// Jobs that have ended and are still shown.
+    /// Jobs that have ended and are still kept, over restarts too.
     pub keep: usize,
-    /// How long they are shown.
+    /// How long they are kept.
     pub keep_s: u64,
-    /// Bytes of results kept; beyond, the oldest go.
+    /// Bytes of results and attachments kept in the store; beyond, the oldest go.
     pub keep_bytes: usize,
 }
 

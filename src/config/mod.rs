@@ -273,6 +273,11 @@ impl Settings {
                 return Err(format!("search.{name} is a number from -1 to 1"));
             }
         }
+        if let (Some(of_match), Some(of_review)) = (self.search.threshold, self.search.review_threshold)
+            && of_review > of_match
+        {
+            return Err("search.review_threshold is at most search.threshold".to_owned());
+        }
         let key = secrecy::ExposeSecret::expose_secret(&self.auth.key);
         if !key.is_empty() && (key.len() < MIN_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(format!("auth.key has at least {MIN_KEY_BYTES} visible ASCII characters"));
@@ -298,6 +303,8 @@ mod tests {
         };
         assert!(wrong(|s| s.limits.max_queued_images = 0).contains("max_queued_images"));
         assert!(wrong(|s| s.search.threshold = Some(9.0)).contains("threshold"));
+        let review_above = |s: &mut Settings| (s.search.threshold, s.search.review_threshold) = (Some(0.3), Some(0.4));
+        assert!(wrong(review_above).contains("review_threshold"));
         assert!(wrong(|s| s.model.min_detection_score = f32::NAN).contains("min_detection_score"));
         assert!(wrong(|s| s.auth.key = SecretString::from(" ")).contains("key"));
     }

@@ -12,7 +12,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::problem::{Code, Problem};
 
@@ -89,10 +89,12 @@ fn is_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|media| media == "application/json" || media.ends_with("+json"))
 }
 
-/// The text of a JSON object to a value: syntax errors and wrong shapes are told apart, as 400 and 422.
+/// The text of a JSON object to a value: syntax errors and wrong shapes are told apart, as 400 and 422. A number that no
+/// float holds is no syntax error, though it is reported as one.
 pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice::<object::Object<T>>(body).map(|object| object.0).map_err(|error| {
-        let code = if error.is_data() { Code::InvalidRequest } else { Code::MalformedBody };
+        let well_formed = error.is_data() || serde_json::from_slice::<IgnoredAny>(body).is_ok();
+        let code = if well_formed { Code::InvalidRequest } else { Code::MalformedBody };
         Problem::with(code, error.to_string())
     })
 }

@@ -1,18 +1,21 @@
-//! One job from the inside: what its work is told and tells.
+//! One job from the inside: what its work is told and tells, and what is known of it.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
 use jiff::{Timestamp, Unit};
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vultus_engine::ids::GalleryId;
 
 use super::view::{JobProgress, JobView, StateName};
+use super::{About, raw};
 use crate::problem::{Code, Problem};
 
 /// The present time to the millisecond.
@@ -52,7 +55,7 @@ impl Run {
     /// Says how many steps there are. Until then, the number is not known.
     pub fn set_total(&self, steps: u64) {
         self.0.total.store(steps, Ordering::Relaxed);
-        self.0.total_known.store(1, Ordering::Relaxed);
+        self.0.total_known.store(true, Ordering::Relaxed);
     }
 
     /// Says that some more steps are done.
@@ -60,40 +63,65 @@ impl Run {
         self.0.done.fetch_add(steps, Ordering::Relaxed);
     }
 
-    /// Keeps bytes beside the result, under a name, as long as the result is kept.
+    /// Keeps bytes beside the result, under a name of at most 500 bytes, as long as the result is kept. They are held in
+    /// memory until the job ends.
     pub fn attach(&self, name: String, media_type: &'static str, bytes: Vec<u8>) {
-        self.0.inner.lock().attachments.insert(name, (media_type, Bytes::from(bytes)));
+        self.0.inner.lock().held.attachments.insert(name, (Cow::Borrowed(media_type), Bytes::from(bytes)));
     }
+}
+
+/// Media type and bytes.
+pub(super) type Attachment = (Cow<'static, str>, Bytes);
+
+/// Who wants a job to end before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A request, or a gallery that is gone.
+    Cancel,
+    /// The server is stopping.
+    Stop,
 }
 
 /// How a job ended.
 pub(super) enum Ended {
-    Done(Value),
+    Done(Box<RawValue>),
     Failed(Problem),
     Cancelled,
 }
 
 impl Ended {
-    pub(super) fn state(&self) -> StateName {
-        match self {
-            Self::Done(_) => StateName::Done,
-            Self::Failed(_) => StateName::Failed,
-            Self::Cancelled => StateName::Cancelled,
-        }
+    /// The server stopped in the middle of it.
+    pub(super) fn interrupted() -> Self {
+        Self::Failed(Problem::new(Code::JobInterrupted))
     }
+}
+
+/// What is written of a job: all but its result and attachments.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) job: JobView,
+    /// See [`About::galleries`].
+    pub(super) galleries: Vec<GalleryId>,
+    /// Bytes of result and attachments.
+    pub(super) bytes: usize,
 }
 
 /// All that is known of a job.
 pub(super) struct Record {
     pub(super) id: Uuid,
-    pub(super) kind: &'static str,
+    pub(super) kind: String,
     pub(super) cancel: CancellationToken,
-    gallery: Option<GalleryId>,
-    created_at: Timestamp,
+    gallery: Option<String>,
+    galleries: Vec<GalleryId>,
+    pub(super) created_at: Timestamp,
     done: AtomicU64,
     total: AtomicU64,
-    /// 1 once the total is known.
-    total_known: AtomicU64,
+    total_known: AtomicBool,
+    asked: OnceLock<Asked>,
+    /// One of its galleries is gone: whatever it finds is not to be kept.
+    pub(super) disowned: AtomicBool,
+    /// Held while the end of the job is written.
+    pub(super) ending: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
@@ -101,34 +129,79 @@ struct Inner {
     state: StateName,
     started_at: Option<Timestamp>,
     ended_at: Option<Timestamp>,
-    result: Option<Value>,
-    result_bytes: usize,
-    problem: Option<Problem>,
-    attachments: HashMap<String, (&'static str, Bytes)>,
+    problem: Option<Box<RawValue>>,
+    /// Of result and attachments, wherever they are.
+    bytes: usize,
+    held: Held,
+}
+
+/// What is not in the store: what running jobs attach, and ends that could not be written.
+#[derive(Default)]
+pub(super) struct Held {
+    pub(super) result: Option<Box<RawValue>>,
+    pub(super) attachments: BTreeMap<String, Attachment>,
+}
+
+/// The end of a job, before anybody is told.
+pub(super) struct End {
+    pub(super) kept: Kept,
+    pub(super) held: Held,
 }
 
 impl Record {
-    pub(super) fn new(kind: &'static str, gallery: Option<GalleryId>) -> Self {
-        let inner = Inner {
+    /// A job that waits for its turn.
+    pub(super) fn new(about: About) -> Self {
+        let job = JobView {
+            id: Uuid::now_v7(),
+            kind: about.kind.to_owned(),
+            gallery: about.gallery.map(|gallery| gallery.to_string()),
             state: StateName::Queued,
+            progress: JobProgress { done: 0, total: None },
+            result: None,
+            problem: None,
+            created_at: now(),
             started_at: None,
             ended_at: None,
-            result: None,
-            result_bytes: 0,
-            problem: None,
-            attachments: HashMap::new(),
+        };
+        Self::restored(Kept { job, galleries: about.galleries, bytes: 0 })
+    }
+
+    /// A job as it was written.
+    pub(super) fn restored(kept: Kept) -> Self {
+        let Kept { job, galleries, bytes } = kept;
+        let inner = Inner {
+            state: job.state,
+            started_at: job.started_at,
+            ended_at: job.ended_at,
+            problem: job.problem,
+            bytes,
+            held: Held::default(),
         };
         Self {
-            id: Uuid::now_v7(),
-            kind,
+            id: job.id,
+            kind: job.kind,
             cancel: CancellationToken::new(),
-            gallery,
-            created_at: now(),
-            done: AtomicU64::new(0),
-            total: AtomicU64::new(0),
-            total_known: AtomicU64::new(0),
+            gallery: job.gallery,
+            galleries,
+            created_at: job.created_at,
+            done: AtomicU64::new(job.progress.done),
+            total: AtomicU64::new(job.progress.total.unwrap_or(0)),
+            total_known: AtomicBool::new(job.progress.total.is_some()),
+            asked: OnceLock::new(),
+            disowned: AtomicBool::new(false),
+            ending: Mutex::default(),
             inner: Mutex::new(inner),
         }
+    }
+
+    /// Asks the job to end. Who asks first counts.
+    pub(super) fn ask(&self, asked: Asked) {
+        let _ = self.asked.set(asked);
+        self.cancel.cancel();
+    }
+
+    pub(super) fn asked(&self) -> Option<Asked> {
+        self.asked.get().copied()
     }
 
     pub(super) fn begin(&self) {
@@ -137,21 +210,38 @@ impl Record {
         inner.started_at = Some(now());
     }
 
-    pub(super) fn end(&self, ended: Ended) {
-        let state = ended.state();
-        let (result, problem) = match ended {
-            Ended::Done(result) => (Some(result), None),
-            Ended::Failed(problem) => (None, Some(problem)),
-            Ended::Cancelled => (None, None),
-        };
-        // Measured once, for the bound on what is kept.
-        let result_bytes = result.as_ref().map_or(0, |result| result.to_string().len());
-        let mut inner = self.inner.lock();
-        if state != StateName::Done {
-            inner.attachments.clear();
+    /// What an end comes to. Takes the attachments, which go where the job is not done.
+    pub(super) fn end(&self, ended: Ended) -> End {
+        let mut held = std::mem::take(&mut self.inner.lock().held);
+        let mut job = JobView { ended_at: Some(now()), ..self.view() };
+        match ended {
+            Ended::Done(result) => {
+                job.state = StateName::Done;
+                held.result = Some(result);
+            }
+            Ended::Failed(problem) => {
+                (job.state, job.problem, held) = (StateName::Failed, raw(&problem).ok(), Held::default());
+            }
+            Ended::Cancelled => (job.state, held) = (StateName::Cancelled, Held::default()),
         }
-        (inner.result, inner.result_bytes, inner.problem) = (result, result_bytes, problem);
-        (inner.state, inner.ended_at) = (state, Some(now()));
+        let bytes = held.bytes();
+        End { kept: Kept { job, galleries: self.galleries.clone(), bytes }, held }
+    }
+
+    /// Shows an end to everybody, with what the store does not have of it.
+    pub(super) fn show(&self, job: JobView, bytes: usize, held: Held) {
+        let mut inner = self.inner.lock();
+        (inner.state, inner.problem, inner.ended_at) = (job.state, job.problem, job.ended_at);
+        (inner.bytes, inner.held) = (bytes, held);
+    }
+
+    /// What is written of it by now.
+    pub(super) fn kept(&self) -> Kept {
+        Kept { job: self.view(), galleries: self.galleries.clone(), bytes: self.bytes() }
+    }
+
+    pub(super) fn names(&self, gallery: &GalleryId) -> bool {
+        self.galleries.contains(gallery)
     }
 
     pub(super) fn ended_at(&self) -> Option<Timestamp> {
@@ -160,27 +250,25 @@ impl Record {
 
     /// Bytes of result and attachments.
     pub(super) fn bytes(&self) -> usize {
-        let inner = self.inner.lock();
-        inner.result_bytes + inner.attachments.values().map(|(_, bytes)| bytes.len()).sum::<usize>()
+        self.inner.lock().bytes
     }
 
-    pub(super) fn attachment(&self, name: &str) -> Option<(&'static str, Bytes)> {
-        self.inner.lock().attachments.get(name).cloned()
+    pub(super) fn held_result(&self) -> Option<Box<RawValue>> {
+        self.inner.lock().held.result.clone()
     }
 
+    pub(super) fn held_attachment(&self, name: &str) -> Option<Attachment> {
+        self.inner.lock().held.attachments.get(name).cloned()
+    }
+
+    /// The job without its result.
     pub(super) fn view(&self) -> JobView {
-        let result = self.inner.lock().result.clone();
-        JobView { result, ..self.summary() }
-    }
-
-    /// The view without the result, which can be large.
-    pub(super) fn summary(&self) -> JobView {
         let inner = self.inner.lock();
-        let known = self.total_known.load(Ordering::Relaxed) == 1;
+        let known = self.total_known.load(Ordering::Relaxed);
         JobView {
             id: self.id,
-            kind: self.kind.to_owned(),
-            gallery: self.gallery.as_ref().map(ToString::to_string),
+            kind: self.kind.clone(),
+            gallery: self.gallery.clone(),
             state: inner.state,
             progress: JobProgress {
                 done: self.done.load(Ordering::Relaxed),
@@ -192,5 +280,12 @@ impl Record {
             started_at: inner.started_at,
             ended_at: inner.ended_at,
         }
+    }
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        let attached: usize = self.attachments.values().map(|(_, bytes)| bytes.len()).sum();
+        attached + self.result.as_ref().map_or(0, |result| result.get().len())
     }
 }

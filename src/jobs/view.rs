@@ -1,6 +1,7 @@
-//! A job as it is shown, and could be stored.
+//! A job as it is shown, and stored. Result and problem are texts, so that their numbers keep every digit.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -69,10 +70,10 @@ pub struct JobView {
     pub progress: JobProgress,
     /// What it found, once it is done; its members depend on the kind. Null in lists.
     #[schema(required = true, value_type = Option<Object>)]
-    pub result: Option<serde_json::Value>,
+    pub result: Option<Box<RawValue>>,
     /// Why it failed.
-    #[schema(required = true)]
-    pub problem: Option<Problem>,
+    #[schema(required = true, value_type = Option<Problem>)]
+    pub problem: Option<Box<RawValue>>,
     /// When it was asked for.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: jiff::Timestamp,
@@ -82,4 +83,11 @@ pub struct JobView {
     /// When it ended.
     #[schema(required = true, value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<jiff::Timestamp>,
+}
+
+impl JobView {
+    /// Why it failed; `None` also where that is of a kind this program does not know.
+    pub fn problem(&self) -> Option<Problem> {
+        serde_json::from_str(self.problem.as_deref()?.get()).ok()
+    }
 }

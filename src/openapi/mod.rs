@@ -49,7 +49,13 @@ use crate::problem::{Code, PROBLEM_JSON, Problem};
 pub struct Document;
 
 /// Problems that no operation answers with: of requests that are to none, and of jobs, which tell them in their `problem`.
-const OUTSIDE: &[Code] = &[Code::RouteNotFound, Code::MethodNotAllowed, Code::CalibrationImpossible];
+const OUTSIDE: &[Code] = &[
+    Code::RouteNotFound,
+    Code::MethodNotAllowed,
+    Code::CalibrationImpossible,
+    Code::JobInterrupted,
+    Code::ResultTooLarge,
+];
 /// Problems of every operation under `/v1`.
 const ALWAYS: &[Code] = &[Code::Unauthorized, Code::Internal, Code::StorageUnavailable];
 /// Problems of operations with path, query or header parameters.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use vultus_engine::detect::DetectorKind;
-use vultus_engine::gallery::{GalleryError, NewFace};
+use vultus_engine::gallery::{GalleryError, Inspection, NewFace};
 use vultus_engine::ids::{GalleryId, ModelId, SubjectId};
 use vultus_engine::image::encode_png;
+use vultus_engine::infer::Embedder;
+use vultus_engine::model::ServedModel;
 use vultus_engine::store::{Check, Face, FaceSource, Gallery, Override};
 
 use super::examine::{Embedding, Sample, Wanted, embed_again, embed_all};
@@ -13,7 +15,7 @@ use super::select::Select;
 use super::timing::{TimingsMs, since};
 use crate::app::App;
 use crate::extract::submission::Item;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, as_written};
 use crate::watches::look;
 
 /// How to enrol.
@@ -53,7 +55,7 @@ impl Allowed {
         allowed
     }
 
-    fn allows(self, check: Check) -> bool {
+    pub(super) fn allows(self, check: Check) -> bool {
         match check {
             Check::Quality => self.quality,
             Check::WrongPerson => self.wrong_person,
@@ -113,41 +115,26 @@ pub async fn enrol(
         return Err(rejected.into_iter().next().unwrap_or_else(|| Problem::new(Code::NoFace)));
     }
     let mut accepted = encode_crops(app, accepted, settings.keep_crops).await?;
-    let (faces, refused, revision) = loop {
-        let new: Vec<(usize, NewFace)> =
-            accepted.iter().map(|(of, crop)| (of.sample.image, new_face(of, crop.clone()))).collect();
-        let (gallery, subject, served) = (gallery.clone(), subject.clone(), Arc::clone(model.served()));
-        let stored = app.blocking(move |app| {
-            let (images, new): (Vec<usize>, Vec<NewFace>) = new.into_iter().unzip();
-            let findings = app.database.inspect(&gallery, &subject, &served.id, &new)?;
-            let (passed, refused) = guard(images, new, findings, options.allow);
-            let (images, new): (Vec<usize>, Vec<NewFace>) = passed.into_iter().unzip();
-            if new.is_empty() {
-                return Err(refused.into_iter().next().unwrap_or_else(|| Problem::new(Code::NoFace)));
-            }
-            if options.dry_run {
-                let faces = app.database.preview(&subject, &served, &new);
-                return Ok((images.into_iter().zip(faces).collect::<Vec<_>>(), refused, None));
-            }
-            let enrolled = app.database.enrol(&gallery, &subject, &served.id, new)?;
-            Ok((images.into_iter().zip(enrolled.faces).collect(), refused, Some(enrolled.revision)))
-        });
-        match stored.await {
-            // The gallery changed its model in the meantime: the same faces, seen by the new one.
-            Err(problem) if problem.code == Code::ModelMismatch => {
-                let now = app.model_of(&settings.id).await?;
-                if now.served().id == model.served().id {
-                    return Err(problem);
-                }
-                model = now;
-                embed_again(app, accepted.iter_mut().map(|(of, _)| &mut of.sample), &model).await?;
-            }
-            stored => break stored?,
+    let (of_gallery, whose) = (gallery.clone(), subject.clone());
+    let store = move |app: &App, served: &ServedModel, new: Vec<(usize, NewFace)>| {
+        let (images, new): (Vec<usize>, Vec<NewFace>) = new.into_iter().unzip();
+        let inspected = app.database.inspect(&of_gallery, &whose, &served.id, &new)?;
+        let (passed, refused) = guard(images, new, inspected, options.allow);
+        let (images, new): (Vec<usize>, Vec<NewFace>) = passed.into_iter().unzip();
+        if new.is_empty() {
+            return Err(refused.into_iter().next().unwrap_or_else(|| Problem::new(Code::NoFace)));
         }
+        if options.dry_run {
+            let faces = app.database.preview(&whose, served, &new);
+            return Ok((images.into_iter().zip(faces).collect::<Vec<_>>(), refused, None));
+        }
+        let enrolled = app.database.enrol(&of_gallery, &whose, &served.id, new)?;
+        Ok((images.into_iter().zip(enrolled.faces).collect(), refused, Some(enrolled.revision)))
     };
+    let (faces, refused, revision) = store_under(app, &gallery, &mut model, &mut accepted, store).await?;
     if revision.is_some() {
-        let stored = faces.iter().map(|(_, face)| face.id).collect();
-        look::enrolment(app, &settings.id, &subject, stored).await?;
+        let stored = faces.iter().map(|(_, face)| (subject.clone(), face.id)).collect();
+        look::enrolment(app, &gallery, stored).await?;
     }
     rejected.extend(refused);
     rejected.sort_by_key(|problem| problem.image);
@@ -157,22 +144,61 @@ pub async fn enrol(
 }
 
 /// A sample that may be enrolled, and what was overridden for that.
-struct Gated {
-    sample: Sample,
-    overrides: Vec<Override>,
+pub(super) struct Gated {
+    pub(super) sample: Sample,
+    pub(super) overrides: Vec<Override>,
+}
+
+/// Has accepted faces, each with its crop, stored by `store`, which is told the model they are of. Where the gallery has
+/// changed its model in the meantime, they are the same faces, seen by the new one.
+pub(super) async fn store_under<T: Send + 'static>(
+    app: &App,
+    gallery: &GalleryId,
+    model: &mut Arc<Embedder>,
+    accepted: &mut [(Gated, Option<Vec<u8>>)],
+    store: impl Fn(&App, &ServedModel, Vec<(usize, NewFace)>) -> Result<T, Problem> + Clone + Send + 'static,
+) -> Result<T, Problem> {
+    loop {
+        let new: Vec<(usize, NewFace)> =
+            accepted.iter().map(|(of, crop)| (of.sample.image, new_face(of, crop.clone()))).collect();
+        let (served, store) = (Arc::clone(model.served()), store.clone());
+        match app.blocking(move |app| store(app, &served, new)).await {
+            Err(problem) if problem.code == Code::ModelMismatch => {
+                let now = app.model_of(gallery).await?;
+                if now.served().id == model.served().id {
+                    return Err(problem);
+                }
+                *model = now;
+                embed_again(app, accepted.iter_mut().map(|(of, _)| &mut of.sample), model).await?;
+            }
+            stored => return stored,
+        }
+    }
 }
 
 /// Faces the guards let through, each with its image, and problems of the others.
 fn guard(
     images: Vec<usize>,
     new: Vec<NewFace>,
-    findings: Vec<Vec<Override>>,
+    Inspection { findings, first }: Inspection,
     allow: Allowed,
 ) -> (Vec<(usize, NewFace)>, Vec<Problem>) {
     let (mut passed, mut refused) = (Vec::new(), Vec::new());
     for ((image, mut face), findings) in images.into_iter().zip(new).zip(findings) {
         match findings.iter().find(|finding| !allow.allows(finding.check)) {
-            Some(first) => refused.push(finding_problem(first, &findings).at_image(image)),
+            Some(fault) => {
+                let problem = finding_problem(fault, &findings);
+                let detail = problem.detail.filter(|_| !first || fault.check != Check::WrongPerson);
+                let among_themselves = || {
+                    let Override { value, required, .. } = fault;
+                    format!(
+                        "the faces of the request disagree with each other: this one scores {value:.3} against others, \
+                         {required:.3} is required"
+                    )
+                };
+                let detail = Some(detail.unwrap_or_else(among_themselves));
+                refused.push(Problem { detail, ..problem }.at_image(image));
+            }
             None => {
                 face.overrides.extend(findings);
                 passed.push((image, face));
@@ -182,7 +208,8 @@ fn guard(
     (passed, refused)
 }
 
-fn finding_problem(first: &Override, all: &[Override]) -> Problem {
+/// The problem of a face that `first` of its findings keeps out.
+pub(super) fn finding_problem(first: &Override, all: &[Override]) -> Problem {
     let (value, required) = (first.value, first.required);
     let (code, detail) = match first.check {
         Check::Quality => (Code::QualityTooLow, format!("the face has quality {value:.3}, {required:.3} is required")),
@@ -196,15 +223,19 @@ fn finding_problem(first: &Override, all: &[Override]) -> Problem {
         ),
     };
     Problem {
-        value: Some(f64::from(value)),
-        required: Some(f64::from(required)),
+        value: Some(as_written(value)),
+        required: Some(as_written(required)),
         subject: all.iter().find_map(|finding| finding.subject.as_ref()).map(ToString::to_string),
         ..Problem::with(code, detail)
     }
 }
 
 /// The samples with their crops as PNG files, where the gallery keeps them.
-async fn encode_crops(app: &App, samples: Vec<Gated>, keep: bool) -> Result<Vec<(Gated, Option<Vec<u8>>)>, Problem> {
+pub(super) async fn encode_crops(
+    app: &App,
+    samples: Vec<Gated>,
+    keep: bool,
+) -> Result<Vec<(Gated, Option<Vec<u8>>)>, Problem> {
     app.blocking(move |_| {
         let encode = |sample: Gated| {
             let crop = sample.sample.crop.as_ref().filter(|_| keep).map(|crop| encode_png(crop.image())).transpose();
@@ -215,7 +246,8 @@ async fn encode_crops(app: &App, samples: Vec<Gated>, keep: bool) -> Result<Vec<
     .await
 }
 
-fn gate(sample: Sample, gallery: &Gallery, required: Option<f32>, allow: Allowed) -> Result<Gated, Problem> {
+/// Lets a sample of at least the required quality pass.
+pub(super) fn gate(sample: Sample, gallery: &Gallery, required: Option<f32>, allow: Allowed) -> Result<Gated, Problem> {
     if gallery.by_caface() && sample.source == FaceSource::Embedding {
         return Err(Problem::from(GalleryError::NeedsImages(gallery.id.clone())).at_image(sample.image));
     }

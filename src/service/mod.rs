@@ -7,4 +7,5 @@ pub mod search;
 pub mod select;
 pub mod timing;
 pub mod tracks;
+pub mod unknown;
 pub mod video;

@@ -171,6 +171,14 @@ impl Live {
         self.tracks.retain(|_, held| !held.has_expired(now));
         self.templates.retain(|_, held| !held.has_expired(now));
     }
+
+    /// Seconds until the next probe goes if none is used, at least 1.
+    fn next_expiry_s(&self) -> Option<u64> {
+        let held = self.tracks.values().chain(self.templates.values());
+        let next = held.map(|held| held.expires_ms.load(Ordering::Relaxed)).min()?;
+        let wait_ms = next.saturating_sub(Timestamp::now().as_millisecond());
+        Some(u64::try_from(wait_ms).unwrap_or(0).div_ceil(1000).max(1))
+    }
 }
 
 impl Probes {
@@ -216,8 +224,18 @@ impl Probes {
         }
         let share = Share::of(&self.pool);
         let held = Held::new(new, ttl_s, share);
-        held.share.take(PROBE_OVERHEAD_BYTES + held.track().bytes())?;
+        let bytes = PROBE_OVERHEAD_BYTES + held.track().bytes();
+        self.take(&held.share, bytes)?;
         Ok(Arc::new(held))
+    }
+
+    /// Takes bytes for a probe, if need be those of probes past their time.
+    fn take(&self, share: &Share, bytes: usize) -> Result<(), Problem> {
+        share.take(bytes).or_else(|_| {
+            let mut live = self.live.lock();
+            live.sweep();
+            share.take(bytes).map_err(|problem| Problem { retry_after_s: live.next_expiry_s(), ..problem })
+        })
     }
 
     /// What is live, when there is a place for one more.
@@ -226,6 +244,7 @@ impl Probes {
         live.sweep();
         if live.tracks.len() + live.templates.len() >= self.settings.max_tracks {
             return Err(Problem {
+                retry_after_s: live.next_expiry_s(),
                 required: Some(self.settings.max_tracks as f64),
                 ..Problem::with(Code::ProbesFull, "there are as many probe templates and tracks as may be")
             });
@@ -290,7 +309,7 @@ impl Probes {
             });
         }
         let per_frame = |frame: &Frame| Track::bytes_per_frame(track.model(), frame.media.as_str().len());
-        held.share.take(frames.iter().map(per_frame).sum())?;
+        self.take(&held.share, frames.iter().map(per_frame).sum())?;
         let numbers: Result<Vec<u64>, _> = frames.into_iter().map(|frame| track.add(frame)).collect();
         held.share.settle(PROBE_OVERHEAD_BYTES + track.bytes());
         Ok(numbers?)
@@ -305,9 +324,16 @@ impl Probes {
     }
 }
 
-/// Lets go of probes past their time, until `stop`.
+/// Lets go of probes and jobs past their time, until `stop`.
 pub(crate) async fn sweep(app: App, stop: CancellationToken) {
     while tokio::time::timeout(SWEEP_EVERY, stop.cancelled()).await.is_err() {
         app.probes.live.lock().sweep();
+        let jobs = |app: &App| {
+            app.jobs.sweep();
+            Ok(())
+        };
+        if app.blocking(jobs).await.is_err() {
+            return;
+        }
     }
 }

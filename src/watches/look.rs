@@ -174,22 +174,17 @@ pub(crate) fn video(app: &App, job: Uuid, model: &ModelId, number: usize, track:
     Ok(())
 }
 
-/// After faces were enrolled: each of them is a probe.
-pub(crate) async fn enrolment(
-    app: &App,
-    gallery: &GalleryId,
-    subject: &SubjectId,
-    faces: Vec<FaceId>,
-) -> Result<(), Problem> {
+/// After faces were enrolled, each with its subject: each of them is a probe.
+pub(crate) async fn enrolment(app: &App, gallery: &GalleryId, faces: Vec<(SubjectId, FaceId)>) -> Result<(), Problem> {
     let watches = app.watches.book().looking(|settings| settings.sources.enrolments.contains(gallery));
     if watches.is_empty() {
         return Ok(());
     }
-    let (gallery, subject) = (gallery.clone(), subject.clone());
+    let gallery = gallery.clone();
     app.blocking(move |app| {
-        // Enrolled into the watchlist itself, a face would find its own subject.
-        let own = HashMap::from([(gallery.clone(), HashSet::from([subject.clone()]))]);
-        for face in faces {
+        for (subject, face) in faces {
+            // Enrolled into the watchlist itself, a face would find its own subject.
+            let own = HashMap::from([(gallery.clone(), HashSet::from([subject.clone()]))]);
             let stored = match app.database.stored_probe(&gallery, &subject, Some(face), None) {
                 Ok(stored) => stored,
                 // It is gone again already.

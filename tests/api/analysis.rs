@@ -52,6 +52,12 @@ async fn duplicates_are_found_by_a_job() {
     let newest = app.get(path).await.ok(200);
     assert_eq!((&newest["pairs"], &newest["threshold"]["source"]), (&json!([]), &json!("request")));
 
+    // The report and its job are the same after a restart, to the last digit.
+    let place = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+    let told = [app.get(path).await.body, app.get(&place).await.body, app.get("/v1/jobs").await.body];
+    let app = app.restart().await;
+    assert_eq!([app.get(path).await.body, app.get(&place).await.body, app.get("/v1/jobs").await.body], told);
+
     app.post(path, json!({ "threshold": { "fpir": 0.01 } })).await.problem(409, "calibration_missing");
     for bad in [json!({ "limit": 0 }), json!({ "limit": 10_001 }), json!({ "threshold": {} }), json!({ "other": 1 })] {
         app.post(path, bad).await.problem(422, "invalid_request");
@@ -60,6 +66,8 @@ async fn duplicates_are_found_by_a_job() {
     app.delete("/v1/galleries/g").await;
     app.gallery("g").await;
     app.get(path).await.problem(404, "report_not_found");
+    app.get(&place).await.problem(404, "job_not_found");
+    assert_eq!(app.get("/v1/jobs").await.ok(200)["items"], json!([]));
 }
 
 #[tokio::test]

@@ -38,18 +38,28 @@ impl Served {
 
     /// A request over a connection of its own; `None` when the server is gone.
     fn post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
+        let (status, body) = self.send("POST", path, "application/json", body.to_string().as_bytes())?;
+        Some((status, serde_json::from_slice(&body).ok()?))
+    }
+
+    /// As [`post`](Self::post), of any method and body.
+    fn send(&self, method: &str, path: &str, media_type: &str, body: &[u8]) -> Option<(u16, Vec<u8>)> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
-        let body = body.to_string();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {media_type}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).ok()?;
-        stream.write_all(body.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        Some((status, serde_json::from_str(answer.split("\r\n\r\n").nth(1)?).ok()?))
+        stream.write_all(body).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+        let status = std::str::from_utf8(&answer[..end]).ok()?.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer.split_off(end + 4)))
+    }
+
+    fn get(&self, path: &str) -> Option<(u16, Vec<u8>)> {
+        self.send("GET", path, "application/json", b"")
     }
 
     fn kill(mut self) {
@@ -310,4 +320,49 @@ fn a_reader_that_has_enough_is_no_failure() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn jobs_that_a_stop_or_a_kill_cuts_off_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(video) = crate::video::long_video(folder.path()) else { return };
+    let data = folder.path().join("data");
+    let mut served = Served::start(&data);
+    assert_eq!(served.post("/v1/galleries", &json!({ "id": "g" })).unwrap().0, 201);
+    let (status, started) = served.post("/v1/galleries/g/duplicates", &json!({})).unwrap();
+    assert_eq!(status, 202);
+    let report = format!("/v1/jobs/{}", started["id"].as_str().unwrap());
+    let state = |served: &Served, job: &str| -> Value { serde_json::from_slice(&served.get(job).unwrap().1).unwrap() };
+    let wait = |served: &Served, job: &str, wanted: &str| {
+        let found = (0..3000).find(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            state(served, job)["state"] == wanted
+        });
+        assert!(found.is_some(), "{}", state(served, job));
+    };
+    wait(&served, &report, "done");
+    let told = served.get(&report).unwrap();
+    for stop in ["terminate", "kill"] {
+        let path = "/v1/probes/video?galleries=g&fps=60";
+        let (status, started) = served.send("POST", path, "video/x-matroska", &video).unwrap();
+        assert_eq!(status, 202);
+        let started: Value = serde_json::from_slice(&started).unwrap();
+        let job = format!("/v1/jobs/{}", started["id"].as_str().unwrap());
+        wait(&served, &job, "running");
+        match stop {
+            "kill" => served.kill(),
+            _ => assert!(served.terminate().success()),
+        }
+        served = Served::start(&data);
+        let ended = state(&served, &job);
+        assert_eq!((&ended["state"], &ended["problem"]["code"]), (&json!("failed"), &json!("job_interrupted")));
+        // What a killed server would have told of its turn is lost with it.
+        assert_eq!(ended["started_at"].is_null(), stop == "kill");
+        assert_eq!(served.get(&report).unwrap(), told);
+    }
+    assert_eq!(served.send("DELETE", "/v1/galleries/g", "application/json", b"").unwrap().0, 204);
+    assert_eq!(served.get(&report).unwrap().0, 404);
+    assert!(served.terminate().success());
+    check(&data);
 }

@@ -1,5 +1,6 @@
 //! Calibration: a job, thresholds as rates, decisions with a review band.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -61,6 +62,16 @@ async fn a_rate_becomes_a_score_and_says_when_it_is_stale() {
     assert_eq!((&job["state"], &job["progress"]["done"]), (&json!("done"), &json!(120)), "{job}");
     let calibration = app.get("/v1/galleries/g/calibration").await.ok(200);
     assert_eq!(job["result"], calibration);
+    // To the last digit, also where what is sent was read from the store in between.
+    let numbers = async |path: &str| -> HashSet<String> {
+        let text = String::from_utf8(app.get(path).await.body).unwrap();
+        let parts = text.split(|c: char| !(c.is_ascii_digit() || "+-.eE".contains(c)));
+        parts.filter(|part| part.contains('.') && part.parse::<f64>().is_ok()).map(str::to_owned).collect()
+    };
+    let of_gallery = numbers("/v1/galleries/g/calibration").await;
+    let of_job = numbers(&format!("/v1/jobs/{}", job["id"].as_str().unwrap())).await;
+    let differ: Vec<&String> = of_gallery.difference(&of_job).collect();
+    assert!(of_gallery.len() > 20 && differ.is_empty(), "{} numbers; {differ:?}", of_gallery.len());
     assert_eq!((&calibration["calibrated_size"], &calibration["stale"]), (&json!(120), &json!(false)));
     let table = calibration["table"].as_array().unwrap();
     assert!(table.windows(2).all(|rows| rows[0]["score"].as_f64() < rows[1]["score"].as_f64()), "{table:?}");

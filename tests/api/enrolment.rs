@@ -2,9 +2,9 @@
 
 use axum::body::Body;
 use axum::http::Request;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{MODEL_ID, TestApp, base64, crop_png, no_guards, ready};
+use crate::harness::{MODEL_ID, TestApp, base64, crop_png, no_guards, people, photos, png, ready, side_by_side};
 
 const FACES: &str = "/v1/galleries/g/subjects/ada/faces";
 
@@ -141,4 +141,100 @@ async fn what_was_enrolled_is_there_after_a_restart() {
     let after = app.post("/v1/galleries/g/search", search).await.ok(200);
     assert_eq!(after["candidates"], before["candidates"]);
     assert_eq!(after["candidates"][0]["subject"], "ada");
+}
+
+const UNKNOWN: &str = "/v1/galleries/g/faces";
+
+#[tokio::test]
+async fn each_unknown_face_becomes_a_subject_of_its_own() {
+    let app = TestApp::start().await;
+    app.post("/v1/galleries", json!({ "id": "g" })).await.ok(201);
+    app.post(FACES, json!({ "embeddings": [ready(0, 0.0, 70.0)] })).await.ok(201);
+    // Ada, two strangers, and the first of these once more.
+    let faces = [ready(0, 0.1, 70.0), ready(30, 0.0, 70.0), ready(60, 0.0, 70.0), ready(30, 0.1, 70.0)];
+    let body = |more: Value| {
+        let mut body = json!({ "embeddings": faces, "prefix": "gate-2." });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let before = app.last_seq().await;
+    let dry = app.post(UNKNOWN, body(json!({ "dry_run": true }))).await.ok(200);
+    assert_eq!((&dry["revision"], dry["faces"].as_array().unwrap().len()), (&json!(null), 2));
+    assert_eq!(app.last_seq().await, before);
+
+    let answer = app.post(UNKNOWN, body(json!({}))).await.ok(201);
+    let new = answer["faces"].as_array().unwrap();
+    let subjects: Vec<&str> = new.iter().map(|face| face["subject"].as_str().unwrap()).collect();
+    assert!(subjects.iter().all(|id| id.starts_with("gate-2.")) && subjects[0] != subjects[1], "{answer}");
+    assert_eq!([&new[0]["image"], &new[1]["image"]], [&json!(1), &json!(2)]);
+    let rejected = answer["rejected"].as_array().unwrap();
+    let told: Vec<_> =
+        rejected.iter().map(|problem| (&problem["image"], problem["subject"].as_str().unwrap())).collect();
+    assert_eq!(told, [(&json!(0), "ada"), (&json!(3), subjects[0])]);
+    assert!(rejected.iter().all(|problem| problem["code"] == "duplicate_subject"));
+    // One subject and one face each, one after the other: nothing came between.
+    assert_eq!(answer["revision"], before + 4);
+    let probe = json!({ "embeddings": [ready(60, 0.1, 70.0)] });
+    assert_eq!(app.post("/v1/galleries/g/search", probe).await.ok(200)["candidates"][0]["subject"], subjects[1]);
+
+    // Now all of them are known.
+    let answer = app.post(UNKNOWN, body(json!({}))).await.ok(200);
+    assert_eq!((&answer["faces"], &answer["revision"]), (&json!([]), &json!(null)));
+    assert_eq!(answer["rejected"].as_array().unwrap().len(), 4);
+    let answer = app.post(UNKNOWN, body(json!({ "allow": ["duplicate_subject"] }))).await.ok(201);
+    assert_eq!((answer["faces"].as_array().unwrap().len(), &answer["rejected"]), (4, &json!([])));
+    assert_eq!(answer["faces"][0]["overrides"][0]["subject"], "ada");
+
+    let poor = json!({ "embeddings": [ready(90, 0.0, 40.0), ready(120, 0.0, 70.0)], "min_quality": 0.3 });
+    let answer = app.post(UNKNOWN, poor).await.ok(201);
+    assert!(answer["faces"][0]["subject"].as_str().unwrap().starts_with("unknown-"));
+    assert_eq!(answer["rejected"][0]["code"], "quality_too_low");
+    for bad in ["a b", "a/b", &"x".repeat(93)] {
+        app.post(UNKNOWN, body(json!({ "prefix": bad }))).await.problem(422, "invalid_request");
+    }
+    app.post(UNKNOWN, body(json!({ "select": "main" }))).await.problem(422, "invalid_request");
+    app.post("/v1/galleries/none/faces", body(json!({}))).await.problem(404, "gallery_not_found");
+}
+
+#[tokio::test]
+async fn the_faces_of_a_crowd_are_never_one_person() {
+    let Some(folder) = photos("photos") else { return };
+    let app = TestApp::start().await;
+    app.post("/v1/galleries", json!({ "id": "g" })).await.ok(201);
+    app.post("/v1/galleries", json!({ "id": "e", "kind": "events" })).await.ok(201);
+    let people = people(&folder);
+    let crowd = png(&side_by_side(&people[0].1[0], &people[1].1[0]));
+    let answer = app.post_bytes(UNKNOWN, "image/png", crowd.clone()).await.ok(201);
+    let faces = answer["faces"].as_array().unwrap();
+    assert_eq!((faces.len(), &faces[0]["media"]), (2, &faces[1]["media"]));
+    assert_ne!(faces[0]["subject"], faces[1]["subject"]);
+    let again = app.post_bytes(&format!("{UNKNOWN}?min_quality=0.01"), "image/png", crowd.clone()).await.ok(200);
+    let of = |list: &Value, member: &str| -> Vec<Value> {
+        list.as_array().unwrap().iter().map(|one| one[member].clone()).collect()
+    };
+    assert_eq!(of(&again["rejected"], "subject"), of(&answer["faces"], "subject"));
+    assert_eq!(again["rejected"][0]["faces"][0]["box"], answer["faces"][0]["box"]);
+
+    // A gallery of events takes them all, and tells the two of one picture apart.
+    let path = "/v1/galleries/e/faces";
+    app.post_bytes(path, "image/png", crowd).await.ok(201);
+    let later = png(&side_by_side(&people[1].1[0], &people[0].1[0]));
+    app.post_bytes(path, "image/png", later).await.ok(201);
+    let same = json!({ "embeddings": [ready(0, 0.0, 70.0), ready(0, 0.1, 70.0)] });
+    assert_eq!(app.post(path, same).await.ok(201)["faces"].as_array().unwrap().len(), 2);
+    let job = app.post("/v1/galleries/e/clusters", json!({})).await;
+    job.ok(202);
+    let location = job.header("location").unwrap().to_owned();
+    let result = loop {
+        let job = app.get(&location).await.ok(200);
+        if job["state"] == "done" {
+            break job["result"].clone();
+        }
+        assert_ne!(job["state"], "failed", "{job}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    // Each of the two people with their two photos, and the two ready embeddings.
+    let sizes: Vec<usize> =
+        result["clusters"].as_array().unwrap().iter().map(|one| one["faces"].as_array().unwrap().len()).collect();
+    assert_eq!(sizes, [2, 2, 2], "{result}");
 }

@@ -30,7 +30,7 @@ async fn settings_are_replaced_or_merged() {
     let app = TestApp::start().await;
     let put = |body| app.json("PUT", "/v1/galleries/g", body);
     let patch = |body| app.json("PATCH", "/v1/galleries/g", body);
-    let fusion = json!({ "rule": "norm", "tau": 1.0, "robust": false });
+    let fusion = json!({ "rule": "norm", "tau": null, "robust": false });
     let gallery = put(json!({ "kind": "events", "fusion": fusion, "threshold": { "score": 0.5 } })).await.ok(201);
     assert_eq!((&gallery["kind"], &gallery["fusion"]), (&json!("events"), &fusion));
 
@@ -52,6 +52,19 @@ async fn settings_are_replaced_or_merged() {
     assert_eq!(gallery["guards"]["wrong_person"], json!({ "enabled": false, "score": null }));
     assert_eq!(gallery["guards"]["duplicate_subject"], json!({ "enabled": true, "score": null }));
 
+    // A parameter goes with its rule, in whatever order they come.
+    let fusion = json!({ "rule": "softmax_quality", "tau": 0.5, "cap": 1.5, "robust": false });
+    assert_eq!(patch(json!({ "fusion": fusion })).await.ok(200)["fusion"], fusion);
+    let other = json!({ "rule": "mean", "tau": null, "robust": false });
+    assert_eq!(patch(json!({ "fusion": { "rule": "mean" } })).await.ok(200)["fusion"], other);
+    for (rule, name) in [("mean", "cap"), ("norm", "tau"), ("best", "tau")] {
+        let refused = patch(json!({ "fusion": { "rule": rule, (name): 1.0 } })).await.problem(422, "invalid_request");
+        let detail = format!("the rule {rule} has no {name}; only softmax_quality has");
+        assert_eq!(refused["detail"], detail);
+    }
+    assert_eq!(put(json!({ "fusion": other })).await.ok(200)["fusion"], other, "what is read can be sent back");
+    patch(json!({ "review_threshold": { "score": 0.25 } })).await.ok(200);
+
     put(json!({ "kind": "consolidated" })).await.problem(422, "invalid_request");
     for bad in [
         json!({ "min_quality": 1.5 }),
@@ -63,6 +76,9 @@ async fn settings_are_replaced_or_merged() {
         json!({ "fusion": { "rule": "caface" } }),
         json!({ "fusion": { "rule": "mystery" } }),
         json!({ "fusion": { "rule": "softmax_quality", "tau": 0 } }),
+        json!({ "threshold": { "score": 0.2 } }),
+        json!({ "threshold": { "score": 0.4 }, "review_threshold": { "score": 0.41 } }),
+        json!({ "threshold": { "fpir": 0.01 }, "review_threshold": { "fpir": 0.001 } }),
         json!({ "unknown": 1 }),
         json!({ "unknown": null }),
         json!({ "label": "x".repeat(1001) }),

@@ -93,3 +93,58 @@ async fn withdrawn_consent_refuses_faces_and_hides_from_searches() {
     app.json("PATCH", subject, json!({ "expires_at": "2001-01-01T00:00:00Z" })).await.ok(200);
     assert_eq!(app.post("/v1/galleries/g/search", body).await.ok(200)["candidates"], json!([]));
 }
+
+#[tokio::test]
+async fn first_faces_that_disagree_are_all_refused() {
+    let app = guarded().await;
+    for order in [[0, 60], [60, 0]] {
+        let two = json!({ "embeddings": order.map(|hot| ready(hot, 0.0, 60.0 + hot as f32)) });
+        let problem = app.post(&faces("ada"), two).await.problem(422, "wrong_person");
+        assert!(problem["detail"].as_str().unwrap().starts_with("the faces of the request disagree"), "{problem}");
+        app.get("/v1/galleries/g/subjects/ada").await.problem(404, "subject_not_found");
+    }
+    // Two that agree are enrolled, whatever comes with them.
+    let three = json!({ "embeddings": [ready(60, 0.0, 80.0), ready(0, 0.0, 70.0), ready(0, 0.1, 50.0)] });
+    let answer = app.post(&faces("ada"), three).await.ok(201);
+    assert_eq!([&answer["faces"][0]["image"], &answer["faces"][1]["image"]], [&json!(1), &json!(2)]);
+    let rejected = &answer["rejected"][0];
+    assert_eq!((&rejected["code"], &rejected["image"]), (&json!("wrong_person"), &json!(0)));
+    let detail = |problem: &Value| problem["detail"].as_str().unwrap().to_owned();
+    assert!(detail(rejected).starts_with("the faces of the request disagree"), "{rejected}");
+    let stranger = json!({ "embeddings": [ready(60, 0.0, 80.0)] });
+    let problem = app.post(&faces("ada"), stranger).await.problem(422, "wrong_person");
+    assert!(detail(&problem).contains("against the subject's other faces"), "{problem}");
+}
+
+/// Two faces that cancel each other out have no template: the subject is there, and nothing finds it.
+#[tokio::test]
+async fn faces_that_cancel_out_are_refused_and_harm_nothing_where_they_are_allowed() {
+    let app = guarded().await;
+    app.post(&faces("bob"), json!({ "embeddings": [ready(60, 0.0, 70.0)] })).await.ok(201);
+    let mut opposite = ready(0, 0.0, 70.0);
+    opposite["embedding"][0] = json!(-1.0);
+    let both = json!({ "embeddings": [ready(0, 0.0, 70.0), opposite] });
+    let problem = app.post(&faces("ada"), both.clone()).await.problem(422, "wrong_person");
+    assert_eq!(problem["value"], -1.0);
+
+    let allowed = app.post(&format!("{}?allow=wrong_person", faces("ada")), both).await.ok(201);
+    for face in allowed["faces"].as_array().unwrap() {
+        let kept = &face["overrides"][0];
+        assert_eq!((&kept["check"], &kept["value"]), (&json!("wrong_person"), &json!(-1.0)));
+    }
+    let app = app.restart().await;
+    app.get("/v1/galleries/g/subjects/ada").await.ok(200);
+    assert_eq!(app.get("/v1/galleries/g").await.ok(200)["faces"], 3);
+    let probe = json!({ "embeddings": [ready(0, 0.0, 70.0)], "explain": true });
+    let answer = app.post("/v1/galleries/g/search", probe.clone()).await.ok(200);
+    let found: Vec<&Value> = answer["candidates"].as_array().unwrap().iter().map(|one| &one["subject"]).collect();
+    assert_eq!(found, [&json!("bob")]);
+    let one = json!({ "embeddings": [ready(0, 0.0, 70.0)] });
+    app.post("/v1/galleries/g/subjects/ada/verify", one).await.problem(422, "faces_contradict");
+    // A third face decides which way it looks, and then it is found.
+    let third = format!("{}?allow=wrong_person", faces("ada"));
+    app.post(&third, json!({ "embeddings": [ready(0, 0.1, 70.0)] })).await.ok(201);
+    let answer = app.post("/v1/galleries/g/search", probe).await.ok(200);
+    assert_eq!(answer["candidates"][0]["subject"], "ada");
+    assert!(answer["candidates"][0]["score"].as_f64().unwrap() > 0.9, "{answer}");
+}

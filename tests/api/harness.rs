@@ -135,7 +135,15 @@ impl TestApp {
 async fn open(settings: &Settings) -> Router {
     let settings = settings.clone();
     tokio::task::spawn_blocking(move || {
-        let store: Arc<dyn Store> = Arc::new(open_store(&settings.server.data_dir).unwrap());
+        // The thread of a job that has just ended may hold the store a little longer than who watched it.
+        let opened = (0..500).find_map(|_| {
+            let opened = open_store(&settings.server.data_dir).ok();
+            opened.or_else(|| {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                None
+            })
+        });
+        let store: Arc<dyn Store> = Arc::new(opened.expect("the data directory opens"));
         vultus::router::router(build(settings, store).unwrap())
     })
     .await
@@ -191,6 +199,15 @@ pub(crate) fn photos(name: &str) -> Option<PathBuf> {
     }
     eprintln!("skipped: there are no photos at {}", folder.display());
     None
+}
+
+/// Two photos as one.
+pub(crate) fn side_by_side(left: &std::path::Path, right: &std::path::Path) -> image::RgbImage {
+    let [left, right] = [left, right].map(|path| image::open(path).unwrap().to_rgb8());
+    let mut both = image::RgbImage::new(left.width() + right.width(), left.height().max(right.height()));
+    image::imageops::replace(&mut both, &left, 0, 0);
+    image::imageops::replace(&mut both, &right, i64::from(left.width()), 0);
+    both
 }
 
 /// The photos of a folder, by person.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{TestApp, base64, people, photos, png};
+use crate::harness::{TestApp, base64, people, photos, png, side_by_side};
 
 const FACES: &str = "/v1/galleries/g/subjects/ada/faces";
 
@@ -80,12 +80,7 @@ async fn several_faces_are_refused_with_their_boxes_unless_one_is_chosen() {
     let app = TestApp::start().await;
     app.gallery("g").await;
     let people = people(&folder);
-    let load = |n: usize| image::open(&people[n].1[0]).unwrap().to_rgb8();
-    let (left, right) = (load(0), load(1));
-    let mut both = image::RgbImage::new(left.width() + right.width(), left.height().max(right.height()));
-    image::imageops::replace(&mut both, &left, 0, 0);
-    image::imageops::replace(&mut both, &right, i64::from(left.width()), 0);
-    let bytes = jpeg(&both);
+    let bytes = jpeg(&side_by_side(&people[0].1[0], &people[1].1[0]));
     let refused = app.post_bytes(FACES, "image/jpeg", bytes.clone()).await.problem(422, "several_faces");
     assert_eq!(refused["faces"].as_array().unwrap().len(), 2);
     let chosen = app.post_bytes(&format!("{FACES}?select=largest"), "image/jpeg", bytes).await.ok(201);

@@ -214,3 +214,31 @@ async fn faces_that_cancel_out_are_refused_as_a_probe() {
     let body = json!({ "embeddings": [ready(0, 0.0, 70.0), opposite] });
     app.post("/v1/galleries/g/search", body).await.problem(422, "faces_contradict");
 }
+
+#[tokio::test]
+async fn a_review_threshold_above_that_of_a_match_is_refused_or_takes_nothing_away() {
+    let app = TestApp::start().await;
+    app.gallery("g").await;
+    app.post("/v1/galleries/g/subjects/ada/faces", json!({ "embeddings": [ready(0, 0.0, 70.0)] })).await.ok(201);
+    let probe = || json!([ready(0, 1.5, 70.0)]);
+    for (of_match, of_review) in
+        [(json!({ "score": 0.4 }), json!({ "score": 0.5 })), (json!({ "fpir": 0.01 }), json!({ "fpir": 0.001 }))]
+    {
+        let body = json!({ "embeddings": probe(), "threshold": of_match, "review_threshold": of_review });
+        for path in ["/v1/galleries/g/search", "/v1/galleries/g/subjects/ada/verify"] {
+            let problem = app.post(path, body.clone()).await.problem(422, "invalid_request");
+            assert!(problem["detail"].as_str().unwrap().contains("review_threshold"), "{problem}");
+        }
+    }
+    let query = "/v1/galleries/g/search?threshold=0.4&review_threshold=0.5";
+    app.post(query, json!({ "embeddings": probe() })).await.problem(422, "invalid_request");
+
+    // The request's threshold and the gallery's for reviews: a score of 0.55 is above the one and below the other.
+    let settings = json!({ "threshold": { "score": 0.8 }, "review_threshold": { "score": 0.7 } });
+    app.json("PATCH", "/v1/galleries/g", settings).await.ok(200);
+    let body = json!({ "embeddings": probe(), "threshold": { "score": 0.5 } });
+    let answer = app.post("/v1/galleries/g/search", body).await.ok(200);
+    assert_eq!((&answer["decision"], &answer["review_threshold"]["source"]), (&json!("match"), &json!("gallery")));
+    let answer = app.post("/v1/galleries/g/search", json!({ "embeddings": probe() })).await.ok(200);
+    assert_eq!(answer["decision"], "none");
+}

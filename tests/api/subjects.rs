@@ -70,3 +70,22 @@ async fn subjects_are_listed_in_pages() {
     let page = app.get(&format!("/v1/galleries/g/subjects?limit=2&cursor={next}")).await.ok(200);
     assert_eq!((&page["items"][0]["id"], &page["next"]), (&json!("s3"), &json!(null)));
 }
+
+#[tokio::test]
+async fn the_latest_expiry_is_told_to_who_asks_for_more() {
+    let app = TestApp::start().await;
+    app.gallery("g").await;
+    let subjects = "/v1/galleries/g/subjects";
+    let latest = json!({ "id": "ada", "expires_at": "9999-12-30T22:00:00Z" });
+    assert_eq!(app.post(subjects, latest).await.ok(201)["expires_at"], "9999-12-30T22:00:00Z");
+    for bad in ["9999-12-31T23:59:59Z", "tomorrow", "2030-01-31"] {
+        let new = app.post(subjects, json!({ "id": "bob", "expires_at": bad })).await;
+        let put = app.json("PUT", &format!("{subjects}/bob"), json!({ "expires_at": bad })).await;
+        let patch = app.json("PATCH", &format!("{subjects}/ada"), json!({ "expires_at": bad })).await;
+        for answer in [new, put, patch] {
+            let problem = answer.problem(422, "invalid_request");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains("at latest 9999-12-30T22:00:00Z, or null for never"), "{detail}");
+        }
+    }
+}

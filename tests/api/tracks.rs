@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestApp, base64, crop_png, ready};
+use crate::harness::{Answer, TestApp, base64, crop_png, ready};
 
 async fn enrol(app: &TestApp, gallery: &str, subject: &str, embedding: Value) {
     let path = format!("/v1/galleries/{gallery}/subjects/{subject}/faces");
@@ -124,11 +124,15 @@ async fn what_tracks_take_is_bounded() {
         settings.probes.max_bytes = 60_000;
     })
     .await;
-    for id in ["a", "b", "c"] {
-        app.post("/v1/tracks", json!({ "id": id })).await.ok(201);
+    for (id, ttl_s) in [("a", 600), ("b", 40), ("c", 600)] {
+        app.post("/v1/tracks", json!({ "id": id, "ttl_s": ttl_s })).await.ok(201);
     }
+    let until_one_goes = |full: &Answer| {
+        let seconds: u64 = full.header("retry-after").unwrap().parse().unwrap();
+        assert!((30..=40).contains(&seconds), "{seconds}");
+    };
     let full = app.post("/v1/tracks", json!({ "id": "d" })).await;
-    assert_eq!(full.header("retry-after"), Some("1"));
+    until_one_goes(&full);
     full.problem(429, "probes_full");
     let add = |id: &str, frames: usize| {
         let frames: Vec<Value> = (0..frames).map(|i| ready(i, 0.0, 60.0)).collect();
@@ -155,8 +159,10 @@ async fn what_tracks_take_is_bounded() {
         })
         .collect();
     app.delete("/v1/tracks/b").await;
-    app.post("/v1/tracks", json!({ "id": "b" })).await.ok(201);
-    app.post("/v1/tracks/b/frames", json!({ "embeddings": wide })).await.problem(429, "probes_full");
+    app.post("/v1/tracks", json!({ "id": "b", "ttl_s": 40 })).await.ok(201);
+    let full = app.post("/v1/tracks/b/frames", json!({ "embeddings": wide })).await;
+    until_one_goes(&full);
+    full.problem(429, "probes_full");
     assert_eq!(app.get("/v1/tracks/b").await.ok(200)["frames"], 0);
 }
 

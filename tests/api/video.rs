@@ -31,6 +31,11 @@ fn test_pattern(folder: &Path, seconds: u32) -> Vec<u8> {
     std::fs::read(file).unwrap()
 }
 
+/// A video of nobody that takes a while to be looked at.
+pub(crate) fn long_video(folder: &Path) -> Option<Vec<u8>> {
+    has_ffmpeg().then(|| test_pattern(folder, 120))
+}
+
 /// A video of pictures, five a second.
 fn video_of(folder: &Path, pictures: &[RgbImage]) -> PathBuf {
     for (i, picture) in pictures.iter().enumerate() {
@@ -139,6 +144,16 @@ async fn people_who_cross_and_a_cut_become_tracks_with_candidates() {
     let listed = app.get("/v1/jobs?kind=video&gallery=g&state=done").await.ok(200);
     assert_eq!((&listed["items"][0]["id"], &listed["items"][0]["result"]), (&job["id"], &json!(null)));
     app.post(&format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap()), json!({})).await.problem(409, "job_ended");
+
+    // A restart changes nothing of what was found; the gallery's end takes it along.
+    let (place, crop) = (format!("/v1/jobs/{}", job["id"].as_str().unwrap()), tracks[0]["crops"][0].as_str().unwrap());
+    let told = [app.get(&place).await.body, app.get(crop).await.body];
+    let app = app.restart().await;
+    assert_eq!([app.get(&place).await.body, app.get(crop).await.body], told);
+    assert_eq!(app.get(crop).await.header("content-type"), Some("image/png"));
+    app.delete("/v1/galleries/g").await;
+    app.get(&place).await.problem(404, "job_not_found");
+    app.get(crop).await.problem(404, "job_not_found");
 }
 
 #[tokio::test]

@@ -3,6 +3,9 @@
 //! A gallery has two thresholds: from the upper one on a candidate is a match, from the lower one on a person should look
 //! at it. Each is a score, or the false positive identification rate (FPIR) that is to be kept, which the gallery's
 //! calibration turns into a score. The nearest place that names one wins: request, watch, gallery, server.
+//!
+//! Each is resolved by itself, so the lower one can come out above the upper one: a rate beside a score, or settings of
+//! two places. What reaches the upper one is a match all the same, and the band between them is then empty.
 
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +168,18 @@ mod tests {
         let looking = ServerScores { review: Some(0.2), ..server };
         let resolved = Decider::resolve(&[(Request, score(0.5, None))], looking, &rates).unwrap();
         assert_eq!(resolved.review, Some(of(Server, 0.2)));
+    }
+
+    /// Whatever is asked for a review never takes a match away.
+    #[test]
+    fn a_review_threshold_above_that_of_a_match_leaves_no_band() {
+        let gallery = GalleryId::try_from("g").unwrap();
+        let asked = [(ThresholdSource::Request, score(0.4, None)), (ThresholdSource::Gallery, score(0.3, Some(0.5)))];
+        let server = ServerScores { matching: 0.3, review: None };
+        let resolved = Decider::resolve(&asked, server, &Rates::none(&gallery)).unwrap();
+        assert_eq!((resolved.matching.score, resolved.review.map(|review| review.score)), (0.4, Some(0.5)));
+        let decisions = [0.55, 0.45, 0.4, 0.39].map(|score| resolved.decide(score));
+        assert_eq!(decisions, [Decision::Match, Decision::Match, Decision::Match, Decision::None]);
     }
 
     #[test]

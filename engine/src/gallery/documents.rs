@@ -54,3 +54,22 @@ fn read<T: DeserializeOwned>(collection: Collection, body: &[u8]) -> Result<T, S
     serde_json::from_slice(body)
         .map_err(|_| StoreError::Damaged(format!("a document of the collection {collection:?} does not read")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A calibration is stored once and read often; what is read is what was stored.
+    #[test]
+    fn numbers_come_back_to_the_last_digit() {
+        let mut state = 7_u64;
+        let drawn = (0..10_000).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1_u64 << 53) as f64
+        });
+        let stored: Vec<f64> = drawn.collect();
+        let body = serde_json::to_vec(&stored).unwrap();
+        let back: Vec<f64> = read(Collection::Calibrations, &body).unwrap();
+        assert_eq!(back, stored);
+    }
+}

@@ -53,6 +53,30 @@ impl Database {
         model: &ModelId,
         faces: Vec<NewFace>,
     ) -> Result<Enrolled, GalleryError> {
+        self.add(gallery, &[subject], model, faces.into_iter().map(|face| (subject, face)).collect())
+    }
+
+    /// Adds each face to a subject of its own, all of them in one transaction and published together. See
+    /// [`enrol`](Self::enrol).
+    pub fn enrol_each(
+        &self,
+        gallery: &GalleryId,
+        model: &ModelId,
+        faces: Vec<(SubjectId, NewFace)>,
+    ) -> Result<Enrolled, GalleryError> {
+        let (subjects, faces): (Vec<SubjectId>, Vec<NewFace>) = faces.into_iter().unzip();
+        let all: Vec<&SubjectId> = subjects.iter().collect();
+        self.add(gallery, &all, model, all.iter().copied().zip(faces).collect())
+    }
+
+    /// Adds faces to subjects, each once in `subjects`.
+    fn add(
+        &self,
+        gallery: &GalleryId,
+        subjects: &[&SubjectId],
+        model: &ModelId,
+        faces: Vec<(&SubjectId, NewFace)>,
+    ) -> Result<Enrolled, GalleryError> {
         let open = self.gallery_in_use(gallery)?;
         // While this is held the gallery stays with its model.
         let _member = open.members.read();
@@ -65,28 +89,31 @@ impl Database {
                 actual: model.clone(),
             });
         }
-        if state.settings.by_caface() && faces.iter().any(|face| face.source == FaceSource::Embedding) {
+        if state.settings.by_caface() && faces.iter().any(|(_, face)| face.source == FaceSource::Embedding) {
             return Err(GalleryError::NeedsImages(gallery.clone()));
-        }
-        let there = self.store.subject(gallery, subject)?;
-        if there.is_some_and(|there| there.consent == Consent::Withdrawn) {
-            return Err(GalleryError::ConsentMissing(subject.clone()));
         }
         let keep_crops = state.settings.keep_crops;
         let at = now();
-        let ensured = Subject {
-            id: subject.clone(),
-            labels: Vec::new(),
-            metadata: SubjectSettings::empty_metadata(),
-            expires_at: None,
-            consent: Consent::NotRecorded,
-            created_at: at,
-            updated_at: at,
-            revision: 0,
-        };
-        let mut operations = vec![Operation::EnsureSubject { gallery: gallery.clone(), subject: ensured }];
-        let mut stored = Vec::with_capacity(faces.len());
-        for new in faces {
+        let mut operations = Vec::with_capacity(subjects.len() + faces.len());
+        for &subject in subjects {
+            let there = self.store.subject(gallery, subject)?;
+            if there.is_some_and(|there| there.consent == Consent::Withdrawn) {
+                return Err(GalleryError::ConsentMissing(subject.clone()));
+            }
+            let ensured = Subject {
+                id: subject.clone(),
+                labels: Vec::new(),
+                metadata: SubjectSettings::empty_metadata(),
+                expires_at: None,
+                consent: Consent::NotRecorded,
+                created_at: at,
+                updated_at: at,
+                revision: 0,
+            };
+            operations.push(Operation::EnsureSubject { gallery: gallery.clone(), subject: ensured });
+        }
+        let mut stored: Vec<Face> = Vec::with_capacity(faces.len());
+        for (subject, new) in faces {
             let face = record(served, subject, &new, at);
             stored.push(face.clone());
             operations.push(Operation::AddFace {
@@ -97,7 +124,13 @@ impl Database {
         }
         let committed = self.store.commit(at, &operations)?;
         let ids: Vec<FaceId> = stored.iter().map(|face| face.id).collect();
-        open.refresh(self.store(), &[subject], &ids)?;
+        match subjects {
+            [subject] => open.refresh(self.store(), &[subject], &ids)?,
+            _ => {
+                let each = stored.iter().zip(&ids).map(|(face, id)| (&face.subject, std::slice::from_ref(id)));
+                open.refresh_each(self.store(), &each.collect::<Vec<_>>())?;
+            }
+        }
         if state.standby.is_some() {
             self.mover.wake();
         }

@@ -2,13 +2,17 @@
 //!
 //! - `wrong_person`: the face against the template of its subject's other faces, those that come with it included. Where
 //!   faces that come together disagree, the one that agrees least is found fault with first and then left out, so that
-//!   one stranger among them does not take the others along.
+//!   one stranger among them does not take the others along. Of the first faces of a subject, one that is left alone like
+//!   this is found fault with as well: nothing says which of them is the person.
 //! - `duplicate_subject`: the face against all other subjects. Another subject counts only if the face is more like it than
-//!   like its own, and not if the two are known to be two people.
+//!   like its own, and not if the two are known to be two people. Where each face is to be a subject of its own, those
+//!   before it count as well, unless they are of the same picture.
 //!
 //! Where a gallery does not say which score is wanted, it follows from what scores of strangers are worth under the
 //! gallery's model ([`ImpostorScores`](crate::model::ImpostorScores)): a face of the right person is to pass. Galleries
 //! of events, whose subjects come and go, are then not guarded.
+
+use std::sync::Arc;
 
 use super::GalleryError;
 use super::calibrate::Rates;
@@ -30,6 +34,15 @@ const DUPLICATE_FPIR: f64 = 0.01;
 /// Two subjects are never taken for one at a false match rate above this, however small the gallery.
 const DUPLICATE_MOST_FMR: f64 = 1e-4;
 
+/// What the guards say of faces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// What they find fault with, face by face.
+    pub findings: Vec<Vec<Override>>,
+    /// The subject has no faces yet: a `wrong_person` says that those looked at disagree with each other.
+    pub first: bool,
+}
+
 impl Database {
     /// What the guards find fault with, face by face. Nothing is stored.
     ///
@@ -42,15 +55,9 @@ impl Database {
         subject: &SubjectId,
         model: &ModelId,
         faces: &[NewFace],
-    ) -> Result<Vec<Vec<Override>>, GalleryError> {
-        let open = self.gallery_in_use(gallery)?;
-        open.expire();
-        let state = open.state();
+    ) -> Result<Inspection, GalleryError> {
+        let state = self.guarded(gallery, model)?;
         let side = &state.in_use;
-        if side.model.id != *model {
-            let (expected, actual) = (side.model.id.clone(), model.clone());
-            return Err(GalleryError::ModelMismatch { gallery: gallery.clone(), expected, actual });
-        }
         let record = self.store.subject(gallery, subject)?;
         if record.as_ref().is_some_and(|record| record.consent == Consent::Withdrawn) {
             return Err(GalleryError::ConsentMissing(subject.clone()));
@@ -73,7 +80,63 @@ impl Database {
                 }
             }
         }
+        Ok(Inspection { findings, first: stored.is_empty() })
+    }
+
+    /// What the guards find fault with where each face is to be a subject of its own: whom it is like. A face that is
+    /// like one that comes before it in `faces` is found fault with too; where `duplicates_stay`, that one counts even if
+    /// it is itself like somebody. Nothing is stored.
+    ///
+    /// # Errors
+    /// [`GalleryError::ModelMismatch`] when the faces are not of the gallery's model.
+    pub fn inspect_each(
+        &self,
+        gallery: &GalleryId,
+        model: &ModelId,
+        faces: &[(SubjectId, NewFace)],
+        duplicates_stay: bool,
+    ) -> Result<Vec<Vec<Override>>, GalleryError> {
+        let state = self.guarded(gallery, model)?;
+        let side = &state.in_use;
+        let Some(required) = duplicate_score(&state, side) else { return Ok(vec![Vec::new(); faces.len()]) };
+        let mut before: Vec<&(SubjectId, NewFace)> = Vec::with_capacity(faces.len());
+        let mut findings = Vec::with_capacity(faces.len());
+        for one in faces {
+            let (_, face) = one;
+            let hits = side.index.search_where(&face.feature.embedding, 1, &|_| true)?.hits;
+            let there = hits.into_iter().next().map(|hit| (hit.subject, hit.score));
+            let apart = |other: &NewFace| other.picture.is_some() && other.picture == face.picture;
+            let come = before
+                .iter()
+                .filter(|(_, other)| !apart(other))
+                .map(|(subject, other)| (subject.clone(), score(&other.feature.embedding, &face.feature.embedding)));
+            let best = come.chain(there).max_by(|a, b| a.1.total_cmp(&b.1));
+            let like = best.filter(|(_, score)| *score >= required);
+            if like.is_none() || duplicates_stay {
+                before.push(one);
+            }
+            let finding = like.map(|(subject, value)| Override {
+                check: Check::DuplicateSubject,
+                value,
+                required,
+                subject: Some(subject),
+            });
+            findings.push(finding.into_iter().collect());
+        }
         Ok(findings)
+    }
+
+    /// The gallery as it is searched by guards of faces of `model`.
+    fn guarded(&self, gallery: &GalleryId, model: &ModelId) -> Result<Arc<State>, GalleryError> {
+        let open = self.gallery_in_use(gallery)?;
+        open.expire();
+        let state = open.state();
+        let expected = &state.in_use.model.id;
+        if expected != model {
+            let (expected, actual) = (expected.clone(), model.clone());
+            return Err(GalleryError::ModelMismatch { gallery: gallery.clone(), expected, actual });
+        }
+        Ok(state)
     }
 }
 
@@ -89,11 +152,15 @@ fn against_own(
     let mut among: Vec<usize> = (0..faces.len()).collect();
     loop {
         for &at in &among {
-            own[at] = own_score(state, side, stored, faces, &among, at);
+            // One that is left alone keeps what it scored against those that were left out.
+            own[at] = own_score(state, side, stored, faces, &among, at).or(own[at]);
+        }
+        if stored.is_empty() && among.len() < 2 {
+            break;
         }
         let others = stored.len() + among.len().saturating_sub(1);
         let Some(required) = wrong_person_score(state, side, others) else { break };
-        // The least alike, and of two that only disagree with each other the poorer one.
+        // The least alike, and of those that are equally unlike the poorer one.
         let worst = among.iter().copied().filter(|&at| own[at].is_some_and(|own| own < required)).min_by(|&a, &b| {
             let norm = |at: usize| faces[at].feature.norm;
             own[a].unwrap_or(1.0).total_cmp(&own[b].unwrap_or(1.0)).then(norm(a).total_cmp(&norm(b)))
@@ -102,6 +169,12 @@ fn against_own(
         let value = own[worst].unwrap_or_default();
         findings[worst].push(Override { check: Check::WrongPerson, value, required, subject: None });
         among.retain(|&at| at != worst);
+    }
+    // Nothing bears out the one that is left, and those before it were left out for being unlike it.
+    if let ([alone], true, Some(required)) = (&among[..], stored.is_empty(), wrong_person_score(state, side, 1))
+        && let Some(value) = own[*alone]
+    {
+        findings[*alone].push(Override { check: Check::WrongPerson, value, required, subject: None });
     }
     (own, findings)
 }

@@ -158,18 +158,28 @@ impl OpenGallery {
         subjects: &[&SubjectId],
         faces: &[FaceId],
     ) -> Result<(), GalleryError> {
+        let each: Vec<(&SubjectId, &[FaceId])> = subjects.iter().map(|&subject| (subject, faces)).collect();
+        self.refresh_each(store, &each)
+    }
+
+    /// The same where every subject has faces of its own that came or went.
+    pub(super) fn refresh_each(
+        &self,
+        store: &dyn Store,
+        subjects: &[(&SubjectId, &[FaceId])],
+    ) -> Result<(), GalleryError> {
         let _held = self.hold();
         let state = self.state();
         let gallery = &state.settings.id;
         let mut matchable = Vec::with_capacity(subjects.len());
-        for &subject in subjects {
+        for &(subject, _) in subjects {
             let record = store.subject(gallery, subject)?;
             self.care.note(subject, record.as_ref())?;
             matchable.push(record.is_some_and(|record| is_matchable(&record, now())));
         }
         for side in state.sides() {
             let mut changes = Vec::new();
-            for (&subject, &matchable) in subjects.iter().zip(&matchable) {
+            for (&(subject, faces), &matchable) in subjects.iter().zip(&matchable) {
                 let stored = if matchable { self.stored(store, &state, side, subject, faces)? } else { Vec::new() };
                 match state.settings.kind {
                     GalleryKind::Consolidated => changes.push(template_row(&state, side, subject, &stored)),
@@ -184,7 +194,7 @@ impl OpenGallery {
             if side.index.apply(changes)?
                 && let Some(calibrated) = &side.calibration
             {
-                subjects.iter().for_each(|subject| calibrated.note(subject));
+                subjects.iter().for_each(|(subject, _)| calibrated.note(subject));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Documents: what is kept beside subjects and faces, as JSON text under a key.
+//! Documents: what is kept beside subjects and faces, as JSON text under a key; of jobs also bytes.
 //!
 //! Each collection has one owner in the engine, which knows the shape of its texts; to the store they are bytes. A
 //! document is written in the same transaction as what it tells of, and is not part of the change log.
@@ -21,7 +21,7 @@ pub enum Collection {
     Watches = 4,
     /// What they found.
     Hits = 5,
-    /// Long work, finished or cut off.
+    /// Long work, finished or cut off, with what it found.
     Jobs = 6,
     /// How far a delivery is.
     Cursors = 7,

@@ -206,7 +206,7 @@ pub enum Operation {
     PutDocument {
         /// Its name. Its gallery has to be there.
         key: DocumentKey,
-        /// JSON text.
+        /// JSON text, or bytes.
         body: Vec<u8>,
     },
     /// Removes a document, if it is there. Not part of the change log.

@@ -226,7 +226,7 @@ pub async fn patch(
     .await
 }
 
-/// Removes a gallery with its subjects and faces.
+/// Removes a gallery with its subjects and faces, and with the jobs that name them.
 #[utoipa::path(delete, path = "/v1/galleries/{gallery}", operation_id = "delete_gallery", tag = "galleries",
     params(GalleryPath, IfMatchHeader),
     responses((status = 204, description = "Removed.")),
@@ -238,6 +238,7 @@ pub async fn delete(
 ) -> Result<StatusCode, Problem> {
     app.blocking(move |app| {
         app.database.delete_gallery(&id, condition.revision())?;
+        app.jobs.forget_gallery(&id)?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await

@@ -115,7 +115,8 @@ pub(super) struct SettingsBody {
 }
 
 /// A JSON merge patch (RFC 7396) of a gallery's settings: what is left out stays, null resets. A threshold is replaced
-/// as a whole, so that a rate can take the place of a score.
+/// as a whole, so that a rate can take the place of a score, and another fusion rule comes without the parameters of the
+/// one before.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = GalleryPatch)]
@@ -246,6 +247,12 @@ impl SettingsBody {
             if patch.contains_key(name) {
                 *threshold = None;
             }
+        }
+        let rule = patch.get("fusion").and_then(|fusion| fusion.get("rule"));
+        if let (Some(fusion), Some(rule)) = (&mut self.fusion, rule)
+            && serde_json::to_value(fusion.rule).ok().as_ref() != Some(rule)
+        {
+            (fusion.tau, fusion.cap) = (None, None);
         }
         self
     }

@@ -8,6 +8,7 @@ mod draft;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::RwLock;
@@ -24,6 +25,8 @@ use crate::ids::{FaceId, GalleryId, MigrationId, SubjectId};
 #[derive(Default)]
 pub struct MemoryStore {
     state: RwLock<State>,
+    /// See [`MemoryStore::fail_writes`].
+    failing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -63,6 +66,11 @@ impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// From now on every write fails, as on a full disk, or none does any more.
+    pub fn fail_writes(&self, failing: bool) {
+        self.failing.store(failing, Ordering::Release);
     }
 
     /// Reads a gallery under the lock.
@@ -212,6 +220,9 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, at: Timestamp, operations: &[Operation]) -> Result<Committed, StoreError> {
+        if self.failing.load(Ordering::Acquire) {
+            return Err(StoreError::Io(std::io::ErrorKind::StorageFull.into()));
+        }
         let mut state = self.state.write();
         let mut draft = Draft::new(&mut state);
         let result = carry_out(&mut draft, at, operations);
