@@ -51,14 +51,14 @@ pub fn open_store(data_dir: &Path) -> anyhow::Result<SledStore> {
 
 /// Loads the configured model onto its device: an installed one by name or id, or a file by its path.
 pub fn load_model(settings: &Settings) -> anyhow::Result<Model> {
-    let (name, flip) = (&settings.model.name, settings.model.flip);
+    let (name, form) = (&settings.model.name, settings.model.form());
     let device = select_device(&settings.model.device)?;
     let path = Path::new(name);
     let is_path = path.is_file() || path.extension().is_some() || path.components().nth(1).is_some();
     if is_path {
-        return Model::from_file(path, flip, &device).with_context(|| format!("cannot load the model {name}"));
+        return Model::from_file(path, form, &device).with_context(|| format!("cannot load the model {name}"));
     }
-    Ok(Registry::new(settings.models_dir(false)).load(name, flip, &device)?)
+    Ok(Registry::new(settings.models_dir(false)).load(name, form, &device)?)
 }
 
 /// The inference pipeline with the configured model.

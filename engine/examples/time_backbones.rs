@@ -16,7 +16,7 @@ use candle_nn::VarBuilder;
 use vultus_engine::kernel::conv::Arithmetic;
 use vultus_engine::model::ir::Ir;
 use vultus_engine::model::vit::Vit;
-use vultus_engine::model::{Architecture, Backbone, Batch};
+use vultus_engine::model::{Architecture, Backbone, Batch, Precision};
 
 /// Values of the size that keeps activations in range; which ones does not change the time.
 fn weights(architecture: Architecture) -> Result<HashMap<String, Tensor>, Box<dyn Error>> {
@@ -40,7 +40,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     for name in std::env::args().skip(1) {
         let architecture: Architecture = name.parse()?;
         let vb = VarBuilder::from_tensors(weights(architecture)?, DType::F32, &device);
-        for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
+        let forms = [
+            (Arithmetic::Kernels, Precision::F32),
+            (Arithmetic::Kernels, Precision::Bf16),
+            (Arithmetic::Stock, Precision::F32),
+        ];
+        for (arithmetic, precision) in forms {
             let network: Box<dyn Backbone> = match architecture {
                 Architecture::Mobilefacenet | Architecture::MobilefacenetY1 => {
                     return Err("the bench `inference` times this one".into());
@@ -48,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 Architecture::VitBase | Architecture::VitBaseKprpe => {
                     Box::new(Vit::new(architecture.needs_landmarks(), 512, &vb)?)
                 }
-                _ => Box::new(Ir::new(architecture, 512, &vb, &device, arithmetic)?),
+                _ => Box::new(Ir::new(architecture, 512, &vb, &device, arithmetic, precision)?),
             };
             for crops in [1, 8] {
                 let pixels = Tensor::full(0.1f32, (crops, 3, 112, 112), &device)?;
@@ -59,7 +64,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                     network.forward(&batch)?;
                     best = best.min(start.elapsed().as_secs_f64());
                 }
-                println!("{architecture} {arithmetic:?} batch {crops}: {:.1} ms a crop", best * 1e3 / crops as f64);
+                println!(
+                    "{architecture} {arithmetic:?} {precision} batch {crops}: {:.1} ms a crop",
+                    best * 1e3 / crops as f64
+                );
             }
         }
     }

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use vultus_engine::align::AlignedCrop;
 use vultus_engine::detect::DetectorKind;
+use vultus_engine::model::Precision;
 use vultus_engine::quality::quality;
 
 use super::local::{Local, detector, each_image};
@@ -32,19 +33,12 @@ pub(super) struct Embed {
     /// Who looks for faces: yunet, mtcnn or mtcnn_compat
     #[arg(long, default_value = "yunet", value_parser = detector)]
     detector: DetectorKind,
-    /// Arithmetic of the network
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    dtype: Dtype,
+    /// Precision of the network: f32 or bf16
+    #[arg(long, default_value_t)]
+    dtype: Precision,
     /// The images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-}
-
-/// Arithmetic of the network.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Dtype {
-    /// Single precision.
-    F32,
 }
 
 #[derive(Serialize)]
@@ -56,10 +50,10 @@ struct Line<'a> {
 
 impl Embed {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let Dtype::F32 = self.dtype;
         let mut settings = Settings::default();
         settings.model.name = self.model;
         settings.model.flip = self.flip;
+        settings.model.dtype = self.dtype;
         settings.detect.detector = self.detector;
         let local = Local::start(settings)?;
         let model_id = local.model().served().id.to_string();

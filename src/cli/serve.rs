@@ -9,6 +9,7 @@ use clap::Args;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use vultus_engine::model::Precision;
 
 use crate::app::App;
 use crate::config::{LogFormat, LogSettings, Override, Settings, load};
@@ -33,6 +34,9 @@ pub(super) struct Serve {
     /// Add the raw features of a face and its mirror image
     #[arg(long)]
     flip: bool,
+    /// Precision of the network: `f32` or `bf16` [default: f32]
+    #[arg(long)]
+    dtype: Option<Precision>,
     /// Who looks for faces where a request does not say: `yunet`, `mtcnn` or `mtcnn_compat` [default: yunet]
     #[arg(long, value_parser = name_of_detector)]
     detector: Option<String>,
@@ -84,6 +88,7 @@ impl Serve {
             text("model.name", self.model.clone()),
             text("model.device", self.device.clone()),
             text("detect.detector", self.detector.clone()),
+            text("model.dtype", self.dtype.map(|dtype| dtype.to_string())),
             text("model.flip", self.flip.then(|| "true".to_owned())),
         ]
         .into_iter()

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::face::Feature;
+use vultus_engine::model::Precision;
 use vultus_engine::template::score;
 
 use super::local::{Local, detector};
@@ -24,6 +25,9 @@ pub(super) struct Verify {
     /// Add the raw features of a face and its mirror image
     #[arg(long)]
     flip: bool,
+    /// Precision of the network: f32 or bf16
+    #[arg(long, default_value_t)]
+    dtype: Precision,
     /// Who looks for faces: yunet, mtcnn or mtcnn_compat
     #[arg(long, default_value = "yunet", value_parser = detector)]
     detector: DetectorKind,
@@ -38,6 +42,7 @@ impl Verify {
         let mut settings = Settings::default();
         settings.model.name = self.model;
         settings.model.flip = self.flip;
+        settings.model.dtype = self.dtype;
         settings.detect.detector = self.detector;
         let local = Local::start(settings)?;
         let (a, b) = (main_face(&local, &self.a)?, main_face(&local, &self.b)?);

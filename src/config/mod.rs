@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use video::{FPS_RANGE, VideoSettings};
 use vultus_engine::detect::{DetectOptions, DetectorKind};
 use vultus_engine::image::DecodeLimits;
+use vultus_engine::model::{Form, Precision};
 pub use watch::WatchSettings;
 
 /// All settings of the server.
@@ -110,6 +111,8 @@ pub struct ModelSettings {
     pub device: String,
     /// Add the raw features of a face and its mirror image.
     pub flip: bool,
+    /// Precision of the backbone: `f32`, or `bf16` for networks of the improved residual family.
+    pub dtype: Precision,
     /// Faces below this detector score (0 to 1) are not seen.
     pub min_detection_score: f32,
     /// Faces narrower than this many pixels are not seen.
@@ -126,11 +129,19 @@ impl Default for ModelSettings {
             name: "mobilefacenet".to_owned(),
             device: "auto".to_owned(),
             flip: false,
+            dtype: Precision::F32,
             min_detection_score: 0.6,
             min_face_px: 12.0,
             embed_batch: 32,
             detect_batch: 8,
         }
+    }
+}
+
+impl ModelSettings {
+    /// How the backbone is used.
+    pub fn form(&self) -> Form {
+        Form { flip: self.flip, precision: self.dtype }
     }
 }
 

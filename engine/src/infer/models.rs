@@ -14,7 +14,9 @@ use super::worker::{Waiting, Worker};
 use crate::align::AlignedCrop;
 use crate::face::Feature;
 use crate::ids::ModelId;
-use crate::model::{Installed, Manifest, Model, ModelSource, ModelUnavailable, Registry, RegistryError, ServedModel};
+use crate::model::{
+    Form, Installed, Manifest, Model, ModelSource, ModelUnavailable, Registry, RegistryError, ServedModel,
+};
 
 /// Threshold of a model without measurements and without one in its manifest: usual for networks of the AdaFace family.
 pub const UNMEASURED_THRESHOLD: f32 = 0.3;
@@ -113,10 +115,10 @@ impl Models {
         Ok(models)
     }
 
-    /// A model at hand by name or id, with or without `+flip`.
+    /// A model at hand by name, or by id in any form.
     pub fn find(&self, wanted: &str) -> Result<Installed, RegistryError> {
         let own = self.own();
-        if wanted == own.name || wanted.trim_end_matches("+flip") == own.model_id.0 {
+        if wanted == own.name || Form::split(wanted).0 == own.model_id.0 {
             return Ok(own);
         }
         self.registry.find(wanted)
@@ -133,13 +135,13 @@ impl Models {
         self.loaded.read().values().cloned().collect()
     }
 
-    /// The id of a model asked for by name or id. A bare name takes the flip setting of the server's own model.
+    /// The id of a model asked for by name or id. A bare name takes the form of the server's own model.
     pub fn resolve(&self, wanted: &str) -> Result<ModelId, ModelUnavailable> {
         let default = &self.default;
         let installed = self.find(wanted).map_err(unavailable)?;
         let by_id = wanted != installed.name;
-        let flip = if by_id { wanted.ends_with("+flip") } else { default.model.flip() };
-        Ok(installed.id(flip))
+        let form = if by_id { Form::split(wanted).1 } else { default.model.form() };
+        Ok(installed.id(form))
     }
 
     /// The backbone of a model id, loaded when it is not in use yet. Blocks while it loads.
@@ -152,7 +154,7 @@ impl Models {
             return Ok(Arc::clone(there));
         }
         let installed = self.find(&id.0).map_err(unavailable)?;
-        let model = installed.load(id.0.ends_with("+flip"), &self.device).map_err(unavailable)?;
+        let model = installed.load(Form::split(&id.0).1, &self.device).map_err(unavailable)?;
         if model.id() != id {
             return Err(ModelUnavailable(format!("the model of that name is {}, not {id}", model.id())));
         }

@@ -1,6 +1,7 @@
 //! A convolution with bias and activation, described once and built twice: with the kernels of this module over
 //! channels-last activations, and with stock candle operations over (N, C, H, W).
 
+use super::isa::Isa;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{Conv2dConfig, PReLU, VarBuilder};
 use candle_transformers::models::with_tracing::{Conv2d, conv2d};
@@ -15,9 +16,9 @@ pub enum Arithmetic {
 }
 
 impl Arithmetic {
-    /// The fastest that runs on the device.
+    /// The fastest that runs on the device. Processors without AVX2 take candle's own operations.
     pub fn for_device(device: &candle_core::Device) -> Self {
-        if device.is_cpu() { Self::Kernels } else { Self::Stock }
+        if device.is_cpu() && Isa::preferred().is_some() { Self::Kernels } else { Self::Stock }
     }
 }
 

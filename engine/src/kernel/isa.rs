@@ -3,9 +3,10 @@
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-/// Environment variable that names the instruction set to use, for tests and comparisons. `stock` is not one of these: it
-/// turns the kernels off, see [`forced_to_stock`].
+/// Environment variable that names the instruction set to use, or [`STOCK`], for tests and comparisons.
 pub const VARIABLE: &str = "VULTUS_KERNELS";
+/// Candle's own operations instead of the kernels.
+pub const STOCK: &str = "stock";
 
 /// An instruction set, the widest first. A value other than `Portable` says that the machine has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,19 +28,19 @@ impl Isa {
         AVAILABLE.get_or_init(detect)
     }
 
-    /// The one to use: what [`VARIABLE`] names where the machine has it, else the best.
-    pub fn current() -> Self {
-        static CURRENT: OnceLock<Isa> = OnceLock::new();
-        *CURRENT.get_or_init(|| {
-            let best = Self::available()[0];
-            let Ok(name) = std::env::var(VARIABLE) else { return best };
-            if name.is_empty() || forced_to_stock() {
-                return best;
-            }
+    /// The one to use: what [`VARIABLE`] names where the machine has it, else the best. `None` says that candle's own
+    /// operations are the better choice: because the processor has no AVX2, or because the variable is `stock`.
+    pub fn preferred() -> Option<Self> {
+        static PREFERRED: OnceLock<Option<Isa>> = OnceLock::new();
+        *PREFERRED.get_or_init(|| {
+            let best = Some(Self::available()[0]).filter(|isa| *isa != Self::Portable);
+            let name = std::env::var(VARIABLE).unwrap_or_default();
             match name.parse::<Self>() {
-                Ok(isa) if Self::available().contains(&isa) => isa,
+                _ if name.is_empty() => best,
+                _ if name == STOCK => None,
+                Ok(isa) if Self::available().contains(&isa) => Some(isa),
                 Ok(_) => {
-                    tracing::warn!("this machine has no {name}, which {VARIABLE} names; {} is used", best.name());
+                    tracing::warn!("this machine has no {name}, which {VARIABLE} asks for");
                     best
                 }
                 Err(UnknownIsa) => {
@@ -48,6 +49,11 @@ impl Isa {
                 }
             }
         })
+    }
+
+    /// As [`Isa::preferred`], for networks that run on the kernels whatever is faster.
+    pub fn current() -> Self {
+        Self::preferred().unwrap_or(Self::available()[0])
     }
 
     /// As [`VARIABLE`] spells it.
@@ -59,11 +65,6 @@ impl Isa {
             Self::Portable => "portable",
         }
     }
-}
-
-/// Whether [`VARIABLE`] asks for stock candle.
-pub fn forced_to_stock() -> bool {
-    std::env::var(VARIABLE).is_ok_and(|name| name == "stock")
 }
 
 /// No such instruction set.

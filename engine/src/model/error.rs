@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::ir::IrError;
-use super::{Architecture, WeightsError};
+use super::{Architecture, Precision, WeightsError};
 
 /// Why a model cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,16 @@ pub enum ModelError {
     /// The manifest has no norm statistics for flip fusion.
     #[error("model {0} has no norm statistics for flip fusion")]
     NoFlip(String),
+    /// The architecture is not run in this precision.
+    #[error(
+        "{architecture} runs in f32 only, not in {precision}: networks of the improved residual family run in both"
+    )]
+    NoPrecision {
+        /// Architecture of the model.
+        architecture: Architecture,
+        /// What was asked for.
+        precision: Precision,
+    },
     /// The network failed.
     #[error("the network failed: {0}")]
     Compute(#[from] candle_core::Error),

@@ -21,6 +21,7 @@ mod device;
 mod error;
 #[cfg(test)]
 pub(crate) mod fill;
+mod form;
 pub mod import;
 mod impostor;
 pub mod ir;
@@ -40,6 +41,7 @@ use sha2::{Digest, Sha256};
 pub use architecture::{Architecture, UnknownArchitecture};
 pub use device::{DeviceError, select_device};
 pub use error::ModelError;
+pub use form::{Form, Precision, UnknownPrecision};
 pub use impostor::ImpostorScores;
 pub use manifest::{Color, ImpostorScore, Manifest};
 pub use registry::{Installed, Registry, RegistryError};
@@ -87,8 +89,14 @@ pub trait Backbone: Send + Sync {
     fn dim(&self) -> usize;
 }
 
-/// The id of a model: what its manifest says of weights and input, and its flip setting.
-pub(crate) fn id_of(manifest: &Manifest, flip: bool) -> ModelId {
+/// The fastest implementation of a form on a device: bf16 is for the kernels only.
+fn arithmetic(form: Form, device: &Device) -> Arithmetic {
+    let any = Arithmetic::for_device(device);
+    if form.precision == Precision::Bf16 && device.is_cpu() { Arithmetic::Kernels } else { any }
+}
+
+/// The id of a model: what its manifest says of weights and input, and the form it is used in.
+pub(crate) fn id_of(manifest: &Manifest, form: Form) -> ModelId {
     let Manifest { name, sha256, input, architecture, .. } = manifest;
     let mut id = format!("{name}-{}", sha256.get(..16).unwrap_or(sha256));
     let usual = architecture.default_input();
@@ -101,9 +109,7 @@ pub(crate) fn id_of(manifest: &Manifest, flip: bool) -> ModelId {
     if (input.mean, input.scale) != (usual.mean, usual.scale) {
         id += &format!("+in{:08x}{:08x}", input.mean.to_bits(), input.scale.to_bits());
     }
-    if flip {
-        id += "+flip";
-    }
+    id += &form.suffix();
     ModelId(id)
 }
 
@@ -111,7 +117,7 @@ pub(crate) fn id_of(manifest: &Manifest, flip: bool) -> ModelId {
 pub struct Model {
     manifest: Manifest,
     id: ModelId,
-    flip: bool,
+    form: Form,
     norm_stats: NormStats,
     device: Device,
     backbone: Box<dyn Backbone>,
@@ -130,27 +136,29 @@ impl std::fmt::Debug for Model {
 
 impl Model {
     /// The model that is compiled in.
-    pub fn embedded(flip: bool, device: &Device) -> Result<Self, ModelError> {
-        Self::embedded_with(flip, device, Arithmetic::for_device(device))
+    pub fn embedded(form: impl Into<Form>, device: &Device) -> Result<Self, ModelError> {
+        let form = form.into();
+        Self::embedded_with(form, device, arithmetic(form, device))
     }
 
     /// The model that is compiled in, with the given implementation.
-    pub fn embedded_with(flip: bool, device: &Device, arithmetic: Arithmetic) -> Result<Self, ModelError> {
-        Self::from_parts(EMBEDDED_WEIGHTS, EMBEDDED_MANIFEST, flip, device, arithmetic)
+    pub fn embedded_with(form: impl Into<Form>, device: &Device, arithmetic: Arithmetic) -> Result<Self, ModelError> {
+        Self::from_parts(EMBEDDED_WEIGHTS, EMBEDDED_MANIFEST, form, device, arithmetic)
     }
 
     /// A model from a safetensors file and the manifest beside it (same name, extension `json`). Where a network for set
     /// fusion lies beside ([`registry::aggregator_path`]), it is loaded too, unless the model is used with flip fusion:
     /// such a network has only ever seen features of single crops.
-    pub fn from_file(weights: &Path, flip: bool, device: &Device) -> Result<Self, ModelError> {
+    pub fn from_file(weights: &Path, form: impl Into<Form>, device: &Device) -> Result<Self, ModelError> {
+        let form = form.into();
         let manifest_path = weights.with_extension("json");
         let manifest = std::fs::read_to_string(&manifest_path)
             .map_err(|source| ModelError::Io { path: manifest_path.clone(), source })?;
         let bytes = std::fs::read(weights).map_err(|source| ModelError::Io { path: weights.to_path_buf(), source })?;
-        let model = Self::from_parts(&bytes, &manifest, flip, device, Arithmetic::for_device(device))?;
+        let model = Self::from_parts(&bytes, &manifest, form, device, arithmetic(form, device))?;
         let model = Self { path: Some(weights.to_path_buf()), ..model };
         let beside = registry::aggregator_path(weights);
-        if flip || !beside.exists() { Ok(model) } else { model.with_aggregator(&beside) }
+        if form.flip || !beside.exists() { Ok(model) } else { model.with_aggregator(&beside) }
     }
 
     /// With the network for set fusion of a file. It runs on the CPU, wherever the backbone runs: it is small, and
@@ -174,22 +182,23 @@ impl Model {
     pub fn from_parts(
         weights: &[u8],
         manifest: &str,
-        flip: bool,
+        form: impl Into<Form>,
         device: &Device,
         arithmetic: Arithmetic,
     ) -> Result<Self, ModelError> {
+        let form = form.into();
         let manifest = Manifest::parse(manifest)?;
         let found: String = Sha256::digest(weights).iter().map(|byte| format!("{byte:02x}")).collect();
         if found != manifest.sha256 {
             return Err(ModelError::Checksum { expected: manifest.sha256, found });
         }
-        let norm_stats = match (flip, manifest.norm.flip) {
+        let norm_stats = match (form.flip, manifest.norm.flip) {
             (false, _) => manifest.norm.plain,
             (true, Some(stats)) => stats,
             (true, None) => return Err(ModelError::NoFlip(manifest.name)),
         };
-        let backbone = build(manifest.architecture, manifest.dim, weights, device, arithmetic)?;
-        let id = id_of(&manifest, flip);
+        let backbone = build(manifest.architecture, manifest.dim, weights, device, arithmetic, form.precision)?;
+        let id = id_of(&manifest, form);
         let mut levels = [0f32; 256];
         for (byte, level) in levels.iter_mut().enumerate() {
             *level = (byte as f32 - manifest.input.mean) * manifest.input.scale;
@@ -197,7 +206,7 @@ impl Model {
         Ok(Self {
             manifest,
             id,
-            flip,
+            form,
             norm_stats,
             device: device.clone(),
             backbone,
@@ -208,7 +217,8 @@ impl Model {
     }
 
     /// Names the embedding space: name, first 16 hex digits of the weights' SHA-256, and a suffix for each setting that
-    /// changes embeddings: an input that is not the architecture's usual one, and `+flip` with flip fusion.
+    /// changes embeddings: an input that is not the architecture's usual one, `+bf16` in that precision, and `+flip` with
+    /// flip fusion.
     pub fn id(&self) -> &ModelId {
         &self.id
     }
@@ -230,7 +240,12 @@ impl Model {
 
     /// Whether the features of a crop and of its mirror image are added.
     pub fn flip(&self) -> bool {
-        self.flip
+        self.form.flip
+    }
+
+    /// How it is used.
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     /// Where the network runs.
@@ -245,7 +260,7 @@ impl Model {
 
     /// The manifest's impostor scores under this model's flip setting.
     pub fn impostor_scores(&self) -> ImpostorScores {
-        self.manifest.impostor_scores.iter().copied().filter(|score| score.flip == self.flip).collect()
+        self.manifest.impostor_scores.iter().copied().filter(|score| score.flip == self.form.flip).collect()
     }
 
     /// The network of the rule `caface`, where there is one.
@@ -295,10 +310,10 @@ impl Model {
     /// As [`Model::extract`], not yet split into direction and norm.
     pub(crate) fn raw_features(&self, crops: &[AlignedCrop]) -> Result<Vec<Vec<f32>>, ModelError> {
         let mut features = Vec::with_capacity(crops.len());
-        let crops_at_once = if self.flip { MAX_BATCH / 2 } else { MAX_BATCH };
+        let crops_at_once = if self.form.flip { MAX_BATCH / 2 } else { MAX_BATCH };
         for crops in crops.chunks(crops_at_once) {
             let mut images: Vec<(&AlignedCrop, bool)> = crops.iter().map(|crop| (crop, false)).collect();
-            if self.flip {
+            if self.form.flip {
                 images.extend(crops.iter().map(|crop| (crop, true)));
             }
             let raw = self.backbone.forward(&self.batch(&images)?)?.to_vec2::<f32>()?;
@@ -359,7 +374,11 @@ fn build(
     weights: &[u8],
     device: &Device,
     arithmetic: Arithmetic,
+    precision: Precision,
 ) -> Result<Box<dyn Backbone>, ModelError> {
+    if precision != Precision::F32 && architecture.ir().is_none() {
+        return Err(ModelError::NoPrecision { architecture, precision });
+    }
     let vb = weights::load(weights, &architecture.tensors(dim), device)?;
     Ok(match architecture {
         Architecture::Mobilefacenet => Box::new(MobileFaceNet::new(Variant::Tf, dim, &vb, device, arithmetic)?),
@@ -371,7 +390,7 @@ fn build(
         | Architecture::Ir152
         | Architecture::Ir200
         | Architecture::IrSe50
-        | Architecture::IrSe101 => Box::new(Ir::new(architecture, dim, &vb, device, arithmetic)?),
+        | Architecture::IrSe101 => Box::new(Ir::new(architecture, dim, &vb, device, arithmetic, precision)?),
         Architecture::VitBase | Architecture::VitBaseKprpe => {
             Box::new(Vit::new(architecture.needs_landmarks(), dim, &vb)?)
         }

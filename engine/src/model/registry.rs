@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use super::{Manifest, Model, ModelError, id_of};
+use super::{Form, Manifest, Model, ModelError, id_of};
 use crate::ids::ModelId;
 
 /// Extension of weights files.
@@ -21,7 +21,6 @@ const AGGREGATOR_SUFFIX: &str = ".caface";
 /// Most bytes of a manifest; a longer file is none.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// Suffix of a model id under flip fusion.
-const FLIP_SUFFIX: &str = "+flip";
 /// Characters of the hash in a model id, with the hyphen before them.
 const HASH_CHARACTERS: usize = 17;
 
@@ -77,7 +76,7 @@ pub enum RegistryError {
 pub struct Installed {
     /// Its name.
     pub name: String,
-    /// Its id without flip fusion.
+    /// Its id without flip fusion, in f32.
     pub model_id: ModelId,
     /// The weights file. `None` for the embedded model.
     pub path: Option<PathBuf>,
@@ -91,21 +90,21 @@ pub struct Installed {
 
 impl Installed {
     pub(crate) fn new(manifest: Manifest, path: Option<PathBuf>, bytes: u64) -> Self {
-        let (name, model_id) = (manifest.name.clone(), id_of(&manifest, false));
+        let (name, model_id) = (manifest.name.clone(), id_of(&manifest, Form::default()));
         let aggregator = path.as_deref().map(aggregator_path).filter(|path| path.exists());
         Self { name, model_id, path, manifest, bytes, aggregator }
     }
 
-    /// The id under a flip setting.
-    pub fn id(&self, flip: bool) -> ModelId {
-        id_of(&self.manifest, flip)
+    /// The id in a form.
+    pub fn id(&self, form: impl Into<Form>) -> ModelId {
+        id_of(&self.manifest, form.into())
     }
 
     /// Loads it, verifying checksum, names, shapes and values of its weights.
-    pub fn load(&self, flip: bool, device: &Device) -> Result<Model, RegistryError> {
+    pub fn load(&self, form: impl Into<Form>, device: &Device) -> Result<Model, RegistryError> {
         let loaded = match &self.path {
-            Some(path) => Model::from_file(path, flip, device),
-            None => Model::embedded(flip, device),
+            Some(path) => Model::from_file(path, form, device),
+            None => Model::embedded(form, device),
         };
         loaded.map_err(|source| RegistryError::Load { name: self.name.clone(), source })
     }
@@ -155,9 +154,9 @@ impl Registry {
         Ok(models)
     }
 
-    /// The model of a name, or of a model id with or without `+flip`.
+    /// The model of a name, or of a model id in any form.
     pub fn find(&self, wanted: &str) -> Result<Installed, RegistryError> {
-        let id = wanted.strip_suffix(FLIP_SUFFIX).unwrap_or(wanted);
+        let (id, _) = Form::split(wanted);
         let embedded = embedded()?;
         if embedded.name == wanted || embedded.model_id.0 == id {
             return Ok(embedded);
@@ -178,11 +177,11 @@ impl Registry {
         Err(RegistryError::NotFound { wanted: wanted.to_owned(), directory: self.directory.clone(), known })
     }
 
-    /// Loads the model of a name under the given flip setting, or the one of a model id under the setting of that id.
-    pub fn load(&self, wanted: &str, flip: bool, device: &Device) -> Result<Model, RegistryError> {
+    /// Loads the model of a name in the given form, or the one of a model id in the form of that id.
+    pub fn load(&self, wanted: &str, form: impl Into<Form>, device: &Device) -> Result<Model, RegistryError> {
         let model = self.find(wanted)?;
-        let flip = if model.name == wanted { flip } else { wanted.ends_with(FLIP_SUFFIX) };
-        model.load(flip, device)
+        let form = if model.name == wanted { form.into() } else { Form::split(wanted).1 };
+        model.load(form, device)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::evaluate::{Degradation, PRESETS, Plan, PlanError, Report, Scenario, run};
-use vultus_engine::model::ServedModel;
+use vultus_engine::model::{Precision, ServedModel};
 use vultus_engine::template::{Fuser, Fusion, FusionRule, STRANGER_FMR, UnknownRule};
 
 use super::figures::{Figures, Setting};
@@ -37,6 +37,9 @@ pub(super) struct Identify {
     /// Add the raw features of a face and its mirror image
     #[arg(long)]
     flip: bool,
+    /// Precision of the network: f32 or bf16
+    #[arg(long, default_value_t)]
+    dtype: Precision,
     /// Where everything random comes from: splits, probes, degradations
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -143,6 +146,7 @@ impl Identify {
         let mut settings = Settings::default();
         settings.model.name.clone_from(&self.model);
         settings.model.flip = self.flip;
+        settings.model.dtype = self.dtype;
         settings.detect.detector = self.detector;
         let local = Local::start(settings)?;
         let model = local.model().served();

@@ -21,9 +21,10 @@ pub(crate) use table::{Design, tensors};
 pub use unfolded::Unfolded;
 
 use super::weights::WeightsError;
-use super::{Architecture, Backbone, Batch};
+use super::{Architecture, Backbone, Batch, Precision};
 use crate::kernel::conv::Arithmetic;
 use crate::kernel::isa::Isa;
+use crate::kernel::map::Bf16;
 
 /// Sees the output (N, C, H, W) of the first layers, `input_layer`, and of each unit, `body.K`.
 pub(crate) type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
@@ -56,6 +57,7 @@ pub struct Ir {
 #[derive(Debug)]
 enum Network {
     Kernels(Box<kernels::Network<f32>>),
+    KernelsBf16(Box<kernels::Network<Bf16>>),
     Stock(stock::Network),
 }
 
@@ -67,18 +69,26 @@ impl Ir {
         vb: &VarBuilder,
         device: &Device,
         arithmetic: Arithmetic,
+        precision: Precision,
     ) -> std::result::Result<Self, IrError> {
         let design = architecture.ir().ok_or(IrError::Architecture(architecture))?;
         let folded = fold::fold(design, dim, vb)?;
         let vb = VarBuilder::from_tensors(folded.tensors, candle_core::DType::F32, device);
-        let network = match arithmetic {
-            Arithmetic::Kernels if !device.is_cpu() => {
+        let table = &folded.table;
+        let network = match (arithmetic, precision) {
+            (Arithmetic::Kernels, _) if !device.is_cpu() => {
                 return Err(candle_core::Error::Msg("the kernels run on the CPU only".into()).into());
             }
-            Arithmetic::Kernels => {
-                Network::Kernels(Box::new(kernels::Network::load(&folded.table, &vb, Isa::current())?))
+            (Arithmetic::Kernels, Precision::F32) => {
+                Network::Kernels(Box::new(kernels::Network::load(table, &vb, Isa::current())?))
             }
-            Arithmetic::Stock => Network::Stock(stock::Network::load(&folded.table, &vb)?),
+            (Arithmetic::Kernels, Precision::Bf16) => {
+                Network::KernelsBf16(Box::new(kernels::Network::load(table, &vb, Isa::current())?))
+            }
+            (Arithmetic::Stock, Precision::F32) => Network::Stock(stock::Network::load(table, &vb)?),
+            (Arithmetic::Stock, Precision::Bf16) => {
+                return Err(candle_core::Error::Msg("bf16 is for the kernels, not for stock operations".into()).into());
+            }
         };
         Ok(Self { dim, style: design.style_units(), network })
     }
@@ -87,6 +97,9 @@ impl Ir {
     pub(crate) fn forward_tapped(&self, pixels: &Tensor, wanted: &Wanted, tap: Tap) -> Result<Tensor> {
         match &self.network {
             Network::Kernels(network) => {
+                network.forward(pixels, wanted, &mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?))
+            }
+            Network::KernelsBf16(network) => {
                 network.forward(pixels, wanted, &mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?))
             }
             Network::Stock(network) => {

@@ -82,7 +82,7 @@ fn compare_forms(architecture: Architecture, golden: &HashMap<String, Tensor>, p
     compare(&format!("{architecture} unfolded"), golden, prefix, &|x, tap| unfolded.forward_tapped(x, tap));
     drop(unfolded);
     for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
-        let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic).unwrap();
+        let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic, Precision::F32).unwrap();
         compare(&format!("{architecture} {arithmetic:?}"), golden, prefix, &|x, tap| {
             ir.forward_tapped(x, &|_| true, tap)
         });
@@ -106,7 +106,7 @@ fn folding_changes_nothing_but_rounding() {
         let expected = Unfolded::new(architecture, 512, &vb).unwrap().forward(&batch).unwrap();
         let length = expected.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
         for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
-            let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic).unwrap();
+            let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic, Precision::F32).unwrap();
             let difference = (ir.forward(&batch).unwrap() - &expected).unwrap().abs().unwrap();
             let worst = difference.max_all().unwrap().to_scalar::<f32>().unwrap() / length;
             assert!(worst < 1e-5, "{architecture} {arithmetic:?}: {worst}");
@@ -129,10 +129,40 @@ fn every_network_agrees_with_the_published_code() {
     }
 }
 
+/// In bf16 an embedding points where it points in f32, on every instruction set, and norms keep three digits.
+#[test]
+fn bf16_is_close() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden/nets.safetensors");
+    let golden = path.exists().then(|| load(path, &Device::Cpu).unwrap());
+    let networks: &[Architecture] = match &golden {
+        Some(_) => {
+            &[Architecture::Ir18, Architecture::Ir50, Architecture::Ir101, Architecture::IrSe50, Architecture::Ir152]
+        }
+        None => &[Architecture::Ir18],
+    };
+    for architecture in networks.iter().copied() {
+        let (pixels, vb) = (fill::pictures(), weights(architecture));
+        let run = |precision| {
+            let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, Arithmetic::Kernels, precision).unwrap();
+            let batch = Batch { pixels: pixels.clone(), landmarks: None };
+            ir.forward(&batch).unwrap().to_vec2::<f32>().unwrap()
+        };
+        let (exact, short) = (run(Precision::F32), run(Precision::Bf16));
+        let length = |of: &[f32]| of.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        for (exact, short) in exact.iter().zip(&short) {
+            let dot: f64 = exact.iter().zip(short).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let cosine = dot / length(exact) / length(short);
+            let norm = length(short) / length(exact) - 1.0;
+            println!("{architecture} bf16: 1 - cosine {:.1e}, norm {norm:.1e}", 1.0 - cosine);
+            assert!(cosine >= 0.9999 && norm.abs() < 5e-3, "{architecture}: {cosine} {norm}");
+        }
+    }
+}
+
 #[test]
 fn style_is_mean_and_deviation_of_two_maps() {
     let vb = weights(Architecture::Ir101);
-    let ir = Ir::new(Architecture::Ir101, 512, &vb, &Device::Cpu, Arithmetic::Kernels).unwrap();
+    let ir = Ir::new(Architecture::Ir101, 512, &vb, &Device::Cpu, Arithmetic::Kernels, Precision::F32).unwrap();
     let batch = Batch { pixels: fill::pictures(), landmarks: None };
     let (features, style) = ir.forward_with_style(&batch).unwrap();
     let style = style.unwrap().to_vec3::<f32>().unwrap();
@@ -170,10 +200,10 @@ fn weights_that_cannot_be_folded_are_named() {
     let broken = Tensor::full(-1f32, 64, &Device::Cpu).unwrap();
     tensors.insert("body.0.res_layer.2.running_var".into(), broken);
     let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    let error = Ir::new(Architecture::Ir18, 512, &vb, &Device::Cpu, Arithmetic::Kernels).unwrap_err();
+    let error = Ir::new(Architecture::Ir18, 512, &vb, &Device::Cpu, Arithmetic::Kernels, Precision::F32).unwrap_err();
     assert!(matches!(error, IrError::Weights(WeightsError::NotFinite(name)) if name == "body.0.res_layer.1.weight"));
     assert!(matches!(
-        Ir::new(Architecture::VitBase, 512, &vb, &Device::Cpu, Arithmetic::Kernels),
+        Ir::new(Architecture::VitBase, 512, &vb, &Device::Cpu, Arithmetic::Kernels, Precision::F32),
         Err(IrError::Architecture(Architecture::VitBase))
     ));
 }
