@@ -18,6 +18,7 @@ import zlib
 
 import schemathesis
 from schemathesis import GenerationMode
+from schemathesis.generation.jsonschema import strategy as generation
 from schemathesis.transport.serialization import Binary
 
 MODEL_ID = os.environ["VULTUS_MODEL_ID"]
@@ -25,6 +26,30 @@ DIMENSION = int(os.environ["VULTUS_DIMENSION"])
 # Bounds of fractional numbers in the document.
 BOUNDS = {-1.0, 0.0, 0.05, 0.1, 1.0, 100.0}
 SINGLE_BOUNDS = {struct.pack("f", bound) for bound in BOUNDS}
+
+
+class Lenient:
+    """A validator that takes bytes for a string: schemathesis makes them for `format: binary`, then fails on them."""
+
+    def __init__(self, validator):
+        self.validator = validator
+
+    def is_valid(self, value):
+        return self.validator.is_valid(text_for_bytes(value))
+
+
+def text_for_bytes(value):
+    if isinstance(value, Binary):
+        return ""
+    if isinstance(value, dict):
+        return {name: text_for_bytes(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [text_for_bytes(item) for item in value]
+    return value
+
+
+validator_for = generation.build_validator_for
+generation.build_validator_for = lambda schema: Lenient(validator_for(schema))
 
 
 def png(seed):
