@@ -29,7 +29,8 @@ class Graph:
         before, after = padding if isinstance(padding, tuple) else (padding, padding)
         # No layer has filters of one channel but depthwise ones.
         group = len(weight) if weight.shape[1] == 1 else 1
-        inputs = [x] + [self.tensor(f"{name}.{part}") for part in ("weight", "bias") if f"{name}.{part}" in self.tensors]
+        parts = [f"{name}.weight", f"{name}.bias"]
+        inputs = [x] + [self.tensor(part) for part in parts if part in self.tensors]
         shape = list(weight.shape[2:])
         pads = [before, before, after, after]
         return self.node("Conv", inputs, kernel_shape=shape, strides=[stride] * 2, pads=pads, group=group)
