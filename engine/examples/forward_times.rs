@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! forward_times tensors ir_50
-//! forward_times run ir_50 weights.safetensors [--arithmetic kernels|stock] [--dtype f32]
+//! forward_times run ir_50 weights.safetensors [--arithmetic kernels|stock] [--dtype f32|bf16]
 //! ```
 //!
 //! `tensors` prints names and shapes of the network's weights as JSON. `run` loads them, says so in one line of JSON and
@@ -27,12 +27,12 @@ use vultus_engine::detect::yunet::YuNet;
 use vultus_engine::kernel::isa::Isa;
 use vultus_engine::model::ir::Ir;
 use vultus_engine::model::mobilefacenet::{MobileFaceNet, Variant};
-use vultus_engine::model::{Architecture, Arithmetic, Backbone, Batch, weights};
+use vultus_engine::model::{Architecture, Arithmetic, Backbone, Batch, Precision, weights};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const USAGE: &str = "forward_times tensors ARCHITECTURE | \
-                     run NETWORK WEIGHTS [--arithmetic kernels|stock] [--dtype f32]";
+                     run NETWORK WEIGHTS [--arithmetic kernels|stock] [--dtype f32|bf16]";
 
 /// Values of an embedding; those of the MobileFaceNets follow their weights.
 const DIM: usize = 512;
@@ -46,18 +46,19 @@ enum Network {
 /// How a network computes, as the command line says it.
 struct Options {
     arithmetic: Arithmetic,
-    dtype: DType,
+    dtype: Precision,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self { arithmetic: Arithmetic::Kernels, dtype: DType::F32 };
+        let mut options = Self { arithmetic: Arithmetic::Kernels, dtype: Precision::F32 };
         while let Some(name) = arguments.next() {
             match (name.as_str(), arguments.next().as_deref()) {
                 ("--arithmetic", Some("kernels")) => options.arithmetic = Arithmetic::Kernels,
                 ("--arithmetic", Some("stock")) => options.arithmetic = Arithmetic::Stock,
                 // A type that a network computes in is added here and handed on in `Network::load`.
-                ("--dtype", Some("f32")) => options.dtype = DType::F32,
+                ("--dtype", Some("f32")) => options.dtype = Precision::F32,
+                ("--dtype", Some("bf16")) => options.dtype = Precision::Bf16,
                 _ => return Err(USAGE.into()),
             }
         }
@@ -66,7 +67,7 @@ impl Options {
 }
 
 impl Network {
-    fn load(name: &str, path: &str, Options { arithmetic, dtype: _ }: &Options) -> Result<Self> {
+    fn load(name: &str, path: &str, Options { arithmetic, dtype }: &Options) -> Result<Self> {
         let device = Device::Cpu;
         let tensors = candle_core::safetensors::load(path, &device)?;
         if name == "yunet" {
@@ -84,7 +85,7 @@ impl Network {
         let vb = VarBuilder::from_tensors(tensors, DType::F32, &device);
         Ok(Self::Backbone(match variant {
             Some(variant) => Box::new(MobileFaceNet::new(variant, dim, &vb, &device, *arithmetic)?),
-            None => Box::new(Ir::new(architecture, dim, &vb, &device, *arithmetic)?),
+            None => Box::new(Ir::new(architecture, dim, &vb, &device, *arithmetic, *dtype)?),
         }))
     }
 

@@ -167,19 +167,26 @@ const MANY_IMAGES: usize = 4;
 const SMALL_SIDE: usize = 7;
 
 impl<V: Operand> Layer<V> {
-    /// Packs a convolution of maps of `side` by `side`.
-    pub(crate) fn new(given: &Given, side: usize) -> Result<Self> {
+    /// Packs a convolution of maps of `side` by `side`; `filtered` lets Winograd's form be taken where it pays.
+    pub(crate) fn new(given: &Given, side: usize, filtered: bool) -> Result<Self> {
         // In bf16 the products of narrow layers are made faster than the transforms around them.
         let narrow = V::PER_WORD > 1 && given.input <= 64;
-        let winograd = (Winograd::<V>::fits(given) && !narrow).then(|| Winograd::new(given)).transpose()?;
+        let filtered = filtered && !narrow && Winograd::<V>::fits(given);
+        let winograd = filtered.then(|| Winograd::new(given)).transpose()?;
         let direct = winograd.is_none() || side <= SMALL_SIDE;
         let direct = direct.then(|| Convolution::new(given)).transpose()?;
         Ok(Self { direct, winograd, output: given.output, stride: given.stride })
     }
 
     /// Loads a convolution by name.
-    pub(crate) fn load(spec: &ConvSpec, lead: Option<[&[f32]; 2]>, side: usize, vb: &VarBuilder) -> Result<Self> {
-        Self::new(&Tensors::load(spec, vb)?.given(spec, lead), side)
+    pub(crate) fn load(
+        spec: &ConvSpec,
+        lead: Option<[&[f32]; 2]>,
+        side: usize,
+        filtered: bool,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        Self::new(&Tensors::load(spec, vb)?.given(spec, lead), side, filtered)
     }
 
     /// Shape of its output. Padding keeps the size but for the stride.

@@ -20,7 +20,7 @@ use super::map::{Bf16, Lines, Map};
 use super::tile::{PANEL, Sums, TILE, Window, tile};
 use transform::{MOST, of_input, of_kernel, to_output};
 
-/// Groups of [`TILE`] tiles that one job transforms, at most; 36 sums of each are kept at a time.
+/// Groups of [`TILE`] tiles that one job transforms, at most; the products of all of them are kept at a time.
 const GROUPS: usize = 4;
 
 /// Values that Winograd's products are made of.
@@ -214,8 +214,10 @@ struct Transformed {
 }
 
 thread_local! {
-    /// Transformed tiles and products of one job.
+    /// Transformed tiles of one job.
     static SCRATCH: RefCell<Lines> = RefCell::default();
+    /// Products of one job.
+    static PRODUCTS: RefCell<Lines> = RefCell::default();
 }
 
 /// Some blocks of tiles from beginning to end.
@@ -357,34 +359,44 @@ impl<V: Points> Work for Products<'_, V> {
         let size = Winograd::<V>::POINTS * groups * PANEL;
         let weight = self.convolution.winograd.panels.as_ptr().wrapping_add(self.panel * size);
         let window = Window { rows: 1, pitch: 0, depth: groups };
-        let mut sums = [const { Sums([0.0; TILE * PANEL]) }; MOST * MOST];
-        let mut done = 0;
-        while done < self.count {
-            let count = TILE.min(self.count - done);
-            for (point, sums) in sums[..Winograd::<V>::POINTS].iter_mut().enumerate() {
-                let first = self.from.words.0.wrapping_add(point * self.from.step + (self.offset + done) * groups);
+        // Groups of nearly one size: what fills registers badly costs as much as what fills them.
+        let parts = self.count.div_ceil(TILE);
+        let part = self.count.div_ceil(parts);
+        let mut products = PRODUCTS.take();
+        products.reserve(parts * Winograd::<V>::POINTS * TILE * PANEL);
+        let sums = products.as_mut_ptr().cast::<Sums>();
+        // Point by point, so that the weights of a point are read once for all groups.
+        for point in 0..Winograd::<V>::POINTS {
+            let weight = weight.wrapping_add(point * groups * PANEL);
+            for index in 0..parts {
+                let count = part.min(self.count - index * part);
+                let from = point * self.from.step + (self.offset + index * part) * groups;
+                let first = self.from.words.0.wrapping_add(from).cast_const();
                 let pixels = std::array::from_fn(
                     #[inline(always)]
-                    |pixel| first.cast_const().wrapping_add(pixel * groups),
+                    |pixel| first.wrapping_add(pixel * groups),
                 );
-                // SAFETY: `step` leaves room for a whole group beyond the last tile.
+                // SAFETY: `step` leaves room for a whole group beyond the last tile; `products` holds the sums of
+                // every group and point, a whole number of cache lines each.
                 unsafe {
-                    tile::<L, V>(&pixels, [count, PANEL], window, weight.wrapping_add(point * groups * PANEL), sums)
-                };
-            }
-            for pixel in 0..count {
-                let at = self.convolution.corner(self.first + done + pixel);
-                // SAFETY: the caller runs inside of `on`; the sums of this tile have just been made.
-                unsafe {
-                    if V::SIDE == 2 {
-                        back::<L, V, 2>(self.convolution, at, self.panel, &sums, pixel);
-                    } else {
-                        back::<L, V, 4>(self.convolution, at, self.panel, &sums, pixel);
-                    }
+                    let sums = &mut *sums.add(index * Winograd::<V>::POINTS + point);
+                    tile::<L, V>(&pixels, [count, PANEL], window, weight, sums);
                 }
             }
-            done += count;
         }
+        for pixel in 0..self.count {
+            let at = self.convolution.corner(self.first + pixel);
+            // SAFETY: the caller runs inside of `on`; the sums of this tile have just been made.
+            unsafe {
+                let sums = sums.add(pixel / part * Winograd::<V>::POINTS).cast_const();
+                if V::SIDE == 2 {
+                    back::<L, V, 2>(self.convolution, at, self.panel, sums, pixel % part);
+                } else {
+                    back::<L, V, 4>(self.convolution, at, self.panel, sums, pixel % part);
+                }
+            }
+        }
+        PRODUCTS.set(products);
     }
 }
 
@@ -392,13 +404,13 @@ impl<V: Points> Work for Products<'_, V> {
 ///
 /// # Safety
 ///
-/// As for [`Lanes`].
+/// As for [`Lanes`]; `sums` holds the products at every point.
 #[inline(always)]
 unsafe fn back<L: Lanes, V: Points, const M: usize>(
     convolution: &Tiled<V>,
     [image, row, column]: [usize; 3],
     panel: usize,
-    sums: &[Sums; MOST * MOST],
+    sums: *const Sums,
     pixel: usize,
 ) {
     let Winograd { output, biases, slopes, .. } = convolution.winograd;
@@ -413,7 +425,7 @@ unsafe fn back<L: Lanes, V: Points, const M: usize>(
             for right in 0..M + 2 {
                 let mut line = [zero; MOST];
                 for down in 0..M + 2 {
-                    line[down] = L::load(sums[down * (M + 2) + right].0.as_ptr().add(pixel * PANEL + part));
+                    line[down] = L::load(sums.add(down * (M + 2) + right).cast::<f32>().add(pixel * PANEL + part));
                 }
                 let line = to_output::<L, M>(line);
                 for down in 0..M {
