@@ -1,14 +1,26 @@
-//! CPU kernels for small convolutional networks.
+//! CPU kernels for convolutional networks.
 //!
-//! The general convolution of candle turns every layer into an image-to-column copy, which costs far more than the
-//! arithmetic for depthwise and 1x1 convolutions. Here activations are kept channels-last (N, H, W, C) on the CPU, so
-//! that a 1x1 convolution is a plain matrix product (candle's own), and the other layers are candle custom operations
-//! whose inner loops run over contiguous channels.
+//! Stock candle copies every layer's input into columns and spends most of its time there. Here a network is one custom
+//! operation of candle: tensors go in and come out, and in between activations stay in channels-last [`map`]s with a frame
+//! of zeros, from a pool.
 //!
-//! The code is portable and safe: loops over channels are written with [`pulp`]'s registers or so that the compiler
-//! vectorises them, and each is compiled for the widest instruction set that the machine may have. Machines with and
-//! without a fused multiply-add differ in the last bits. [`conv`] holds the twin in stock candle operations, which
-//! tests compare with and which other devices use.
+//! | file | what |
+//! |---|---|
+//! | [`isa`] | which instruction set: AVX-512 with bf16, AVX-512, AVX2, portable; `VULTUS_KERNELS` picks one |
+//! | [`lanes`] | a register as a trait, once for each instruction set and once portable |
+//! | [`tile`] | the inner loop: fourteen pixels by thirty-two outputs |
+//! | [`convolution`], [`winograd`], [`channelwise`] | convolutions: direct, by minimal filtering, one filter per channel |
+//! | [`given`], [`places`] | what a convolution is given as; where its outputs go |
+//! | [`finish`], [`scale`], [`resample`] | what follows and what stands between them |
+//! | [`network`] | what networks are put together from |
+//! | [`conv`] | convolutions by name, and in stock candle: the reference, and what other devices use |
+//! | [`direct`], [`epilogue`], [`pool`] | the small networks of MTCNN, on [`pulp`]'s registers |
+//!
+//! Every loop is written once and compiled for each instruction set; tests compare each with plain sums in double
+//! precision. Machines with and without a fused multiply-add differ in the last bits. This is the only place with `unsafe`
+//! beside the mapped file: pointers into maps whose bounds are checked once for each layer.
+
+#![allow(clippy::needless_range_loop, reason = "loops over registers are unrolled only when they count")]
 
 pub(crate) mod channelwise;
 pub mod conv;
@@ -16,10 +28,12 @@ pub(crate) mod convolution;
 pub mod direct;
 pub mod epilogue;
 pub(crate) mod finish;
+pub(crate) mod given;
 pub mod isa;
 pub(crate) mod lanes;
 pub(crate) mod map;
 pub(crate) mod network;
+pub(crate) mod places;
 pub mod pool;
 pub(crate) mod resample;
 pub(crate) mod scale;
@@ -51,9 +65,17 @@ impl<T: Task> WithSimd for Widest<T> {
     }
 }
 
-/// Runs a task on the widest instruction set of the machine.
+/// Runs a task on the widest instruction set of the machine that [`isa::VARIABLE`] allows.
 pub(crate) fn dispatch(task: impl Task) {
-    pulp::Arch::new().dispatch(Widest(task));
+    match isa::Isa::preferred() {
+        #[cfg(target_arch = "x86_64")]
+        Some(isa::Isa::Avx2) => match pulp::x86::V3::try_new() {
+            Some(simd) => Simd::vectorize(simd, Widest(task)),
+            None => Simd::vectorize(pulp::Scalar::new(), Widest(task)),
+        },
+        Some(isa::Isa::Portable) => Simd::vectorize(pulp::Scalar::new(), Widest(task)),
+        _ => pulp::Arch::new().dispatch(Widest(task)),
+    }
 }
 
 /// The elements of a contiguous f32 tensor.

@@ -72,7 +72,7 @@ fn plain(
                         size += (value * f64::from(weight)).abs();
                     }
                 }
-                if let Some(slopes) = given.slopes.filter(|_| !(sum > 0.0)) {
+                if let Some(slopes) = given.slopes.filter(|_| sum <= 0.0) {
                     sum *= f64::from(slopes[of]);
                 }
                 if let Some(other) = other {
