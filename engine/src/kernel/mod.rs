@@ -1,18 +1,18 @@
 //! CPU kernels for convolutional networks.
 //!
 //! Stock candle copies every layer's input into columns and spends most of its time there. Here a network is one custom
-//! operation of candle: tensors go in and come out, and in between activations stay in channels-last [`map`]s with a frame
+//! operation of candle: tensors go in and come out, and in between activations stay in channels-last `map`s with a frame
 //! of zeros, from a pool.
 //!
 //! | file | what |
 //! |---|---|
 //! | [`isa`] | which instruction set: AVX-512 with bf16, AVX-512, AVX2, portable; `VULTUS_KERNELS` picks one |
-//! | [`lanes`] | a register as a trait, once for each instruction set and once portable |
-//! | [`tile`] | the inner loop: fourteen pixels by thirty-two outputs |
-//! | [`convolution`], [`winograd`], [`channelwise`] | convolutions: direct, by minimal filtering, one filter per channel |
-//! | [`given`], [`places`] | what a convolution is given as; where its outputs go |
-//! | [`finish`], [`scale`], [`resample`] | what follows and what stands between them |
-//! | [`network`] | what networks are put together from |
+//! | `lanes` | a register as a trait, once for each instruction set and once portable |
+//! | `tile` | the inner loop: fourteen pixels by thirty-two outputs |
+//! | `convolution`, `winograd`, `channelwise` | convolutions: direct, by minimal filtering, one filter per channel |
+//! | `given`, `places` | what a convolution is given as; where its outputs go |
+//! | `finish`, `scale`, `resample` | what follows and what stands between them |
+//! | `network` | what networks are put together from |
 //! | [`conv`] | convolutions by name, and in stock candle: the reference, and what other devices use |
 //! | [`direct`], [`epilogue`], [`pool`] | the small networks of MTCNN, on [`pulp`]'s registers |
 //!
