@@ -19,6 +19,7 @@ import zlib
 import schemathesis
 from schemathesis import GenerationMode
 from schemathesis.generation.jsonschema import strategy as generation
+from schemathesis.specs.openapi import checks
 from schemathesis.transport.serialization import Binary
 
 MODEL_ID = os.environ["VULTUS_MODEL_ID"]
@@ -50,6 +51,14 @@ def text_for_bytes(value):
 
 validator_for = generation.build_validator_for
 generation.build_validator_for = lambda schema: Lenient(validator_for(schema))
+
+
+# Reports are resources of their own: a gallery that was just made has none yet.
+REPORTS = ("/calibration", "/clusters", "/duplicates", "/leave_one_out")
+created_a_resource = checks._created_a_resource
+checks._created_a_resource = lambda *, case, **rest: not case.path.endswith(REPORTS) and created_a_resource(
+    case=case, **rest
+)
 
 
 def png(seed):

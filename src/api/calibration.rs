@@ -100,19 +100,28 @@ impl From<Stale> for StaleName {
 pub struct RowView {
     /// False positive identification rate asked for.
     pub fpir: f64,
-    /// Score that keeps it at the present size of the gallery.
+    /// Score that keeps it at the present size of the gallery; the largest one where none does.
     pub score: f64,
+    /// The rate at this score. More than was asked for where no score keeps that.
+    pub fpir_estimate: f64,
     /// Lower end of the 95 % interval of the rate at this score.
     pub fpir_low: f64,
     /// Upper end.
     pub fpir_high: f64,
-    /// The gallery does not support a rate this small: it follows from the shape of the tail alone.
+    /// The gallery does not support a rate this small: it follows from the shape of the tail alone, or no score keeps it.
     pub extrapolated: bool,
 }
 
 impl From<(f64, ScoreEstimate)> for RowView {
     fn from((fpir, of): (f64, ScoreEstimate)) -> Self {
-        Self { fpir, score: of.score, fpir_low: of.low, fpir_high: of.high, extrapolated: of.extrapolated }
+        Self {
+            fpir,
+            score: of.score,
+            fpir_estimate: of.fpir,
+            fpir_low: of.low,
+            fpir_high: of.high,
+            extrapolated: of.extrapolated,
+        }
     }
 }
 

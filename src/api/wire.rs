@@ -106,6 +106,10 @@ impl FusionSpec {
             let detail = format!("the rule {rule} has no {name}; only softmax_quality has");
             return Err(Problem::with(Code::InvalidRequest, detail));
         }
+        if robust && !rule.has_robust() {
+            let detail = format!("the rule {rule} has no robust form; norm, mean and softmax_quality have");
+            return Err(Problem::with(Code::InvalidRequest, detail));
+        }
         let asked = FusionRequest { rule, tau, cap, robust };
         if asked.resolve(rule.into()).is_valid() {
             Ok(asked)
@@ -127,7 +131,7 @@ impl From<Fusion> for FusionSpec {
             FusionRule::Caface => RuleName::Caface,
         };
         let (tau, cap) = if rule == RuleName::SoftmaxQuality { (Some(fusion.tau), fusion.cap) } else { (None, None) };
-        Self { rule, tau, cap, robust: fusion.robust }
+        Self { rule, tau, cap, robust: fusion.robust && fusion.rule.has_robust() }
     }
 }
 
@@ -262,7 +266,9 @@ mod tests {
         assert!(shown.checked().is_ok());
         let stored = Fusion { rule: FusionRule::SoftmaxQuality, ..stored };
         assert_eq!((FusionSpec::from(stored).tau, FusionSpec::from(stored).cap), (Some(0.7), Some(1.0)));
-        for refused in [FusionSpec { tau: Some(1.0), ..shown }, FusionSpec { cap: Some(1.0), ..shown }] {
+        assert!(!FusionSpec::from(Fusion { rule: FusionRule::Best, ..stored }).robust);
+        let best = FusionSpec { rule: RuleName::Best, ..shown };
+        for refused in [FusionSpec { tau: Some(1.0), ..shown }, FusionSpec { cap: Some(1.0), ..shown }, best] {
             assert_eq!(refused.checked().unwrap_err().code, Code::InvalidRequest);
         }
     }

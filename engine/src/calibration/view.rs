@@ -104,6 +104,8 @@ impl View {
             }
         }
         let Estimate { value, low, high: upper, extrapolated } = self.fpir_at(high);
+        // Where even the largest score is reached too often, no score keeps the rate.
+        let extrapolated = extrapolated || value > fpir;
         ScoreEstimate { score: high, fpir: value, low, high: upper, extrapolated }
     }
 

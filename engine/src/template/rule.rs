@@ -47,6 +47,11 @@ impl FusionRule {
         }
     }
 
+    /// Whether faces that disagree with the rest can be damped under this rule.
+    pub fn has_robust(self) -> bool {
+        !matches!(self, Self::Best | Self::Caface)
+    }
+
     /// The name that stands in requests and answers.
     pub fn name(self) -> &'static str {
         match self {

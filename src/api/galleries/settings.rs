@@ -8,7 +8,7 @@ use vultus_engine::ids::GalleryId;
 use vultus_engine::store::{Gallery, GalleryKind, Guard, Guards};
 
 use crate::api::decision::{ThresholdRequest, thresholds};
-use crate::api::wire::{FusionPatch, FusionSpec};
+use crate::api::wire::{FusionPatch, FusionSpec, RuleName};
 use crate::extract::object;
 use crate::problem::{Code, Problem};
 
@@ -253,6 +253,8 @@ impl SettingsBody {
             && serde_json::to_value(fusion.rule).ok().as_ref() != Some(rule)
         {
             (fusion.tau, fusion.cap) = (None, None);
+            let rule = serde_json::from_value::<RuleName>(rule.clone());
+            fusion.robust &= !matches!(rule, Ok(RuleName::Best | RuleName::Caface));
         }
         self
     }
