@@ -69,6 +69,20 @@ fn normal_scores_give_the_known_rates() {
     assert!(view.score_at(smallest / 2.0).extrapolated && !view.score_at(smallest * 2.0).extrapolated);
 }
 
+/// A fifth of the gallery cannot be told apart at all: no score keeps a small rate, and the answer does not pretend.
+#[test]
+fn a_rate_that_no_score_keeps_is_extrapolated() {
+    let mut rows = scores(200, 0.0, &mut Random::new(3));
+    for (a, b) in (0..40).flat_map(|a| (0..a).map(move |b| (a, b))) {
+        (rows[a][b], rows[b][a]) = (1.0, 1.0);
+    }
+    let view = fit(&rows).at_size(200);
+    let at = view.score_at(0.001);
+    assert!(at.extrapolated && at.score >= 1.0 && at.fpir > 0.1, "{at:?}");
+    assert!(at.low <= at.fpir && at.fpir <= at.high, "{at:?}");
+    assert!(!view.score_at(0.9).extrapolated);
+}
+
 /// Seeds 0 to 119, galleries of 120: at least 90 % of the intervals hold the true rate, at each rate and after growth.
 #[test]
 fn intervals_hold_the_true_rate() {
