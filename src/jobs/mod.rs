@@ -281,6 +281,10 @@ impl Jobs {
     fn run(&self, record: &Arc<Record>, work: Work) {
         let run = Run::new(Arc::clone(record));
         record.begin();
+        // So that a job that is cut off can be told from one that never began.
+        if let Err(error) = self.0.book.put(record.id, &record.kept()) {
+            tracing::warn!(job = %record.id, %error, "the beginning of a job could not be written");
+        }
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&run)));
         let outcome = outcome.unwrap_or_else(|_| Err(Problem::internal("a job panicked")));
         let ended = match (outcome, record.asked()) {

@@ -68,9 +68,9 @@ impl Allowed {
 pub struct Enrolment {
     /// Faces stored (or, in a dry run, that would be), with the image each came from.
     pub faces: Vec<(usize, Face)>,
-    /// Images that gave no face, and why.
+    /// Images that gave no face and faces that were kept out, and why.
     pub rejected: Vec<Problem>,
-    /// The gallery's revision with these faces; `None` in a dry run.
+    /// The gallery's revision with these faces; `None` where nothing was stored.
     pub revision: Option<u64>,
     /// The model of the features.
     pub model: ModelId,
@@ -95,8 +95,7 @@ pub async fn enrol(
     let how = Embedding { model: &model, wanted: Wanted::One(options.select), detector: options.detector };
     let examined = embed_all(app, items, how).await?;
     let mut timings = examined.timings;
-    // A request can be stricter than its gallery, never laxer.
-    let required = settings.min_quality.into_iter().chain(options.min_quality).reduce(f32::max);
+    let required = required_quality(&settings, options.min_quality);
     let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
     for result in examined.images {
         let gated = result.and_then(|samples| {
@@ -141,6 +140,11 @@ pub async fn enrol(
     timings.total = since(started);
     let model = model.served().id.clone();
     Ok(Enrolment { faces, rejected, revision, model, timings })
+}
+
+/// The quality that faces of a request need. It can be stricter than its gallery, never laxer.
+pub(super) fn required_quality(gallery: &Gallery, wanted: Option<f32>) -> Option<f32> {
+    gallery.min_quality.into_iter().chain(wanted).reduce(f32::max)
 }
 
 /// A sample that may be enrolled, and what was overridden for that.

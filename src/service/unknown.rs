@@ -6,14 +6,14 @@
 use uuid::Uuid;
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::gallery::NewFace;
-use vultus_engine::ids::{GalleryId, IdError, ModelId, SubjectId};
+use vultus_engine::ids::{GalleryId, IdError, SubjectId};
 use vultus_engine::model::ServedModel;
 use vultus_engine::store::{Check, Face};
 
-use super::enrol::{Allowed, encode_crops, finding_problem, gate, store_under};
+use super::enrol::{Allowed, Enrolment, encode_crops, finding_problem, gate, required_quality, store_under};
 use super::examine::{Embedding, Sample, Wanted, embed_all};
 use super::select::corners;
-use super::timing::{TimingsMs, since};
+use super::timing::since;
 use crate::app::App;
 use crate::extract::submission::Item;
 use crate::problem::{Problem, ProblemFace};
@@ -56,27 +56,13 @@ pub struct UnknownOptions {
     pub allow: Allowed,
 }
 
-/// What an enrolment of unknown faces did.
-pub struct UnknownEnrolment {
-    /// Faces stored (or, in a dry run, that would be), with the image each came from.
-    pub faces: Vec<(usize, Face)>,
-    /// Images without a face and faces that were kept out, and why.
-    pub rejected: Vec<Problem>,
-    /// The gallery's revision with these faces; `None` where nothing was stored.
-    pub revision: Option<u64>,
-    /// The model of the features.
-    pub model: ModelId,
-    /// By stage.
-    pub timings: TimingsMs,
-}
-
 /// Enrols every face of a request's images as a new subject. Fails when no image shows a face.
 pub async fn enrol(
     app: &App,
     gallery: GalleryId,
     items: Vec<Item>,
     options: UnknownOptions,
-) -> Result<UnknownEnrolment, Problem> {
+) -> Result<Enrolment, Problem> {
     let started = std::time::Instant::now();
     let settings = {
         let id = gallery.clone();
@@ -86,7 +72,7 @@ pub async fn enrol(
     let how = Embedding { model: &model, wanted: Wanted::Every, detector: options.detector };
     let examined = embed_all(app, items, how).await?.or_problem()?;
     let mut timings = examined.timings;
-    let required = settings.min_quality.into_iter().chain(options.min_quality).reduce(f32::max);
+    let required = required_quality(&settings, options.min_quality);
     let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
     for result in examined.images {
         match result {
@@ -116,7 +102,7 @@ pub async fn enrol(
     rejected.sort_by_key(|problem| problem.image);
     timings.total = since(started);
     let model = model.served().id.clone();
-    Ok(UnknownEnrolment { faces, rejected, revision, model, timings })
+    Ok(Enrolment { faces, rejected, revision, model, timings })
 }
 
 /// Faces that are stored, each with its image, problems of the others, and the revision.

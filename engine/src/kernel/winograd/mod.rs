@@ -18,7 +18,7 @@ use super::isa::Isa;
 use super::lanes::{Lanes, on};
 use super::map::{Bf16, Lines, Map};
 use super::tile::{PANEL, TILE};
-use tiled::{Blocks, Inputs, Products, Shared, Tiled, Transformed};
+use tiled::{Blocks, Inputs, Products, SCRATCH, Shared, Tiled, Transformed};
 use transform::{MOST, of_kernel};
 
 /// Groups of [`TILE`] tiles that one job transforms, at most; the products of all of them are kept at a time.
@@ -148,7 +148,8 @@ impl<V: Points> Winograd<V> {
         }
         // Too few tiles for all threads: they share the transformed input and divide the panels.
         let step = convolution.step(tiles);
-        let mut transformed = Lines::words(Self::POINTS * step);
+        let mut transformed = SCRATCH.take();
+        transformed.reserve(Self::POINTS * step);
         let into = Transformed { words: Shared(transformed.as_mut_ptr()), step };
         let chunk = tiles.div_ceil(threads * 2).max(4);
         (0..tiles.div_ceil(chunk)).into_par_iter().with_max_len(1).for_each(|part| {
@@ -160,6 +161,7 @@ impl<V: Points> Winograd<V> {
             let count = block.min(tiles - first);
             on(isa, Products { convolution: &convolution, from: into, offset: first, first, count, panel });
         });
+        SCRATCH.set(transformed);
         Ok(())
     }
 }

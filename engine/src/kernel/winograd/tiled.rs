@@ -52,8 +52,8 @@ pub(super) struct Transformed {
 }
 
 thread_local! {
-    /// Transformed tiles of one job.
-    static SCRATCH: RefCell<Lines> = RefCell::default();
+    /// Transformed tiles of one job, or of a whole map on the thread that shares its work out.
+    pub(super) static SCRATCH: RefCell<Lines> = RefCell::default();
     /// Products of one job.
     static PRODUCTS: RefCell<Lines> = RefCell::default();
 }
