@@ -5,7 +5,8 @@
 
 use candle_core::Result;
 
-use super::convolution::{Other, Place, Places, Target, in_parallel};
+use super::convolution::{Other, Place, Places, Target};
+use super::crew::in_parallel;
 use super::isa::Isa;
 use super::lanes::{Lanes, Work, on};
 use super::map::Map;

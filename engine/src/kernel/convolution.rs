@@ -8,8 +8,8 @@ use std::marker::PhantomData;
 
 use candle_core::Result;
 use half::bf16;
-use rayon::prelude::*;
 
+use super::crew::in_parallel;
 pub(crate) use super::given::{Border, Given};
 use super::isa::Isa;
 use super::lanes::{Lanes, Work, on};
@@ -120,18 +120,6 @@ impl<V: Pack> Convolution<V> {
         in_parallel(jobs, |first, end| on(isa, Jobs { direct: &direct, first, end }));
         Ok(())
     }
-}
-
-/// Splits jobs into ranges, a few for each thread.
-pub(crate) fn in_parallel(jobs: usize, work: impl Fn(usize, usize) + Sync) {
-    let threads = rayon::current_num_threads();
-    if threads == 1 || jobs < 2 {
-        return work(0, jobs);
-    }
-    let size = jobs.div_ceil(threads * 4).max(1);
-    (0..jobs.div_ceil(size)).into_par_iter().with_max_len(1).for_each(|part| {
-        work(part * size, ((part + 1) * size).min(jobs));
-    });
 }
 
 /// A convolution of one map.

@@ -10,6 +10,7 @@
 //! | `lanes` | a register as a trait, once for each instruction set and once portable |
 //! | `tile` | the inner loop: fourteen pixels by thirty-two outputs |
 //! | `convolution`, `winograd`, `channelwise` | convolutions: direct, by minimal filtering, one filter per channel |
+//! | `crew` | how a layer's work is divided among threads |
 //! | `given`, `places` | what a convolution is given as; where its outputs go |
 //! | `finish`, `scale`, `resample` | what follows and what stands between them |
 //! | `network` | what networks are put together from |
@@ -25,6 +26,7 @@
 pub(crate) mod channelwise;
 pub mod conv;
 pub(crate) mod convolution;
+pub(crate) mod crew;
 pub mod direct;
 pub mod epilogue;
 pub(crate) mod finish;

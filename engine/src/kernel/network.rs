@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
-use rayon::prelude::*;
 
 use super::channelwise::Channelwise;
 use super::contiguous;
 use super::conv::{ConvSpec, Kind};
 use super::convolution::{Convolution, Given, Other, Target};
+use super::crew::{in_parallel, together};
 use super::isa::Isa;
 use super::map::{Bf16, Map, Pool};
 use super::winograd::{Points, Winograd};
@@ -25,7 +25,8 @@ pub(crate) fn apply(name: &'static str, input: &Tensor, run: impl Run) -> Result
         }
 
         fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-            let (values, shape) = (self.1)(contiguous(self.0, storage, layout)?)?;
+            let values = contiguous(self.0, storage, layout)?;
+            let (values, shape) = together(|| (self.1)(values))?;
             Ok((CpuStorage::F32(values), shape))
         }
     }
@@ -40,18 +41,18 @@ impl<F: Fn(&[f32]) -> Result<(Vec<f32>, Shape)> + Send + Sync> Run for F {}
 
 /// Planes (N, C, H, W) as a map.
 pub(crate) fn enter(pool: &Arc<Pool>, planes: &[f32], shape: [usize; 4], frame: usize) -> Map<f32> {
-    let [_, height, width, channels] = shape;
+    let [images, height, width, channels] = shape;
     let mut map = pool.map::<f32>(shape, frame);
-    let (rows, pitch) = (map.rows(), map.pitch());
-    let plane = height * width;
-    map.values_mut().par_chunks_exact_mut((rows * pitch).max(1)).enumerate().for_each(|(image, to)| {
-        let planes = &planes[image * channels * plane..][..channels * plane];
-        for (row, line) in to.chunks_exact_mut(pitch).skip(frame).take(height).enumerate() {
-            let pixels = line[frame * channels..].chunks_exact_mut(channels).take(width);
-            for (column, pixel) in pixels.enumerate() {
-                for (channel, value) in pixel.iter_mut().enumerate() {
-                    *value = planes[channel * plane + row * width + column];
-                }
+    let to = map.by_row_mut();
+    in_parallel(images * height, |first, end| {
+        for index in first..end {
+            let (image, row) = (index / height, index % height);
+            // SAFETY: the row exists, and this job alone has it.
+            let line = unsafe { to.row(index) };
+            for channel in 0..channels {
+                let from = &planes[((image * channels + channel) * height + row) * width..][..width];
+                let pixels = line[channel..].iter_mut().step_by(channels);
+                pixels.zip(from).for_each(|(to, from)| *to = *from);
             }
         }
     });

@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use super::convolution::in_parallel;
+use super::crew::in_parallel;
 use super::isa::Isa;
 use super::lanes::{Lanes, Work, on};
 use super::map::{Map, Rows, RowsMut};

@@ -13,7 +13,8 @@ use std::marker::PhantomData;
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::convolution::{Given, Other, Pack, Places, Target, in_parallel};
+use super::convolution::{Given, Other, Pack, Places, Target};
+use super::crew::{each, in_parallel, threads};
 use super::isa::Isa;
 use super::lanes::{Lanes, on};
 use super::map::{Bf16, Lines, Map};
@@ -138,7 +139,7 @@ impl<V: Points> Winograd<V> {
         let across = [height.div_ceil(V::SIDE), width.div_ceil(V::SIDE)];
         let tiles = images * across[0] * across[1];
         let convolution = Tiled { winograd: self, x, places, across, tiles };
-        let (threads, panels) = (rayon::current_num_threads(), self.output / PANEL);
+        let (threads, panels) = (threads(), self.output / PANEL);
         // Wide layers have little to keep in the cache beside the weights; the others take more tiles at a time.
         let block = TILE * if self.input <= 64 { GROUPS } else { 2 };
         let blocks = tiles.div_ceil(block);
@@ -152,11 +153,11 @@ impl<V: Points> Winograd<V> {
         transformed.reserve(Self::POINTS * step);
         let into = Transformed { words: Shared(transformed.as_mut_ptr()), step };
         let chunk = tiles.div_ceil(threads * 2).max(4);
-        (0..tiles.div_ceil(chunk)).into_par_iter().with_max_len(1).for_each(|part| {
+        each(tiles.div_ceil(chunk), |part| {
             let (first, end) = (part * chunk, tiles.min((part + 1) * chunk));
             on(isa, Inputs { convolution: &convolution, into, first, end });
         });
-        (0..panels * blocks).into_par_iter().with_max_len(1).for_each(|job| {
+        each(panels * blocks, |job| {
             let (panel, first) = (job / blocks, job % blocks * block);
             let count = block.min(tiles - first);
             on(isa, Products { convolution: &convolution, from: into, offset: first, first, count, panel });

@@ -7,12 +7,10 @@ use candle_nn::VarBuilder;
 use parking_lot::Mutex;
 
 use super::Step;
+use crate::kernel::crew::{alone, each, threads};
 use crate::kernel::isa::Isa;
 use crate::kernel::map::{Map, Pool};
 use crate::kernel::network::{self, apply, enter, leave};
-
-/// Images that go through the network together; it bounds the memory.
-const TOGETHER: usize = 8;
 
 /// Sees the output (N, H, W, C) of each step by name.
 pub(super) type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor) -> Result<()>;
@@ -46,12 +44,20 @@ impl Network {
             Ok(())
         };
         let features = apply("mobilefacenet", &pixels.contiguous()?, |pixels: &[f32]| {
-            let mut features = Vec::new();
-            let image = channels * height * width;
-            for pixels in pixels.chunks((TOGETHER * image).max(1)) {
-                let x = enter(&self.pool, pixels, [pixels.len() / image, height, width, channels], self.frame(0));
-                features.extend_from_slice(self.part(x, &see)?.values());
-            }
+            let image = |pixels| {
+                let x = enter(&self.pool, pixels, [1, height, width, channels], self.frame(0));
+                Ok(self.part(x, &see)?.values().to_vec())
+            };
+            let pixels: Vec<&[f32]> = pixels.chunks_exact((channels * height * width).max(1)).collect();
+            // An image's maps stay in a core's own cache, and its weights are few: as many as there are threads are best
+            // done side by side. What is left over is shared, as are all where somebody looks at the maps in order.
+            let side_by_side = if wanted { 0 } else { images - images % threads() };
+            let mut features: Vec<Mutex<Result<Vec<f32>>>> = Vec::with_capacity(images);
+            features.resize_with(side_by_side, || Mutex::new(Ok(Vec::new())));
+            each(side_by_side, |at| *features[at].lock() = alone(|| image(pixels[at])));
+            features.extend(pixels[side_by_side..].iter().map(|pixels| Mutex::new(image(pixels))));
+            let features: Result<Vec<_>> = features.into_iter().map(Mutex::into_inner).collect();
+            let features = features?.concat();
             let dim = features.len() / images.max(1);
             Ok((features, Shape::from((images, dim))))
         })?;

@@ -1,0 +1,227 @@
+//! How the layers of a network divide their work among threads.
+//!
+//! A layer of a small network is done in twenty microseconds, less than it takes to wake a thread that sleeps. So while one
+//! network runs ([`together`]), other threads of the pool stand by and watch for its next layer, and a layer is handed to
+//! them without any of them having slept. The thread that runs the network never waits for one that has not come: it works
+//! itself, and whoever is busy elsewhere takes no part. Nobody stands by where enough networks run at once to keep every
+//! thread busy.
+//!
+//! Which thread computes what has no influence on any value.
+
+use std::cell::{Cell, UnsafeCell};
+use std::hint::spin_loop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Networks that run with a crew now.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// Turns without work after which a waiting thread lets the operating system, and then the pool, run something else.
+const PATIENCE: usize = 256;
+/// Pauses of that kind after which a helper goes home: the network is at something that cannot be shared.
+const LIMIT: usize = 2000;
+
+thread_local! {
+    /// Who shares the work of this thread's layers.
+    static SHARED_BY: Cell<Hands> = const { Cell::new(Hands::Pool) };
+}
+
+#[derive(Clone, Copy)]
+enum Hands {
+    /// The thread pool, as it comes.
+    Pool,
+    /// Nobody.
+    Alone,
+    /// Threads that stand by, for as long as [`together`] lasts.
+    Crew(*const Crew),
+}
+
+/// Sets who shares the work, and puts it back also when the work panics.
+struct Restored(Hands);
+
+impl Restored {
+    fn set(hands: Hands) -> Self {
+        Self(SHARED_BY.replace(hands))
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        SHARED_BY.set(self.0);
+    }
+}
+
+/// Runs a network on this thread while others of the pool stand by for its layers.
+pub(crate) fn together<R>(run: impl FnOnce() -> R) -> R {
+    let threads = rayon::current_num_threads();
+    if threads < 2 || !matches!(SHARED_BY.get(), Hands::Pool) {
+        return run();
+    }
+    let crew = Arc::new(Crew::default());
+    let _present = Present::new(Arc::clone(&crew));
+    for _ in 1..threads {
+        let crew = Arc::clone(&crew);
+        rayon::spawn(move || crew.help(threads));
+    }
+    let _restored = Restored::set(Hands::Crew(Arc::as_ptr(&crew)));
+    run()
+}
+
+/// Runs something whose layers this thread is to compute alone.
+pub(crate) fn alone<R>(run: impl FnOnce() -> R) -> R {
+    let _restored = Restored::set(Hands::Alone);
+    run()
+}
+
+/// Threads that a layer may be divided among.
+pub(crate) fn threads() -> usize {
+    match SHARED_BY.get() {
+        Hands::Alone => 1,
+        Hands::Pool | Hands::Crew(_) => rayon::current_num_threads(),
+    }
+}
+
+/// Does parts of a piece of work, in any order, on any thread, and comes back when all are done.
+pub(crate) fn each(parts: usize, work: impl Fn(usize) + Sync) {
+    match SHARED_BY.get() {
+        _ if parts < 2 => (0..parts).for_each(work),
+        Hands::Alone => (0..parts).for_each(work),
+        Hands::Pool => {
+            use rayon::prelude::*;
+            (0..parts).into_par_iter().with_max_len(1).for_each(&work);
+        }
+        // SAFETY: set by `together`, which keeps the crew until it is unset, and by this thread only.
+        Hands::Crew(crew) => unsafe { &*crew }.share(parts, &work),
+    }
+}
+
+/// Splits jobs into ranges, a few for each thread.
+pub(crate) fn in_parallel(jobs: usize, work: impl Fn(usize, usize) + Sync) {
+    let threads = threads();
+    if threads == 1 || jobs < 2 {
+        return work(0, jobs);
+    }
+    let size = jobs.div_ceil(threads * 4).max(1);
+    each(jobs.div_ceil(size), |part| work(part * size, ((part + 1) * size).min(jobs)));
+}
+
+/// Counts a network that runs, and sends its crew home in the end.
+struct Present(Arc<Crew>);
+
+impl Present {
+    fn new(crew: Arc<Crew>) -> Self {
+        RUNNING.fetch_add(1, Ordering::Relaxed);
+        Self(crew)
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Release);
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A piece of work that is shared: a function of the number of a part, and how many parts there are.
+type Shared = (*const (dyn Fn(usize) + Sync), usize);
+
+/// What a network's thread and those that stand by for it have in common.
+#[derive(Default)]
+struct Crew {
+    /// [`OPEN`] while there is work, with the number of pieces of work so far above it and that of helpers at work below.
+    state: AtomicUsize,
+    /// The work. Written while the state is closed and nobody is at work; read between entering and leaving.
+    work: UnsafeCell<Option<Shared>>,
+    /// The next part that nobody has taken.
+    next: AtomicUsize,
+    /// Whether a part panicked on a helper.
+    failed: AtomicBool,
+    over: AtomicBool,
+}
+
+/// Bit of the state: there is work that may be entered.
+const OPEN: usize = 1 << 16;
+
+// SAFETY: `work` is only touched as its documentation says, which the transitions of `state` order.
+unsafe impl Send for Crew {}
+// SAFETY: as above.
+unsafe impl Sync for Crew {}
+
+/// Waits a little, longer after many turns. Gives how often it has let others run.
+fn wait(turn: &mut usize) -> usize {
+    *turn += 1;
+    if turn.is_multiple_of(PATIENCE) {
+        std::thread::yield_now();
+    } else {
+        spin_loop();
+    }
+    *turn / PATIENCE
+}
+
+impl Crew {
+    /// Does work together with whoever stands by.
+    fn share(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        let shared: *const (dyn Fn(usize) + Sync + '_) = work;
+        // SAFETY: only the lifetime is forgotten; the pointer is used between entering and leaving, and this function does
+        // not return before the state is closed and everybody has left.
+        let shared =
+            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(shared) };
+        // SAFETY: the state is closed and nobody is at work, from the end of the last call on.
+        unsafe { *self.work.get() = Some((shared, parts)) };
+        self.next.store(0, Ordering::Relaxed);
+        self.state.fetch_add(OPEN, Ordering::Release);
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.take(parts, work)));
+        // Closes it and goes on to the next number: adding the bit once more carries into the number.
+        self.state.fetch_add(OPEN, Ordering::Relaxed);
+        let mut turn = 0;
+        while self.state.load(Ordering::Acquire) & (OPEN - 1) != 0 {
+            wait(&mut turn);
+        }
+        if let Err(panic) = outcome {
+            resume_unwind(panic);
+        }
+        assert!(!self.failed.load(Ordering::Relaxed), "a part of a layer panicked on another thread");
+    }
+
+    /// Takes parts until there is none.
+    fn take(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        loop {
+            let part = self.next.fetch_add(1, Ordering::Relaxed);
+            if part >= parts {
+                return;
+            }
+            work(part);
+        }
+    }
+
+    /// Stands by until the network is done, or others keep all threads busy.
+    fn help(&self, threads: usize) {
+        let mut done = 0;
+        let mut turn = 0;
+        while !self.over.load(Ordering::Acquire) && RUNNING.load(Ordering::Relaxed) < threads {
+            let state = self.state.load(Ordering::Acquire);
+            if state & OPEN == 0 || state / OPEN == done {
+                if wait(&mut turn) > LIMIT {
+                    return;
+                }
+                continue;
+            }
+            // Entering is counted, so that whoever shares the work waits for it; a state that changed is looked at anew.
+            if self.state.compare_exchange(state, state + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            // SAFETY: the state was open when this thread entered, so the work stays until it leaves.
+            let (work, parts) = match unsafe { *self.work.get() } {
+                Some((work, parts)) => (unsafe { &*work }, parts),
+                None => return,
+            };
+            if catch_unwind(AssertUnwindSafe(|| alone(|| self.take(parts, work)))).is_err() {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+            self.state.fetch_sub(1, Ordering::Release);
+            done = state / OPEN;
+            turn = 0;
+        }
+    }
+}
