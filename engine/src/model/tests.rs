@@ -298,7 +298,7 @@ fn wrong_files_are_named() {
         ("\"std\": 8.191", "\"std\": 0.0"),
         ("\"scale\": 0.0078125", "\"scale\": 0"),
         ("\"tau\": 0.6", "\"tau\": -1"),
-        ("\"cap\": -1.0", "\"cap\": -11"),
+        ("\"cap\": -1.5", "\"cap\": -11"),
         ("\"size\": 112", "\"size\": 160"),
         ("17d5763f", "17D5763F"),
         ("\"name\": \"mobilefacenet\"", "\"name\": \"Mobile Face\""),
