@@ -10,6 +10,7 @@ use candle_core::Result;
 use half::bf16;
 
 use super::crew::in_parallel;
+use super::finish::Alike;
 pub(crate) use super::given::{Border, Given};
 use super::isa::Isa;
 use super::lanes::{Lanes, Work, on};
@@ -152,6 +153,12 @@ struct Pixels<V> {
 }
 
 impl<V: Factor> Direct<'_, V> {
+    /// Whether biases differ where a kernel reaches over the border.
+    #[inline(always)]
+    fn has_borders(&self) -> bool {
+        self.convolution.biases.len() > self.convolution.output.next_multiple_of(PANEL)
+    }
+
     #[inline(always)]
     fn pixels(&self, tile: usize) -> Pixels<V> {
         let Convolution { kernel, stride, padding: [before, _], .. } = *self.convolution;
@@ -167,27 +174,33 @@ impl<V: Factor> Direct<'_, V> {
             count,
             value: PhantomData,
         };
-        let with_lead = self.convolution.biases.len() > self.convolution.output.next_multiple_of(PANEL);
-        for index in 0..TILE {
-            let [image, row, column] = at;
-            let corner = [row * stride, column * stride];
-            let start = self.x.at(image, corner[0] + self.x.frame - before, corner[1] + self.x.frame - before);
-            pixels.windows[index] = self.x.values().as_ptr().cast::<u32>().wrapping_add(start / V::PER_WORD);
-            pixels.places[index] = self.places.of(at);
+        let with_lead = self.has_borders();
+        let (values, inset) = (self.x.values().as_ptr().cast::<u32>(), self.x.frame - before);
+        let across = stride * self.x.channels / V::PER_WORD;
+        let start = |[image, row, column]: [usize; 3]| {
+            let start = self.x.at(image, row * stride + inset, column * stride + inset);
+            (values.wrapping_add(start / V::PER_WORD), self.places.of([image, row, column]))
+        };
+        let (mut window, mut place) = start(at);
+        for index in 0..count {
+            pixels.windows[index] = window;
+            pixels.places[index] = place;
             if with_lead {
+                let corner = [at[1] * stride, at[2] * stride];
                 pixels.borders[index] = Border::of(corner, kernel, before, [self.x.height, self.x.width]).0;
             }
-            // The last pixel stands in for those that are missing.
-            if index + 1 < count {
-                at[2] += 1;
-                if at[2] == columns {
-                    (at[1], at[2]) = (row + 1, 0);
-                }
-                if at[1] == rows {
-                    (at[0], at[1]) = (image + 1, 0);
-                }
+            at[2] += 1;
+            if at[2] < columns {
+                window = window.wrapping_add(across);
+                place = self.places.right(place, 1);
+            } else if index + 1 < count {
+                at = if at[1] + 1 < rows { [at[0], at[1] + 1, 0] } else { [at[0] + 1, 0, 0] };
+                (window, place) = start(at);
             }
         }
+        // The last pixel stands in for those that are missing.
+        let last = pixels.windows[count - 1];
+        pixels.windows[count..].fill(last);
         pixels
     }
 }
@@ -202,6 +215,7 @@ impl<V: Factor> Work for Jobs<'_, V> {
         let (count, padded) = (output.div_ceil(PANEL), output.next_multiple_of(PANEL));
         let mut sums = Sums([0.0; TILE * PANEL]);
         let mut pixels = None;
+        let (exact, with_lead) = (direct.places.exact(), direct.has_borders());
         for job in first..end {
             let (panel, tile_at) =
                 if direct.by_panel { (job / direct.tiles, job % direct.tiles) } else { (job % count, job / count) };
@@ -216,6 +230,14 @@ impl<V: Factor> Work for Jobs<'_, V> {
             // ends with a spare line; the panel has `kernel * depth` rows.
             unsafe { tile::<L, V>(&pixels.windows, [pixels.count, outputs], window, weight, &mut sums) };
             let slopes = slopes.as_ref().map_or(std::ptr::null(), |slopes| slopes.as_ptr().wrapping_add(from));
+            // SAFETY: as below.
+            unsafe {
+                if let (Some(maps), false, true) = (exact, with_lead, outputs.is_multiple_of(L::WIDTH)) {
+                    let alike = Alike { bias: biases.as_ptr().wrapping_add(from), slopes, from, maps };
+                    alike.tile::<L>(sums.0.as_ptr(), &pixels.places[..pixels.count], outputs);
+                    continue;
+                }
+            }
             for index in 0..pixels.count {
                 let bias = biases.as_ptr().wrapping_add(pixels.borders[index] * padded + from);
                 let finish = direct.places.finish(pixels.places[index], from, bias, slopes);

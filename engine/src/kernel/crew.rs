@@ -102,8 +102,8 @@ pub(crate) fn in_parallel(jobs: usize, work: impl Fn(usize, usize) + Sync) {
     if threads == 1 || jobs < 2 {
         return work(0, jobs);
     }
-    let size = jobs.div_ceil(threads * 4).max(1);
-    each(jobs.div_ceil(size), |part| work(part * size, ((part + 1) * size).min(jobs)));
+    let parts = jobs.min(threads * 4);
+    each(parts, |part| work(part * jobs / parts, (part + 1) * jobs / parts));
 }
 
 /// Counts a network that runs, and sends its crew home in the end.
@@ -212,16 +212,98 @@ impl Crew {
                 continue;
             }
             // SAFETY: the state was open when this thread entered, so the work stays until it leaves.
-            let (work, parts) = match unsafe { *self.work.get() } {
-                Some((work, parts)) => (unsafe { &*work }, parts),
-                None => return,
-            };
-            if catch_unwind(AssertUnwindSafe(|| alone(|| self.take(parts, work)))).is_err() {
+            let found = unsafe { (*self.work.get()).map(|(work, parts)| (&*work, parts)) };
+            if let Some((work, parts)) = found
+                && catch_unwind(AssertUnwindSafe(|| alone(|| self.take(parts, work)))).is_err()
+            {
                 self.failed.store(true, Ordering::Relaxed);
             }
             self.state.fetch_sub(1, Ordering::Release);
             done = state / OPEN;
             turn = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(threads: usize) -> rayon::ThreadPool {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+    }
+
+    /// How often each part was done.
+    fn counts(parts: usize) -> Vec<usize> {
+        let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+        each(parts, |part| {
+            counts[part].fetch_add(1, Ordering::Relaxed);
+        });
+        counts.into_iter().map(AtomicUsize::into_inner).collect()
+    }
+
+    #[test]
+    fn every_part_is_done_once_layer_after_layer() {
+        for threads in [1, 2, 5] {
+            pool(threads).install(|| {
+                assert_eq!(counts(9), [1; 9], "by the pool");
+                assert_eq!(alone(|| (counts(9), super::threads())), (vec![1; 9], 1));
+                together(|| {
+                    for layer in 0..2000 {
+                        assert_eq!(counts(layer % 40), vec![1; layer % 40]);
+                    }
+                    assert_eq!(super::threads(), threads);
+                    assert_eq!(alone(|| counts(3)), [1; 3]);
+                    assert_eq!(together(|| counts(3)), [1; 3], "a network within a network");
+                });
+                assert!(matches!(SHARED_BY.get(), Hands::Pool));
+            });
+        }
+    }
+
+    #[test]
+    fn ranges_cover_all_jobs_in_shares_of_nearly_one_size() {
+        pool(3).install(|| {
+            for jobs in [0, 1, 2, 11, 12, 13, 100] {
+                let seen = parking_lot::Mutex::new(Vec::new());
+                in_parallel(jobs, |first, end| seen.lock().push(first..end));
+                let mut seen = seen.into_inner();
+                seen.sort_by_key(|range| range.start);
+                assert_eq!(seen.iter().cloned().flatten().collect::<Vec<_>>(), (0..jobs).collect::<Vec<_>>());
+                let sizes: Vec<usize> = seen.iter().map(ExactSizeIterator::len).collect();
+                assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn networks_run_beside_each_other() {
+        let pool = pool(3);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        pool.install(|| together(|| (0..50).for_each(|_| assert_eq!(counts(13), [1; 13]))));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_comes_back_whoever_did_the_part() {
+        let pool = pool(2);
+        for bad in 0..40 {
+            let run = || {
+                together(|| {
+                    // Long enough for the other thread to come.
+                    counts(10_000);
+                    each(40, |part| assert!(part != bad, "part {part}"));
+                });
+            };
+            assert!(pool.install(|| catch_unwind(AssertUnwindSafe(run))).is_err());
+            assert!(pool.install(|| matches!(SHARED_BY.get(), Hands::Pool)));
+            assert_eq!(pool.install(|| together(|| counts(20))), [1; 20]);
         }
     }
 }

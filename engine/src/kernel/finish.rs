@@ -2,7 +2,71 @@
 
 use super::activate;
 use super::lanes::Lanes;
+use super::places::{Exact, Place};
 use super::tile::PANEL;
+
+/// What all pixels of a tile have in common when they are finished in f32: biases and slopes (null for no activation) of the
+/// outputs from `from` on, and the maps.
+#[derive(Clone, Copy)]
+pub(crate) struct Alike {
+    pub(crate) bias: *const f32,
+    pub(crate) slopes: *const f32,
+    pub(crate) from: usize,
+    pub(crate) maps: Exact,
+}
+
+impl Alike {
+    /// Finishes the first `outputs` sums, whole registers, of each pixel. It decides once for a tile what [`Finish`] decides
+    /// for each register, which is most of the work of layers with few inputs.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lanes`]; pointers that are not null are good for so many values, those into maps at each place, and `sums`
+    /// holds [`PANEL`] values for each place.
+    #[inline(always)]
+    pub(crate) unsafe fn tile<L: Lanes>(self, sums: *const f32, places: &[Place], outputs: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self.slopes.is_null(), self.maps.other.is_null()) {
+                (true, true) => self.each::<L, false, false>(sums, places, outputs),
+                (true, false) => self.each::<L, false, true>(sums, places, outputs),
+                (false, true) => self.each::<L, true, false>(sums, places, outputs),
+                (false, false) => self.each::<L, true, true>(sums, places, outputs),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Alike::tile`].
+    #[inline(always)]
+    unsafe fn each<L: Lanes, const ACTIVATED: bool, const SUMMED: bool>(
+        self,
+        sums: *const f32,
+        places: &[Place],
+        outputs: usize,
+    ) {
+        let Self { bias, slopes, from, maps: Exact { other, to } } = self;
+        for part in (0..outputs).step_by(L::WIDTH) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let bias = L::load(bias.add(part));
+                let slope = if ACTIVATED { L::load(slopes.add(part)) } else { bias };
+                let at = from + part;
+                for (pixel, place) in places.iter().enumerate() {
+                    let mut value = L::add(L::load(sums.add(pixel * PANEL + part)), bias);
+                    if ACTIVATED {
+                        value = L::activate(value, slope);
+                    }
+                    if SUMMED {
+                        value = L::add(value, L::load(other.add(place.other + at)));
+                    }
+                    L::store(to.add(place.to + at), value);
+                }
+            }
+        }
+    }
+}
 
 /// Where the outputs of one pixel and panel come from and go to.
 #[derive(Clone, Copy)]

@@ -90,6 +90,26 @@ impl<'a> Places<'a> {
         }
     }
 
+    /// Where the pixel some pixels further in the same row lies.
+    #[inline(always)]
+    pub(crate) fn right(&self, place: Place, pixels: usize) -> Place {
+        Place {
+            other: place.other + self.other.map_or(0, |Other { map, stride }| pixels * stride * map.channels),
+            to: place.to + self.to.map_or(0, |grid| pixels * grid.pixel),
+            to_bf16: place.to_bf16 + self.to_bf16.map_or(0, |grid| pixels * grid.pixel),
+        }
+    }
+
+    /// Where outputs come from and go to if they are wanted in f32 alone.
+    #[inline(always)]
+    pub(crate) fn exact(&self) -> Option<Exact> {
+        let other = self.other.map_or(std::ptr::null(), |Other { map, .. }| map.values().as_ptr());
+        match (self.to, self.to_bf16) {
+            (Some(grid), None) => Some(Exact { other, to: grid.first }),
+            _ => None,
+        }
+    }
+
     /// What finishes a pixel from an output on.
     #[inline(always)]
     pub(crate) fn finish(&self, place: Place, output: usize, bias: *const f32, slopes: *const f32) -> Finish {
@@ -109,7 +129,14 @@ impl<'a> Places<'a> {
 /// Where a pixel lies in the maps of [`Places`], in values.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Place {
-    other: usize,
-    to: usize,
+    pub(super) other: usize,
+    pub(super) to: usize,
     to_bf16: usize,
+}
+
+/// The maps of [`Places`] for outputs in f32; `other` is null for nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Exact {
+    pub(super) other: *const f32,
+    pub(super) to: *mut f32,
 }

@@ -8,6 +8,9 @@ pub(crate) const PANEL: usize = 32;
 /// Pixels of a tile. With two registers of sixteen outputs each that is 28 of the 32 registers of AVX-512.
 pub(crate) const TILE: usize = 14;
 
+/// How far ahead of their use weights are asked for, in words.
+const AHEAD: usize = 1024;
+
 /// Sums of a tile: [`PANEL`] values for each pixel.
 #[repr(C, align(64))]
 pub(crate) struct Sums(pub(crate) [f32; TILE * PANEL]);
@@ -143,6 +146,10 @@ unsafe fn block<L: Lanes, V: Factor, const P: usize, const R: usize>(
             for at in from..from + window.depth {
                 for r in 0..R {
                     weights[r] = L::load(weight.add(r * L::WIDTH).cast());
+                }
+                // The machine's own guesses end at a page, and large weights come from memory.
+                for line in 0..2 {
+                    L::ask_for(weight.wrapping_add(AHEAD + line * 16));
                 }
                 weight = weight.add(PANEL);
                 for p in 0..P {

@@ -58,6 +58,10 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     unsafe fn store_bf16(to: *mut u16, value: Self::F);
     /// `WIDTH` bf16 values.
     unsafe fn load_bf16(from: *const u16) -> Self::F;
+
+    /// Asks for memory that will be read soon. Any address will do.
+    #[inline(always)]
+    unsafe fn ask_for(_: *const u32) {}
 }
 
 /// A piece of work that is worth compiling for each instruction set.

@@ -14,12 +14,12 @@ use candle_core::Result;
 use rayon::prelude::*;
 
 use super::convolution::{Given, Other, Pack, Places, Target};
-use super::crew::{each, in_parallel, threads};
+use super::crew::{each, threads};
 use super::isa::Isa;
 use super::lanes::{Lanes, on};
 use super::map::{Bf16, Lines, Map};
 use super::tile::{PANEL, TILE};
-use tiled::{Blocks, Inputs, Products, SCRATCH, Shared, Tiled, Transformed};
+use tiled::{Block, Inputs, Products, SCRATCH, Shared, Tiled, Transformed};
 use transform::{MOST, of_kernel};
 
 /// Groups of [`TILE`] tiles that one job transforms, at most; the products of all of them are kept at a time.
@@ -138,13 +138,19 @@ impl<V: Points> Winograd<V> {
         let places = Places::new([images, height, width, self.output], other, to)?;
         let across = [height.div_ceil(V::SIDE), width.div_ceil(V::SIDE)];
         let tiles = images * across[0] * across[1];
-        let convolution = Tiled { winograd: self, x, places, across, tiles };
+        let convolution = Tiled { winograd: self, x, places, across };
         let (threads, panels) = (threads(), self.output / PANEL);
         // Wide layers have little to keep in the cache beside the weights; the others take more tiles at a time.
         let block = TILE * if self.input <= 64 { GROUPS } else { 2 };
         let blocks = tiles.div_ceil(block);
         if threads == 1 || blocks >= 2 * threads {
-            in_parallel(blocks, |first, end| on(isa, Blocks { convolution: &convolution, block, first, end }));
+            // As many for each thread, of whole groups.
+            let (blocks, groups) = (blocks.next_multiple_of(threads), tiles.div_ceil(TILE));
+            let start = |index: usize| (index * groups / blocks * TILE).min(tiles);
+            each(blocks, |index| {
+                let (first, end) = (start(index), start(index + 1));
+                on(isa, Block { convolution: &convolution, first, count: end - first });
+            });
             return Ok(());
         }
         // Too few tiles for all threads: they share the transformed input and divide the panels.

@@ -16,8 +16,6 @@ pub(super) struct Tiled<'a, V: Points> {
     pub(super) places: Places<'a>,
     /// Tiles down and across an image.
     pub(super) across: [usize; 2],
-    /// Tiles of all images.
-    pub(super) tiles: usize,
 }
 
 impl<V: Points> Tiled<'_, V> {
@@ -58,34 +56,29 @@ thread_local! {
     static PRODUCTS: RefCell<Lines> = RefCell::default();
 }
 
-/// Some blocks of tiles from beginning to end.
-pub(super) struct Blocks<'a, V: Points> {
+/// Some tiles from beginning to end.
+pub(super) struct Block<'a, V: Points> {
     pub(super) convolution: &'a Tiled<'a, V>,
-    pub(super) block: usize,
     pub(super) first: usize,
-    pub(super) end: usize,
+    pub(super) count: usize,
 }
 
-impl<V: Points> Work for Blocks<'_, V> {
+impl<V: Points> Work for Block<'_, V> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Self { convolution, block, first, end } = self;
-        let step = convolution.step(block);
+        let Self { convolution, first, count } = self;
+        let step = convolution.step(count);
         let mut scratch = SCRATCH.take();
         scratch.reserve(Winograd::<V>::POINTS * step);
         let into = Transformed { words: Shared(scratch.as_mut_ptr()), step };
-        for index in first..end {
-            let from = index * block;
-            let count = block.min(convolution.tiles - from);
-            for tile in 0..count {
-                // SAFETY: the scratch holds a block, and this thread alone uses it.
-                unsafe { transform::<L, V>(convolution, from + tile, into, tile) };
-            }
-            for panel in 0..convolution.winograd.output / PANEL {
-                let products = Products { convolution, from: into, offset: 0, first: from, count, panel };
-                // SAFETY: those tiles have just been transformed.
-                unsafe { products.run::<L>() };
-            }
+        for tile in 0..count {
+            // SAFETY: the scratch holds the block, and this thread alone uses it.
+            unsafe { transform::<L, V>(convolution, first + tile, into, tile) };
+        }
+        for panel in 0..convolution.winograd.output / PANEL {
+            let products = Products { convolution, from: into, offset: 0, first, count, panel };
+            // SAFETY: those tiles have just been transformed.
+            unsafe { products.run::<L>() };
         }
         SCRATCH.set(scratch);
     }
@@ -272,17 +265,16 @@ unsafe fn back<L: Lanes, V: Points, const M: usize>(
             }
             let from = panel * PANEL + part;
             let slopes = slopes.as_ref().map_or(std::ptr::null(), |slopes| slopes.as_ptr().wrapping_add(from));
-            for down in 0..M {
+            let places = &convolution.places;
+            for down in 0..M.min(size[0] - row) {
                 let line = to_output::<L, M>(half[down]);
+                let first = places.of([image, row + down, column]);
                 for right in 0..M {
                     let [y, x] = [row + down, column + right];
-                    if y < size[0] && x < size[1] {
+                    if x < size[1] {
                         let border = if with_lead { Border::of([y, x], 3, 1, size).0 } else { 0 };
                         let bias = biases.as_ptr().wrapping_add(border * output + from);
-                        convolution
-                            .places
-                            .finish(convolution.places.of([image, y, x]), from, bias, slopes)
-                            .register::<L>(line[right]);
+                        places.finish(places.right(first, right), from, bias, slopes).register::<L>(line[right]);
                     }
                 }
             }
