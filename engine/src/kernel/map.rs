@@ -157,6 +157,11 @@ impl<V: Value> Map<V> {
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len()) }
     }
 
+    /// Where the values begin. Behind the last one a register's worth of memory may be read.
+    pub(crate) fn start(&self) -> *const V {
+        self.lines.as_ptr().cast()
+    }
+
     /// All values, frames included; who writes leaves the frames zero.
     pub(crate) fn values_mut(&mut self) -> &mut [V] {
         let len = self.len();

@@ -63,10 +63,8 @@ impl Mtcnn {
     ) -> Result<Vec<DetectedFace>, DetectError> {
         let wanted = f64::from(options.min_size_px);
         let min_face_px = wanted.max(cascade::MIN_FACE_PX);
-        let levels = cascade::scales(photo.width(), photo.height(), min_face_px)
-            .into_iter()
-            .map(|scale| cascade::propose(&self.networks, photo, form, scale))
-            .collect::<Result<_, _>>()?;
+        let scales = cascade::scales(photo.width(), photo.height(), min_face_px);
+        let levels = self.networks.each(&scales, |scale| cascade::propose(&self.networks, photo, form, *scale))?;
         let proposed = cascade::next(cascade::merge(levels));
         let refined = cascade::next(cascade::refine(&self.networks, photo, proposed)?);
         let mut faces = cascade::finish(&self.networks, photo, refined)?;

@@ -8,10 +8,10 @@
 use std::ops::Range;
 
 use image::RgbImage;
-use pulp::Simd;
 use rayon::prelude::*;
 
-use crate::kernel::{Task, dispatch};
+use crate::kernel::isa::Isa;
+use crate::kernel::plain::{Plain, plainly};
 
 /// Bits after the point of a coefficient.
 const PRECISION: u32 = 32 - 8 - 2;
@@ -103,19 +103,20 @@ impl<'a> Scaled<'a> {
 
     /// The given rows of the result, (rows, width, 3).
     pub(crate) fn rows(&self, range: Range<usize>) -> Vec<u8> {
+        let isa = Isa::current();
         let sources = self.rows.sources(&range);
         let line = self.width * CHANNELS;
         let mut narrow = vec![0u8; sources.len() * line];
         narrow.par_chunks_mut(line.max(1)).zip(sources.clone()).with_min_len(8).for_each(|(out, row)| {
             if let Some((row, first)) = self.inside(row) {
-                dispatch(Across { axis: &self.columns, row, first, out });
+                plainly(isa, Across { axis: &self.columns, row, first, out });
             }
         });
         let mut output = vec![0u8; range.len() * line];
         output.par_chunks_mut(line.max(1)).zip(range).with_min_len(8).for_each_init(Vec::new, |sums, (out, row)| {
             let (first, weights) = &self.rows.taps[row];
             let lines = &narrow[(first - sources.start) * line..][..weights.len() * line];
-            dispatch(Down { weights: &self.rows.weights[weights.clone()], lines, sums, out });
+            plainly(isa, Down { weights: &self.rows.weights[weights.clone()], lines, sums, out });
         });
         output
     }
@@ -146,9 +147,9 @@ struct Across<'a> {
     out: &'a mut [u8],
 }
 
-impl Task for Across<'_> {
+impl Plain for Across<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run(self) {
         let pixels = self.row.len() / CHANNELS;
         for (out, (tap, weights)) in self.out.chunks_exact_mut(CHANNELS).zip(&self.axis.taps) {
             let weights = &self.axis.weights[weights.clone()];
@@ -194,9 +195,9 @@ struct Down<'a> {
     out: &'a mut [u8],
 }
 
-impl Task for Down<'_> {
+impl Plain for Down<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run(self) {
         self.sums.clear();
         self.sums.resize(self.out.len(), HALF);
         for (line, weight) in self.lines.chunks_exact(self.out.len()).zip(self.weights) {
