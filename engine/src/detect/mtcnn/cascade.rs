@@ -4,7 +4,7 @@
 //! photo ─► pyramid ─► P-Net ─► propose ─► merge ─► 24x24 crops ─► R-Net ─► refine ─► 48x48 crops ─► O-Net ─► finish
 //! ```
 //!
-//! Memory does not grow with the photo beyond what the photo itself takes: P-Net sees bands of rows, crops are made in
+//! Memory does not grow with the photo beyond twice what the photo itself takes: P-Net sees bands of rows, crops are made in
 //! batches, and the number of boxes after P-Net is bounded. Bands and batches are what threads share: each is scaled, seen
 //! and read by one.
 
@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use image::RgbImage;
 
+use super::abreast::Abreast;
 use super::boxes::{Candidate, Measure, suppress};
 use super::networks::{Answers, Networks};
 use super::pillow::{Scaled, Window};
@@ -48,11 +49,11 @@ pub(crate) fn scales(width: u32, height: u32, min_face_px: f64) -> Vec<f64> {
 /// P-Net's boxes at one scale, overlapping ones removed.
 pub(crate) fn propose(
     networks: &Networks,
-    photo: &RgbImage,
+    photo: &Abreast,
     form: Form,
     scale: f64,
 ) -> Result<Vec<Candidate>, DetectError> {
-    let size = |side: u32| (f64::from(side) * scale).ceil() as usize;
+    let size = |side: usize| (side as f64 * scale).ceil() as usize;
     let (width, height) = (size(photo.width()), size(photo.height()));
     if width < CELL_PX || height < CELL_PX {
         return Ok(vec![]);

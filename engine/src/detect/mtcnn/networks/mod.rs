@@ -20,6 +20,7 @@ use rayon::prelude::*;
 
 use super::DetectError;
 use crate::kernel::conv::Arithmetic;
+use crate::kernel::crew::{alone, together};
 use crate::kernel::isa::Isa;
 use crate::kernel::map::Pool;
 
@@ -215,7 +216,10 @@ impl Networks {
         work: impl Fn(&T) -> std::result::Result<R, DetectError> + Send + Sync,
     ) -> std::result::Result<Vec<R>, DetectError> {
         match self.networks {
-            [Network::Kernels(_), ..] => pieces.par_iter().with_max_len(1).map(work).collect(),
+            [Network::Kernels(_), ..] => match pieces {
+                [piece] => together(|| Ok(vec![work(piece)?])),
+                _ => pieces.par_iter().with_max_len(1).map(|piece| alone(|| work(piece))).collect(),
+            },
             [Network::Stock(_), ..] => pieces.iter().map(work).collect(),
         }
     }
