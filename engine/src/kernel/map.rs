@@ -140,6 +140,16 @@ impl<V: Value> Map<V> {
         self.height + 2 * self.frame
     }
 
+    /// The same values with the outermost pixels taken for the frame: of this, a convolution with a zero around makes what
+    /// one without makes of the map as it was. For maps without a frame, of more than two pixels in both directions.
+    pub(crate) fn framed(mut self) -> candle_core::Result<Self> {
+        if self.frame != 0 || self.height.min(self.width) < 3 {
+            candle_core::bail!("{:?} in a frame of {} cannot give one", self.shape(), self.frame)
+        }
+        (self.height, self.width, self.frame) = (self.height - 2, self.width - 2, 1);
+        Ok(self)
+    }
+
     /// Where a pixel begins, in values. `row` and `column` count from the corner of the frame.
     pub(crate) fn at(&self, image: usize, row: usize, column: usize) -> usize {
         (image * self.rows() + row) * self.pitch() + column * self.channels
@@ -155,6 +165,11 @@ impl<V: Value> Map<V> {
         // SAFETY: the buffer holds at least `len` values (see `Pool::map`), all bits of it are initialised, and every
         // bit pattern is a value of the two types that are `Value`s; its alignment is larger than theirs.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len()) }
+    }
+
+    /// Where the values begin. Behind the last one a register's worth of memory may be read.
+    pub(crate) fn start(&self) -> *const V {
+        self.lines.as_ptr().cast()
     }
 
     /// All values, frames included; who writes leaves the frames zero.

@@ -154,14 +154,13 @@ proptest! {
         output in prop::sample::select(vec![1usize, 10, 16, 31, 32, 64, 100]),
         kernel in prop::sample::select(vec![1usize, 2, 3, 3, 3]),
         stride in 1usize..3,
-        uneven: bool,
+        zeros in 0usize..3,
         with_lead: bool,
         with_other: bool,
         prelu: bool,
     ) {
         let padding = match kernel {
-            3 if uneven => [0, 1],
-            3 => [1, 1],
+            3 => [[0, 0], [0, 1], [1, 1]][zeros],
             _ => [0, 0],
         };
         let weight = values(1, output * input * kernel * kernel);
@@ -197,6 +196,45 @@ proptest! {
             lead: with_lead.then_some([&lead[0][..], &lead[1][..]]),
         };
         check(&given, [images, height, width, input], with_other)?;
+    }
+}
+
+/// What a convolution without padding makes of a map, filtering makes of it with its outermost pixels for a frame.
+#[test]
+fn framed_maps_are_filtered_without_padding() {
+    let pool = Arc::new(Pool::default());
+    let (input, output) = (16, 32);
+    let weight = values(1, output * input * 9);
+    let (bias, slopes) = (values(2, output), values(3, output));
+    let given = |padding| Given {
+        kernel: 3,
+        stride: 1,
+        padding,
+        input,
+        output,
+        weight: &weight,
+        bias: &bias,
+        slopes: Some(&slopes),
+        lead: None,
+    };
+    let winograd = Winograd::<f32>::new(&given([1, 1])).unwrap();
+    for (images, height, width) in [(1, 3, 3), (3, 5, 4), (2, 23, 23), (1, 16, 41)] {
+        let shape = [images, height, width, input];
+        let pixels = values(4, shape.iter().product());
+        let expected = plain(&given([0, 0]), shape, &pixels, None);
+        for (isa, threads) in Isa::available().iter().flat_map(|isa| [(*isa, 1), (*isa, 3)]) {
+            let x = map(&pool, shape, 0, &pixels).framed().unwrap();
+            let mut to = pool.map::<f32>([images, height - 2, width - 2, output], 0);
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            threads.install(|| winograd.forward(isa, &x, None, Target { f32: Some(&mut to), bf16: None }).unwrap());
+            for (found, [expected, size]) in to.values().iter().zip(&expected) {
+                let off = (f64::from(*found) - expected).abs() / size;
+                assert!(off <= 1e-5, "{} {height}x{width}: {found} instead of {expected}", isa.name());
+            }
+        }
+    }
+    for (height, width, frame) in [(2, 9, 0), (9, 2, 0), (9, 9, 1)] {
+        assert!(pool.map::<f32>([1, height, width, 1], frame).framed().is_err());
     }
 }
 

@@ -4,15 +4,18 @@
 //! photo ─► pyramid ─► P-Net ─► propose ─► merge ─► 24x24 crops ─► R-Net ─► refine ─► 48x48 crops ─► O-Net ─► finish
 //! ```
 //!
-//! Memory does not grow with the photo beyond what the photo itself takes: P-Net sees bands of rows, crops are made in
-//! batches, and the number of boxes after P-Net is bounded.
+//! Memory does not grow with the photo beyond twice what the photo itself takes: P-Net sees bands of rows, crops are made in
+//! batches, and the number of boxes after P-Net is bounded. Bands and batches are what threads share: each is scaled, seen
+//! and read by one.
+
+use std::ops::Range;
 
 use image::RgbImage;
-use rayon::prelude::*;
 
+use super::abreast::Abreast;
 use super::boxes::{Candidate, Measure, suppress};
-use super::networks::Networks;
-use super::pillow::Scaled;
+use super::networks::{Answers, Networks};
+use super::pillow::{Scaled, Window};
 use super::{DetectError, Form};
 use crate::face::{BoundingBox, DetectedFace, Landmarks};
 
@@ -29,12 +32,8 @@ const THRESHOLDS: [f32; 3] = [0.6, 0.7, 0.9];
 const LEVEL_OVERLAP: f64 = 0.5;
 /// Most overlap of two boxes after each network.
 const OVERLAP: f64 = 0.7;
-/// Pixels of a pyramid level that P-Net sees at a time.
-const BAND_PX: usize = 1 << 17;
 /// Most boxes that R-Net looks at, the best of P-Net. A photo of two megapixels full of faces has some thousands.
 pub(crate) const MAX_PROPOSALS: usize = 30_000;
-/// Crops in one forward pass of R-Net and of O-Net.
-const BATCHES: [usize; 2] = [256, 64];
 
 /// The scales at which P-Net sees a photo, finest first.
 pub(crate) fn scales(width: u32, height: u32, min_face_px: f64) -> Vec<f64> {
@@ -50,11 +49,11 @@ pub(crate) fn scales(width: u32, height: u32, min_face_px: f64) -> Vec<f64> {
 /// P-Net's boxes at one scale, overlapping ones removed.
 pub(crate) fn propose(
     networks: &Networks,
-    photo: &RgbImage,
+    photo: &Abreast,
     form: Form,
     scale: f64,
 ) -> Result<Vec<Candidate>, DetectError> {
-    let size = |side: u32| (f64::from(side) * scale).ceil() as usize;
+    let size = |side: usize| (side as f64 * scale).ceil() as usize;
     let (width, height) = (size(photo.width()), size(photo.height()));
     if width < CELL_PX || height < CELL_PX {
         return Ok(vec![]);
@@ -62,26 +61,27 @@ pub(crate) fn propose(
     let level = Scaled::whole(photo, width, height);
     // The pooling makes a row of cells of an odd last row of pixels too.
     let cells = (height - 2).div_ceil(STRIDE_PX) - 4;
-    let band = (BAND_PX / width / STRIDE_PX).max(16);
-    let mut found = vec![];
-    for first in (0..cells).step_by(band) {
-        let end = (first + band).min(cells);
-        let rows = STRIDE_PX * first..(STRIDE_PX * (end - 1) + CELL_PX).min(height);
+    let band = (networks.portion().band_px / width / STRIDE_PX).max(16);
+    let bands: Vec<Range<usize>> = (0..cells).step_by(band).map(|first| first..(first + band).min(cells)).collect();
+    let found = networks.each(&bands, |cells| {
+        let rows = STRIDE_PX * cells.start..(STRIDE_PX * (cells.end - 1) + CELL_PX).min(height);
         let answers = networks.propose(&level.rows(rows), width)?;
-        for (row, cells) in answers.values.chunks_exact(answers.columns).enumerate() {
+        let mut found = vec![];
+        for (row, cells) in cells.clone().zip(answers.values.chunks_exact(answers.columns)) {
             let chances = form.chances(cells);
             for ((column, cell), score) in cells.iter().enumerate().zip(chances) {
                 if score > THRESHOLDS[0] {
                     let at = |cell: usize, further: usize| {
                         ((STRIDE_PX * cell + 1 + further) as f64 / scale).round_ties_even()
                     };
-                    let (x, y) = (column, first + row);
-                    let corners = [at(x, 0), at(y, 0), at(x, CELL_PX), at(y, CELL_PX)];
+                    let corners = [at(column, 0), at(row, 0), at(column, CELL_PX), at(row, CELL_PX)];
                     found.push(Candidate { corners, score, offsets: [cell[2], cell[3], cell[4], cell[5]] });
                 }
             }
         }
-    }
+        Ok(found)
+    })?;
+    let found = found.concat();
     Ok(suppress(found, LEVEL_OVERLAP, Measure::Union))
 }
 
@@ -99,26 +99,27 @@ pub(crate) fn next(candidates: Vec<Candidate>) -> Vec<Candidate> {
 
 /// Runs a network over what the boxes see, cutting them at the photo's edges. Boxes that see nothing are left out.
 fn look<const N: usize>(
+    networks: &Networks,
     photo: &RgbImage,
     candidates: Vec<Candidate>,
     (side, batch): (usize, usize),
-    network: impl Fn(&[u8]) -> candle_core::Result<super::networks::Answers<N>>,
+    network: impl Fn(&[u8]) -> candle_core::Result<Answers<N>> + Sync + Send,
 ) -> Result<Vec<(Candidate, [f32; N])>, DetectError> {
     let size = [photo.width(), photo.height()];
-    let windows: Vec<_> = candidates
+    let windows: Vec<(Candidate, Window)> = candidates
         .into_iter()
         .filter_map(|mut candidate| candidate.look(size).map(|window| (candidate, window)))
         .collect();
-    let mut seen = Vec::with_capacity(windows.len());
-    let mut pixels = vec![];
-    for windows in windows.chunks(batch) {
-        let crops = windows.par_iter().map(|(_, window)| Scaled::window(photo, *window, side, side).rows(0..side));
-        pixels.clear();
-        pixels.extend(crops.collect::<Vec<_>>().into_iter().flatten());
-        let answers = network(&pixels)?;
-        seen.extend(windows.iter().map(|(candidate, _)| *candidate).zip(answers.values));
-    }
-    Ok(seen)
+    let batches: Vec<&[(Candidate, Window)]> = windows.chunks(batch).collect();
+    let seen = networks.each(&batches, |windows| {
+        let mut pixels = Vec::with_capacity(windows.len() * side * side * 3);
+        for (_, window) in *windows {
+            pixels.extend_from_slice(&Scaled::window(photo, *window, side, side).rows(0..side));
+        }
+        let candidates = windows.iter().map(|(candidate, _)| *candidate);
+        Ok(candidates.zip(network(&pixels)?.values).collect::<Vec<_>>())
+    })?;
+    Ok(seen.concat())
 }
 
 /// R-Net: the boxes that it takes for faces, overlapping ones removed, before calibration.
@@ -127,7 +128,7 @@ pub(crate) fn refine(
     photo: &RgbImage,
     candidates: Vec<Candidate>,
 ) -> Result<Vec<Candidate>, DetectError> {
-    let seen = look(photo, candidates, (24, BATCHES[0]), |pixels| networks.refine(pixels))?;
+    let seen = look(networks, photo, candidates, (24, networks.portion().crops[0]), |pixels| networks.refine(pixels))?;
     let scored = seen.into_iter().map(|(candidate, answer)| {
         let [none, face, offsets @ ..] = answer;
         Candidate { score: chance(none, face), offsets, ..candidate }
@@ -142,7 +143,9 @@ pub(crate) fn finish(
     candidates: Vec<Candidate>,
 ) -> Result<Vec<DetectedFace>, DetectError> {
     let mut faces = vec![];
-    for (candidate, answer) in look(photo, candidates, (48, BATCHES[1]), |pixels| networks.output(pixels))? {
+    for (candidate, answer) in
+        look(networks, photo, candidates, (48, networks.portion().crops[1]), |pixels| networks.output(pixels))?
+    {
         let [none, face, x1, y1, x2, y2, places @ ..] = answer;
         let score = chance(none, face);
         if score > THRESHOLDS[2] {

@@ -11,6 +11,7 @@
 //! it most of the cost: for a large photo whose faces are large, ask for 40, and P-Net sees a quarter of the pixels.
 //! [`DetectOptions::nms`] has no meaning here.
 
+mod abreast;
 mod boxes;
 mod cascade;
 mod networks;
@@ -23,6 +24,7 @@ use super::{DetectError, DetectOptions};
 use crate::face::DetectedFace;
 use crate::kernel::conv::Arithmetic;
 use crate::model::weights;
+use abreast::Abreast;
 use networks::Networks;
 
 const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../../../assets/mtcnn.safetensors");
@@ -63,10 +65,9 @@ impl Mtcnn {
     ) -> Result<Vec<DetectedFace>, DetectError> {
         let wanted = f64::from(options.min_size_px);
         let min_face_px = wanted.max(cascade::MIN_FACE_PX);
-        let levels = cascade::scales(photo.width(), photo.height(), min_face_px)
-            .into_iter()
-            .map(|scale| cascade::propose(&self.networks, photo, form, scale))
-            .collect::<Result<_, _>>()?;
+        let scales = cascade::scales(photo.width(), photo.height(), min_face_px);
+        let rows = Abreast::of(photo);
+        let levels = self.networks.each(&scales, |scale| cascade::propose(&self.networks, &rows, form, *scale))?;
         let proposed = cascade::next(cascade::merge(levels));
         let refined = cascade::next(cascade::refine(&self.networks, photo, proposed)?);
         let mut faces = cascade::finish(&self.networks, photo, refined)?;

@@ -3,31 +3,34 @@
 //!
 //! It is an antialiasing filter: a triangle over all source pixels of a target pixel, twice as wide as the scale where
 //! the picture shrinks and two pixels wide where it grows. Rows are done before columns, with 8-bit values in between.
-//! Coefficients are whole numbers in units of 2^-22, rounded half away from zero after they were made to sum to 1.
+//! Coefficients are whole numbers in units of 2^-22, rounded half away from zero after they were made to sum to 1. So no
+//! sum overflows: it is at most 255 times one, and a little. The loops wrap all the same, for a check in each step would
+//! keep them from being done in registers.
 
 use std::ops::Range;
 
 use image::RgbImage;
-use pulp::Simd;
 use rayon::prelude::*;
 
-use crate::kernel::{Task, dispatch};
+use super::abreast::Abreast;
+use crate::kernel::isa::Isa;
+use crate::kernel::plain::{Plain, plainly};
 
 /// Bits after the point of a coefficient.
 const PRECISION: u32 = 32 - 8 - 2;
 /// One half, which every sum starts with.
-const HALF: i32 = 1 << (PRECISION - 1);
+pub(super) const HALF: i32 = 1 << (PRECISION - 1);
 /// Values of a pixel.
-const CHANNELS: usize = 3;
+pub(super) const CHANNELS: usize = 3;
 /// Pixels whose products are summed side by side.
 const ABREAST: usize = 8;
 
 /// Which source pixels make each target pixel along one axis, and with which weights.
 #[derive(Debug)]
-struct Axis {
-    /// First source pixel, and where its weight and its followers' are.
-    taps: Vec<(usize, Range<usize>)>,
-    weights: Vec<i32>,
+pub(super) struct Axis {
+    /// First source pixel, and where its weight and its followers' are, for each target pixel.
+    pub(super) taps: Vec<(usize, Range<usize>)>,
+    pub(super) weights: Vec<i32>,
 }
 
 impl Axis {
@@ -78,63 +81,78 @@ pub(crate) struct Window {
     pub(crate) height: usize,
 }
 
-/// A window of a photo seen at another size.
+/// A picture at another size.
 #[derive(Debug)]
 pub(crate) struct Scaled<'a> {
-    photo: &'a RgbImage,
-    window: Window,
+    source: Source<'a>,
     width: usize,
     columns: Axis,
     rows: Axis,
 }
 
+/// What is scaled.
+#[derive(Debug, Clone, Copy)]
+enum Source<'a> {
+    Whole(&'a Abreast),
+    Window(&'a RgbImage, Window),
+}
+
 impl<'a> Scaled<'a> {
-    /// The whole photo at `width` by `height`.
-    pub(crate) fn whole(photo: &'a RgbImage, width: usize, height: usize) -> Self {
-        let window = Window { left: 0, top: 0, width: photo.width() as usize, height: photo.height() as usize };
-        Self::window(photo, window, width, height)
+    /// A whole photo at `width` by `height`.
+    pub(crate) fn whole(photo: &'a Abreast, width: usize, height: usize) -> Self {
+        let (columns, rows) = (Axis::new(photo.width(), width), Axis::new(photo.height(), height));
+        Self { source: Source::Whole(photo), width, columns, rows }
     }
 
-    /// A window of the photo at `width` by `height`.
+    /// A window of a photo at `width` by `height`.
     pub(crate) fn window(photo: &'a RgbImage, window: Window, width: usize, height: usize) -> Self {
         let (columns, rows) = (Axis::new(window.width, width), Axis::new(window.height, height));
-        Self { photo, window, width, columns, rows }
+        Self { source: Source::Window(photo, window), width, columns, rows }
     }
 
     /// The given rows of the result, (rows, width, 3).
     pub(crate) fn rows(&self, range: Range<usize>) -> Vec<u8> {
+        let isa = Isa::current();
         let sources = self.rows.sources(&range);
         let line = self.width * CHANNELS;
-        let mut narrow = vec![0u8; sources.len() * line];
-        narrow.par_chunks_mut(line.max(1)).zip(sources.clone()).with_min_len(8).for_each(|(out, row)| {
-            if let Some((row, first)) = self.inside(row) {
-                dispatch(Across { axis: &self.columns, row, first, out });
+        let (narrow, start) = match self.source {
+            Source::Whole(photo) => photo.narrowed(&self.columns, &sources),
+            Source::Window(photo, window) => {
+                let mut narrow = vec![0u8; sources.len() * line];
+                for (out, row) in narrow.chunks_mut(line.max(1)).zip(sources.clone()) {
+                    if let Some((row, first)) = window.inside(photo, row) {
+                        plainly(isa, Across { axis: &self.columns, row, first, out });
+                    }
+                }
+                (narrow, sources.start)
             }
-        });
+        };
         let mut output = vec![0u8; range.len() * line];
-        output.par_chunks_mut(line.max(1)).zip(range).with_min_len(8).for_each_init(Vec::new, |sums, (out, row)| {
+        output.par_chunks_mut(line.max(1)).zip(range).with_min_len(32).for_each_init(Vec::new, |sums, (out, row)| {
             let (first, weights) = &self.rows.taps[row];
-            let lines = &narrow[(first - sources.start) * line..][..weights.len() * line];
-            dispatch(Down { weights: &self.rows.weights[weights.clone()], lines, sums, out });
+            let lines = &narrow[(first - start) * line..][..weights.len() * line];
+            plainly(isa, Down { weights: &self.rows.weights[weights.clone()], lines, sums, out });
         });
         output
     }
+}
 
+impl Window {
     /// The part of a row of the window that lies in the photo, and where in the window it begins.
-    fn inside(&self, row: usize) -> Option<(&[u8], usize)> {
-        let Window { left, top, width, .. } = self.window;
-        let row = usize::try_from(top + row as i64).ok().filter(|row| *row < self.photo.height() as usize)?;
-        let across = self.photo.width() as usize;
+    fn inside(self, photo: &RgbImage, row: usize) -> Option<(&[u8], usize)> {
+        let Self { left, top, width, .. } = self;
+        let row = usize::try_from(top + row as i64).ok().filter(|row| *row < photo.height() as usize)?;
+        let across = photo.width() as usize;
         let start = usize::try_from(left.max(0)).ok()?.min(across);
         let end = usize::try_from((left + width as i64).max(0)).ok()?.min(across);
-        let line = &self.photo.as_raw()[row * across * CHANNELS..][..across * CHANNELS];
+        let line = &photo.as_raw()[row * across * CHANNELS..][..across * CHANNELS];
         (start < end).then(|| (&line[start * CHANNELS..end * CHANNELS], (start as i64 - left) as usize))
     }
 }
 
 /// Sums to bytes.
 #[inline(always)]
-fn byte(sum: i32) -> u8 {
+pub(super) fn byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
@@ -146,9 +164,9 @@ struct Across<'a> {
     out: &'a mut [u8],
 }
 
-impl Task for Across<'_> {
+impl Plain for Across<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run(self) {
         let pixels = self.row.len() / CHANNELS;
         for (out, (tap, weights)) in self.out.chunks_exact_mut(CHANNELS).zip(&self.axis.taps) {
             let weights = &self.axis.weights[weights.clone()];
@@ -166,7 +184,8 @@ impl Task for Across<'_> {
                 for (pixels, weights) in blocks.zip(weights[..whole].chunks_exact(ABREAST)) {
                     for (lane, weight) in weights.iter().enumerate() {
                         for channel in 0..CHANNELS {
-                            abreast[channel][lane] += i32::from(pixels[lane * CHANNELS + channel]) * weight;
+                            let product = i32::from(pixels[lane * CHANNELS + channel]).wrapping_mul(*weight);
+                            abreast[channel][lane] = abreast[channel][lane].wrapping_add(product);
                         }
                     }
                 }
@@ -176,7 +195,7 @@ impl Task for Across<'_> {
             }
             for (pixel, weight) in row[whole * CHANNELS..].chunks_exact(CHANNELS).zip(&weights[whole..]) {
                 for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(*value) * weight;
+                    *sum = sum.wrapping_add(i32::from(*value).wrapping_mul(*weight));
                 }
             }
             for (out, sum) in out.iter_mut().zip(sums) {
@@ -194,14 +213,14 @@ struct Down<'a> {
     out: &'a mut [u8],
 }
 
-impl Task for Down<'_> {
+impl Plain for Down<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run(self) {
         self.sums.clear();
         self.sums.resize(self.out.len(), HALF);
         for (line, weight) in self.lines.chunks_exact(self.out.len()).zip(self.weights) {
             for (sum, value) in self.sums.iter_mut().zip(line) {
-                *sum += i32::from(*value) * weight;
+                *sum = sum.wrapping_add(i32::from(*value).wrapping_mul(*weight));
             }
         }
         for (out, sum) in self.out.iter_mut().zip(self.sums.iter()) {

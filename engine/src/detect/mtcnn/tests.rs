@@ -95,8 +95,9 @@ fn resizing_is_pillows_to_the_bit() {
         reference().resize
     {
         let photo = pattern(width, height);
+        let abreast = Abreast::of(&photo);
         let scaled = match window {
-            None => Scaled::whole(&photo, columns, rows),
+            None => Scaled::whole(&abreast, columns, rows),
             Some((left, top, width, height)) => {
                 Scaled::window(&photo, Window { left, top, width, height }, columns, rows)
             }
@@ -269,7 +270,8 @@ fn every_stage_agrees_with_the_published_code() {
             let photo = image::open(folder.join(format!("{name}_decoded.png"))).unwrap().to_rgb8();
             let scales = cascade::scales(photo.width(), photo.height(), cascade::MIN_FACE_PX);
             assert_eq!(scales, golden.rows("scales")[0], "{name}");
-            let propose = |scale: &f64| cascade::propose(&mtcnn.networks, &photo, form, *scale).unwrap();
+            let rows = Abreast::of(&photo);
+            let propose = |scale: &f64| cascade::propose(&mtcnn.networks, &rows, form, *scale).unwrap();
             let levels: Vec<Vec<Candidate>> = scales.iter().map(propose).collect();
             let counts: Vec<f64> = levels.iter().map(|level| level.len() as f64).collect();
             assert_eq!(counts, golden.rows("pnet_counts")[0], "{name}");

@@ -12,10 +12,17 @@
 mod kernels;
 mod stock;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 
+use super::DetectError;
 use crate::kernel::conv::Arithmetic;
+use crate::kernel::crew::{alone, together};
+use crate::kernel::isa::Isa;
+use crate::kernel::map::Pool;
 
 /// A convolution with PReLU, and the pooling after it.
 #[derive(Debug, Clone, Copy)]
@@ -144,13 +151,26 @@ impl Conv {
     }
 }
 
+/// How much a pass takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Portion {
+    /// Pixels that P-Net sees at a time.
+    pub(crate) band_px: usize,
+    /// Crops for R-Net and for O-Net.
+    pub(crate) crops: [usize; 2],
+}
+
 /// The networks with their weights.
 #[derive(Debug)]
 pub(crate) struct Networks {
     device: Device,
     networks: [Network; 3],
-    /// (p - 127.5) / 128 for each byte.
-    levels: [f32; 256],
+}
+
+/// What goes in for a byte. Both steps are exact.
+#[inline(always)]
+fn level(byte: u8) -> f32 {
+    (f32::from(byte) - 127.5) * 0.007_812_5
 }
 
 #[derive(Debug)]
@@ -170,16 +190,38 @@ pub(crate) struct Answers<const N: usize> {
 impl Networks {
     /// Builds the networks from tensors that have been checked against [`tensors`].
     pub(crate) fn new(vb: &VarBuilder, device: &Device, arithmetic: Arithmetic) -> Result<Self> {
+        let pool = Arc::<Pool>::default();
         let network = |plan: &Plan| match arithmetic {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
-            Arithmetic::Kernels => Ok(Network::Kernels(kernels::Network::load(plan, vb)?)),
+            Arithmetic::Kernels => Ok(Network::Kernels(kernels::Network::load(plan, Isa::current(), &pool, vb)?)),
             Arithmetic::Stock => Ok(Network::Stock(stock::Network::load(plan, vb)?)),
         };
-        let mut levels = [0f32; 256];
-        for (byte, level) in levels.iter_mut().enumerate() {
-            *level = (byte as f32 - 127.5) * 0.007_812_5;
+        Ok(Self { device: device.clone(), networks: [network(&PNET)?, network(&RNET)?, network(&ONET)?] })
+    }
+
+    /// How much one pass should take: of the kernels what stays in a core's cache, for there is a pass on each core; of
+    /// candle's operations as much as memory allows, for they spread themselves, or run on another device.
+    pub(crate) fn portion(&self) -> Portion {
+        match self.networks {
+            [Network::Kernels(_), ..] => Portion { band_px: 1 << 15, crops: [16, 8] },
+            [Network::Stock(_), ..] => Portion { band_px: 1 << 17, crops: [256, 64] },
         }
-        Ok(Self { device: device.clone(), networks: [network(&PNET)?, network(&RNET)?, network(&ONET)?], levels })
+    }
+
+    /// Does each piece of work that ends in passes: side by side on the kernels, one after the other otherwise. Gives the
+    /// results in the order of the pieces.
+    pub(crate) fn each<T: Sync, R: Send>(
+        &self,
+        pieces: &[T],
+        work: impl Fn(&T) -> std::result::Result<R, DetectError> + Send + Sync,
+    ) -> std::result::Result<Vec<R>, DetectError> {
+        match self.networks {
+            [Network::Kernels(_), ..] => match pieces {
+                [piece] => together(|| Ok(vec![work(piece)?])),
+                _ => pieces.par_iter().with_max_len(1).map(|piece| alone(|| work(piece))).collect(),
+            },
+            [Network::Stock(_), ..] => pieces.iter().map(work).collect(),
+        }
     }
 
     /// P-Net over a picture, or a band of rows of one, (height, width, 3): at least 12 by 12 pixels.
@@ -203,12 +245,12 @@ impl Networks {
         pixels: &[u8],
         [images, height, width]: [usize; 3],
     ) -> Result<Answers<N>> {
-        let values: Vec<f32> = pixels.iter().map(|byte| self.levels[usize::from(*byte)]).collect();
-        let input = Tensor::from_vec(values, (images, height, width, 3), &self.device)?;
-        let output = match &self.networks[network] {
-            Network::Kernels(network) => network.forward(&input)?,
-            Network::Stock(network) => network.forward(&input)?,
+        let network = match &self.networks[network] {
+            Network::Kernels(network) => return network.forward(pixels, [images, height, width]),
+            Network::Stock(network) => network,
         };
+        let values: Vec<f32> = pixels.iter().map(|byte| level(*byte)).collect();
+        let output = network.forward(&Tensor::from_vec(values, (images, height, width, 3), &self.device)?)?;
         let (_, _, columns, _) = output.dims4()?;
         let values = output.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         let (values, rest) = values.as_chunks::<N>();

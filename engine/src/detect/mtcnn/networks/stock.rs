@@ -4,7 +4,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Conv2d, PReLU, VarBuilder};
 
 use super::{Conv, Layer, Plan};
-use crate::kernel::pool::MaxPoolCeil;
+use crate::kernel::maximum::Maximum;
 
 /// One network.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ fn pooled(x: &Tensor, side: usize) -> Result<Tensor> {
     let mut x = x.clone();
     for axis in [2, 3] {
         let size = x.dim(axis)?;
-        let missing = ((MaxPoolCeil { side }.output_size(size) - 1) * 2 + side).saturating_sub(size);
+        let missing = ((Maximum { side }.output_size(size) - 1) * 2 + side).saturating_sub(size);
         if missing > 0 {
             let mut shape = x.dims().to_vec();
             shape[axis] = missing;
