@@ -99,7 +99,8 @@ pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipelin
     let database =
         Database::open(store, models, DatabaseConfig { model, review: settings.search.review_threshold, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
-    let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let photos = 2 * cores + settings.model.detect_batch;
     crate::video::clear(&settings.server.data_dir);
     Ok(App::new(Parts {
         key: KeyHash::of(&settings.auth.key),
@@ -113,6 +114,7 @@ pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipelin
         openapi: Bytes::from(crate::openapi::text()),
         in_progress: Default::default(),
         photo_slots: Arc::new(Semaphore::new(photos)),
+        decode_slots: Arc::new(Semaphore::new(2 * cores)),
         background,
         stopping: AtomicBool::new(false),
     }))
