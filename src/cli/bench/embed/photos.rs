@@ -17,9 +17,9 @@ const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp"];
 /// How deep folders are searched.
 const DEPTH: usize = 3;
 /// Drawn photos.
-const DRAWN: u64 = 64;
+const DRAWN: u64 = 24;
 /// Different crops of a batch.
-const CROPS: usize = 64;
+const CROPS: usize = 32;
 
 /// Photos as files.
 pub(super) struct Photos {
