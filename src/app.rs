@@ -38,6 +38,8 @@ pub struct Parts {
     pub in_progress: Mutex<InProgress>,
     /// Bounds the decoded photos held at a time.
     pub photo_slots: Arc<Semaphore>,
+    /// Bounds the threads that decode at a time: many would leave the networks, which have few, a small share of the cores.
+    pub decode_slots: Arc<Semaphore>,
     /// Bounds the videos that are sent at a time.
     pub upload_slots: Arc<Semaphore>,
     /// Probe templates and tracks.
@@ -87,11 +89,13 @@ impl App {
     /// The backbone of the model a gallery is of.
     pub async fn model_of(&self, gallery: &GalleryId) -> Result<Arc<Embedder>, Problem> {
         let gallery = gallery.clone();
-        self.blocking(move |app| {
-            let model = app.database.model_of(&gallery)?;
-            Ok(app.pipeline.models().get(&model.id)?)
-        })
-        .await
+        self.blocking(move |app| app.model_in_use(&gallery)).await
+    }
+
+    /// As [`model_of`](Self::model_of), on this thread, which may have to load it.
+    pub fn model_in_use(&self, gallery: &GalleryId) -> Result<Arc<Embedder>, Problem> {
+        let model = self.database.model_of(gallery)?;
+        Ok(self.pipeline.models().get(&model.id)?)
     }
 
     /// Waits until one more decoded photo may be held.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use vultus_engine::detect::Detectors;
 use vultus_engine::gallery::{Database, DatabaseConfig};
 use vultus_engine::index::IndexConfig;
-use vultus_engine::infer::{Embedder, Models, Pipeline, PipelineConfig};
+use vultus_engine::infer::{EmbedConfig, Embedder, Models, Pipeline, PipelineConfig};
 use vultus_engine::model::{Model, Registry, select_device};
 use vultus_engine::store::Store;
 use vultus_engine::store::sled::SledStore;
@@ -63,22 +63,33 @@ pub fn load_model(settings: &Settings) -> anyhow::Result<Model> {
 
 /// The inference pipeline with the configured model.
 pub fn start_pipeline(settings: &Settings) -> anyhow::Result<Pipeline> {
-    let model = load_model(settings)?;
+    pipeline_with(load_model(settings)?, settings)
+}
+
+/// The inference pipeline with this model.
+pub fn pipeline_with(model: Model, settings: &Settings) -> anyhow::Result<Pipeline> {
     let device = select_device(&settings.model.device)?;
     let registry = Registry::new(settings.models_dir(false));
-    let own = Embedder::start(model, settings.search.threshold, settings.model.embed_batch)?;
-    let models = Models::new(own, registry, device.clone(), settings.model.embed_batch);
+    let embed = EmbedConfig { batch: settings.model.embed_batch, threads: settings.model.threads };
+    let own = Embedder::start(model, settings.search.threshold, embed)?;
+    let models = Models::new(own, registry, device.clone(), embed);
     let detector = Box::new(Detectors::embedded(&device)?);
     let config = PipelineConfig {
         max_queued_images: settings.limits.max_queued_images,
         detect_batch: settings.model.detect_batch,
+        threads: settings.model.threads,
     };
     Ok(Pipeline::start(detector, Arc::new(models), config)?)
 }
 
 /// Everything the handlers share, over an open store.
 pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
-    let pipeline = start_pipeline(&settings)?;
+    let pipeline = Arc::new(start_pipeline(&settings)?);
+    assemble(settings, store, pipeline)
+}
+
+/// As [`build`], with a pipeline that runs already.
+pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipeline>) -> anyhow::Result<App> {
     let models = Arc::clone(pipeline.models());
     let model = Arc::clone(models.default_model().served());
     let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
@@ -88,7 +99,8 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
     let database =
         Database::open(store, models, DatabaseConfig { model, review: settings.search.review_threshold, index })?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
-    let photos = 2 * std::thread::available_parallelism().map_or(2, usize::from) + settings.model.detect_batch;
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let photos = 2 * cores + settings.model.detect_batch;
     crate::video::clear(&settings.server.data_dir);
     Ok(App::new(Parts {
         key: KeyHash::of(&settings.auth.key),
@@ -98,10 +110,11 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
         watches,
         config: settings,
         database,
-        pipeline: Arc::new(pipeline),
+        pipeline,
         openapi: Bytes::from(crate::openapi::text()),
         in_progress: Default::default(),
         photo_slots: Arc::new(Semaphore::new(photos)),
+        decode_slots: Arc::new(Semaphore::new(2 * cores)),
         background,
         stopping: AtomicBool::new(false),
     }))

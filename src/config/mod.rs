@@ -121,6 +121,8 @@ pub struct ModelSettings {
     pub embed_batch: usize,
     /// Megapixels of photos detected as one batch, each photo counted as at least one.
     pub detect_batch: usize,
+    /// Threads of each network, that of the detector and those of the backbones; 0 takes as many as there are cores.
+    pub threads: usize,
 }
 
 impl Default for ModelSettings {
@@ -134,6 +136,7 @@ impl Default for ModelSettings {
             min_face_px: 12.0,
             embed_batch: 32,
             detect_batch: 8,
+            threads: 0,
         }
     }
 }

@@ -87,11 +87,9 @@ pub async fn enrol(
     options: EnrolOptions,
 ) -> Result<Enrolment, Problem> {
     let started = std::time::Instant::now();
-    let settings = {
-        let id = gallery.clone();
-        app.blocking(move |app| Ok(app.database.gallery(&id)?)).await?
-    };
-    let mut model = app.model_of(&gallery).await?;
+    let id = gallery.clone();
+    let (settings, mut model) =
+        app.blocking(move |app| Ok((app.database.gallery(&id)?, app.model_in_use(&id)?))).await?;
     let how = Embedding { model: &model, wanted: Wanted::One(options.select), detector: options.detector };
     let examined = embed_all(app, items, how).await?;
     let mut timings = examined.timings;
@@ -240,9 +238,12 @@ pub(super) async fn encode_crops(
     samples: Vec<Gated>,
     keep: bool,
 ) -> Result<Vec<(Gated, Option<Vec<u8>>)>, Problem> {
+    if !keep {
+        return Ok(samples.into_iter().map(|sample| (sample, None)).collect());
+    }
     app.blocking(move |_| {
         let encode = |sample: Gated| {
-            let crop = sample.sample.crop.as_ref().filter(|_| keep).map(|crop| encode_png(crop.image())).transpose();
+            let crop = sample.sample.crop.as_ref().map(|crop| encode_png(crop.image())).transpose();
             Ok((sample, crop.map_err(Problem::internal)?))
         };
         samples.into_iter().map(encode).collect()

@@ -176,7 +176,7 @@ async fn detect_one(
             return Err(Problem::with(Code::InvalidRequest, "this operation takes photos, not crops or embeddings"));
         };
         let _slot = app.photo_slot().await?;
-        let photo = decode_photo(app, bytes, &mut timings).await?;
+        let (photo, _) = decode_photo(app, bytes, &mut timings).await?;
         let faces = detect_photo(app, permit, &photo, options, &mut timings).await?;
         Ok(Found { width: photo.width(), height: photo.height(), faces })
     }
@@ -198,14 +198,14 @@ async fn embed_one(
             Item::Embedding { item, media } => return Ok(vec![ready(model.served(), image, item, media)?]),
             Item::Image { bytes, media, aligned } => (bytes, media, aligned),
         };
-        let picture = (!aligned).then(|| picture_id(&bytes));
-        let (source, crops) = if aligned {
+        let (source, picture, crops) = if aligned {
             // What is called a crop can be a picture of any size.
             let _slot = app.photo_slot().await?;
-            let picture = decode_photo(app, bytes, &mut timings).await?;
-            (FaceSource::Crop, vec![(None, aligned_crop(picture)?)])
+            let (picture, _) = decode_photo(app, bytes, &mut timings).await?;
+            (FaceSource::Crop, None, vec![(None, aligned_crop(picture)?)])
         } else {
-            (FaceSource::Photo, crops(app, permit, bytes, how, &mut timings).await?)
+            let (picture, crops) = crops(app, permit, bytes, how, &mut timings).await?;
+            (FaceSource::Photo, Some(picture), crops)
         };
         let started = Instant::now();
         let pictures = crops.iter().map(|(_, crop)| crop.clone()).collect();
@@ -231,17 +231,17 @@ async fn embed_one(
     (samples, timings)
 }
 
-/// Aligned crops of the wanted faces of a photo. The photo is let go before the crops are embedded.
+/// The photo's name and aligned crops of its wanted faces. The photo is let go before the crops are embedded.
 async fn crops(
     app: &App,
     permit: &Permit,
     bytes: Vec<u8>,
     how: Embedding<'_>,
     timings: &mut TimingsMs,
-) -> Result<Vec<(Option<DetectedFace>, AlignedCrop)>, Problem> {
+) -> Result<(PictureId, Vec<(Option<DetectedFace>, AlignedCrop)>), Problem> {
     let options = how.detect_options(app);
     let _slot = app.photo_slot().await?;
-    let photo = decode_photo(app, bytes, timings).await?;
+    let (photo, picture) = decode_photo(app, bytes, timings).await?;
     let faces = detect_photo(app, permit, &photo, options, timings).await?;
     let chosen = match how.wanted {
         Wanted::One(select) => vec![select.pick(&faces, photo.width(), photo.height())?],
@@ -251,14 +251,25 @@ async fn crops(
         Wanted::Every => faces,
     };
     let crop = move |face: DetectedFace| Ok((Some(face), options.detector.align(&photo, &face.landmarks)?));
-    app.blocking(move |_| chosen.into_iter().map(crop).collect()).await
+    Ok((picture, app.blocking(move |_| chosen.into_iter().map(crop).collect()).await?))
 }
 
-async fn decode_photo(app: &App, bytes: Vec<u8>, timings: &mut TimingsMs) -> Result<Arc<RgbImage>, Problem> {
+/// Decodes a photo and names it.
+async fn decode_photo(
+    app: &App,
+    bytes: Vec<u8>,
+    timings: &mut TimingsMs,
+) -> Result<(Arc<RgbImage>, PictureId), Problem> {
     let started = Instant::now();
-    let photo = app.blocking(move |app| Ok(Arc::new(decode(&bytes, &app.config.decode_limits())?))).await;
+    let slot = Arc::clone(&app.decode_slots).acquire_owned().await.map_err(Problem::internal)?;
+    let decoded = app.blocking(move |app| {
+        // Kept by the work itself, which goes on when its request is given up.
+        let _slot = slot;
+        Ok((Arc::new(decode(&bytes, &app.config.decode_limits())?), picture_id(&bytes)))
+    });
+    let decoded = decoded.await;
     timings.decode = since(started);
-    photo
+    decoded
 }
 
 async fn detect_photo(

@@ -295,6 +295,59 @@ fn identification_is_measured_on_a_folder() {
 }
 
 #[test]
+fn embedding_is_measured_on_drawn_faces() {
+    let rows = |arguments: &[&str]| {
+        let output = run(&[&["bench", "embed", "--json", "--rounds", "1"], arguments].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    // The embedded model has no bf16, which is told.
+    let plain = rows(&["--threads", "1,2", "--batch", "1,3", "--dtype", "f32,bf16"]);
+    let keys = |row: &Value| (row["threads"].as_u64().unwrap(), row["batch"].as_u64().unwrap());
+    assert_eq!(plain.iter().map(keys).collect::<Vec<_>>(), [(1, 1), (1, 3), (2, 1), (2, 3)]);
+    for row in &plain {
+        assert_eq!((&row["model"], &row["dtype"]), (&json!("mobilefacenet"), &json!("f32")));
+        assert!(["avx512", "avx2", "portable", "stock"].contains(&row["path"].as_str().unwrap()));
+        assert!(row["ms_min"].as_f64().unwrap() <= row["ms_median"].as_f64().unwrap());
+        assert!(row["faces_per_s"].as_f64().unwrap() > 0.0 && row.get("decode").is_none());
+        assert!(row["rss_mb"].as_f64().is_some_and(|mb| mb > 1.0) || !cfg!(target_os = "linux"));
+    }
+    let staged = rows(&["--stages", "--batch", "2", "--max-images", "6", "--flip"]);
+    for figure in ["decode", "detect", "align", "chain_faces_per_s", "chain_decoded_faces_per_s"] {
+        assert!(staged[0][figure].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    let output = run(&["bench", "embed", "--json", "--count", "50"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let done: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["done"].clone()).collect();
+    assert_eq!(done, (1..=10).map(|point| json!(5 * point)).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_cannot_be_measured_is_told_in_a_line() {
+    let empty = tempfile::tempdir().unwrap();
+    let folder = empty.path().to_str().unwrap();
+    for (arguments, status, told) in [
+        (&["--model", "nobody"][..], 1, "there is no model nobody"),
+        (&["--dtype", "bf16"], 1, "bf16"),
+        (&["--images", folder], 1, "holds no photos"),
+        (&["--images", "/nowhere"], 1, "cannot read /nowhere"),
+        (&["--device", "tpu"], 1, "there is no device"),
+        (&["--batch", "0"], 2, "--batch"),
+        (&["--threads", "x"], 2, "--threads"),
+        (&["--dtype", "f16"], 2, "the precisions are f32 and bf16"),
+        (&["--count", "100", "--stages"], 2, "cannot be used with"),
+    ] {
+        let output = run(&[&["bench", "embed"], arguments].concat());
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {message}");
+        assert!(message.contains(told), "{arguments:?}: {message}");
+        assert!(status == 2 || message.trim().lines().count() == 1, "{message}");
+    }
+}
+
+#[test]
 fn a_connection_that_says_nothing_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     let server = Served::start_with(folder.path(), &[("VULTUS_SERVER__HEADER_TIMEOUT_MS", "200")]);

@@ -32,6 +32,35 @@ fn positions_between_pixels_are_interpolated() {
     assert_eq!(crop.image().get_pixel(50, 50).0, [101; 3]);
 }
 
+/// The four neighbours weighted, as one writes it down.
+fn plainly(photo: &RgbImage, [x, y]: [f64; 2]) -> [u8; 3] {
+    let (left, top) = (x.floor(), y.floor());
+    let (fx, fy) = ((x - left) as f32, (y - top) as f32);
+    let pixel = |dx: i64, dy: i64| match (left as i64 + dx, top as i64 + dy) {
+        (x, y) if x >= 0 && y >= 0 && x < photo.width().into() && y < photo.height().into() => {
+            photo.get_pixel(x as u32, y as u32).0.map(f32::from)
+        }
+        _ => [0.0; 3],
+    };
+    let weighted = [
+        (pixel(0, 0), (1.0 - fx) * (1.0 - fy)),
+        (pixel(1, 0), fx * (1.0 - fy)),
+        (pixel(0, 1), (1.0 - fx) * fy),
+        (pixel(1, 1), fx * fy),
+    ];
+    [0, 1, 2]
+        .map(|channel| weighted.iter().fold(0f32, |sum, (pixel, weight)| sum + weight * pixel[channel]).round() as u8)
+}
+
+proptest! {
+    #[test]
+    fn samples_are_what_their_definition_says(x in -2.0..14.0f64, y in -2.0..12.0f64, whole in any::<bool>(), seed in 0u32..99) {
+        let photo = RgbImage::from_fn(12, 10, |x, y| Rgb([x * 41 + seed, y * 67 + 3 * x, x * y * 29 + seed].map(|v| v as u8)));
+        let point = if whole { [x.round(), y] } else { [x, y] };
+        prop_assert_eq!(sample(&photo, point), plainly(&photo, point));
+    }
+}
+
 #[test]
 fn landmarks_without_a_position_are_refused() {
     let photo = RgbImage::new(200, 200);

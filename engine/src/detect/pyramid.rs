@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
+use rayon::prelude::*;
 
 use super::decode::{self, Grid};
 use super::nms::suppress;
@@ -151,7 +152,15 @@ pub fn scan_with(
         let at_once = (plan.batch_px / (width as usize * height as usize)).max(1);
         for members in members.chunks(at_once) {
             let stack: Vec<&RgbImage> = members.iter().map(|index| photos[*index]).collect();
-            let faces = scan_stack(network, &stack, options, plan)?;
+            let faces = if network.is_on_cpu() {
+                // Each thread takes photos to itself: dividing every layer between threads costs small photos more than it
+                // gives. All of them together are as large as one pass may be.
+                let share = stack.len().div_ceil(rayon::current_num_threads()).max(1);
+                let lanes = stack.par_chunks(share).map(|stack| scan_stack(network, stack, options, plan));
+                lanes.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect()
+            } else {
+                scan_stack(network, &stack, options, plan)?
+            };
             for (index, faces) in members.iter().zip(faces) {
                 found[*index] = faces;
             }

@@ -16,7 +16,7 @@ mod models;
 mod pipeline;
 mod worker;
 
-pub use models::{Embedder, Models, UNMEASURED_THRESHOLD};
+pub use models::{EmbedConfig, Embedder, Models, UNMEASURED_THRESHOLD};
 pub use pipeline::{Permit, Pipeline, PipelineConfig, PipelineHealth};
 pub use worker::{Done, Timing, Waiting};
 

@@ -23,6 +23,15 @@ pub const UNMEASURED_THRESHOLD: f32 = 0.3;
 /// Crops of a background job that go through a network at once, so that a request never waits long behind them.
 const BACKGROUND_BATCH: usize = 4;
 
+/// How a backbone's worker runs it.
+#[derive(Debug, Clone, Copy)]
+pub struct EmbedConfig {
+    /// Most crops of a batch.
+    pub batch: usize,
+    /// Threads that compute; 0 takes as many as there are cores.
+    pub threads: usize,
+}
+
 /// One backbone with its thread.
 pub struct Embedder {
     served: Arc<ServedModel>,
@@ -38,7 +47,7 @@ impl std::fmt::Debug for Embedder {
 
 impl Embedder {
     /// Starts the thread of a model. `threshold` stands before the model's own.
-    pub fn start(model: Model, threshold: Option<f32>, batch: usize) -> std::io::Result<Self> {
+    pub fn start(model: Model, threshold: Option<f32>, config: EmbedConfig) -> std::io::Result<Self> {
         let model = Arc::new(model);
         let (manifest, impostors) = (model.manifest(), model.impostor_scores());
         let measured = impostors.score_at(manifest.threshold_fmr);
@@ -51,8 +60,8 @@ impl Embedder {
             impostors,
             network: model.set_fusion(),
         };
-        let batch = batch.max(1);
-        let worker = Worker::start(EmbedBatch(Arc::clone(&model), batch), batch)?;
+        let batch = config.batch.max(1);
+        let worker = Worker::start(EmbedBatch(Arc::clone(&model), batch), batch, config.threads)?;
         Ok(Self { served: Arc::new(served), model, worker })
     }
 
@@ -86,7 +95,7 @@ pub struct Models {
     default: Arc<Embedder>,
     registry: Registry,
     device: Device,
-    batch: usize,
+    config: EmbedConfig,
     loaded: RwLock<HashMap<ModelId, Arc<Embedder>>>,
     /// Held while a model is loaded, so that none is loaded twice.
     loading: Mutex<()>,
@@ -94,10 +103,10 @@ pub struct Models {
 
 impl Models {
     /// Over the server's own model; others are looked for in `registry` when a gallery needs them.
-    pub fn new(default: Embedder, registry: Registry, device: Device, batch: usize) -> Self {
+    pub fn new(default: Embedder, registry: Registry, device: Device, config: EmbedConfig) -> Self {
         let default = Arc::new(default);
         let loaded = HashMap::from([(default.served.id.clone(), Arc::clone(&default))]);
-        Self { default, registry, device, batch, loaded: RwLock::new(loaded), loading: Mutex::new(()) }
+        Self { default, registry, device, config, loaded: RwLock::new(loaded), loading: Mutex::new(()) }
     }
 
     /// The server's own model.
@@ -158,7 +167,7 @@ impl Models {
         if model.id() != id {
             return Err(ModelUnavailable(format!("the model of that name is {}, not {id}", model.id())));
         }
-        let embedder = Embedder::start(model, None, self.batch)
+        let embedder = Embedder::start(model, None, self.config)
             .map_err(|error| ModelUnavailable(format!("no thread for the model: {error}")))?;
         let embedder = Arc::new(embedder);
         tracing::info!(model = %id, "model loaded");

@@ -21,11 +21,13 @@ pub struct PipelineConfig {
     pub max_queued_images: usize,
     /// Megapixels of photos detected as one batch, each photo counted as at least one.
     pub detect_batch: usize,
+    /// Threads that detect; 0 takes as many as there are cores.
+    pub threads: usize,
 }
 
 impl Default for PipelineConfig {
     fn default() -> Self {
-        Self { max_queued_images: 256, detect_batch: 8 }
+        Self { max_queued_images: 256, detect_batch: 8, threads: 0 }
     }
 }
 
@@ -65,7 +67,7 @@ impl Pipeline {
         Ok(Self {
             permits: Arc::new(Semaphore::new(capacity)),
             capacity,
-            detector: Worker::start(DetectBatch(detector), config.detect_batch)?,
+            detector: Worker::start(DetectBatch(detector), config.detect_batch, config.threads)?,
             models,
         })
     }

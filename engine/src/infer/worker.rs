@@ -1,4 +1,8 @@
 //! A thread that owns a network and runs what waits for it in batches.
+//!
+//! It computes on a pool of threads of which it is one itself. A network that is called from outside of its pool hands every
+//! layer over to it and waits: two switches of threads a layer, which costs a small network more than its arithmetic. Each
+//! worker has a pool of its own, so that a short batch of the detector never waits behind a long one of a backbone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -83,20 +87,28 @@ pub(super) struct Worker<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> Worker<I, O> {
-    /// Starts the thread. `budget` bounds the cost of a batch; a single dearer input still runs, alone.
-    pub(super) fn start<B>(batch: B, budget: usize) -> std::io::Result<Self>
+    /// Starts the thread and those that compute with it, `threads` in all; 0 takes as many as there are cores. `budget`
+    /// bounds the cost of a batch; a single dearer input still runs, alone.
+    pub(super) fn start<B>(batch: B, budget: usize, threads: usize) -> std::io::Result<Self>
     where
         B: Batch<Input = I, Output = O>,
     {
         let (sender, receiver) = mpsc::channel();
+        let (ready, started) = mpsc::channel();
         let counters = Arc::new(Counters::default());
         let thread = std::thread::Builder::new().name(batch.name().to_owned()).spawn({
             let counters = counters.clone();
             move || {
+                let _pool = match pool(batch.name(), threads) {
+                    Ok(pool) => pool,
+                    Err(error) => return drop(ready.send(Err(std::io::Error::other(error)))),
+                };
+                let _ = ready.send(Ok(()));
                 serve(batch, &receiver, budget, &counters);
                 counters.stopped.store(true, Ordering::Release);
             }
         })?;
+        started.recv().unwrap_or_else(|_| Err(std::io::Error::other("a worker thread ended at its start")))?;
         Ok(Self { queue: Some(sender), counters, thread: Some(thread) })
     }
 
@@ -110,6 +122,13 @@ impl<I: Send + 'static, O: Send + 'static> Worker<I, O> {
         }
         Waiting(receiver)
     }
+}
+
+/// Makes the calling thread the first of a pool. What describes the pool stays in memory when it ends (some kilobytes, once
+/// for each model that was loaded); its other threads end.
+fn pool(name: &'static str, threads: usize) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
+    let named = move |index| format!("{name}-{index}");
+    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(named).use_current_thread().build()
 }
 
 impl<I, O> Drop for Worker<I, O> {
@@ -211,7 +230,7 @@ mod tests {
 
     fn doubler(budget: usize) -> Rig {
         let (gate, sizes) = (Arc::default(), Arc::default());
-        let worker = Worker::start(Doubler { gate: Arc::clone(&gate), sizes: Arc::clone(&sizes) }, budget).unwrap();
+        let worker = Worker::start(Doubler { gate: Arc::clone(&gate), sizes: Arc::clone(&sizes) }, budget, 1).unwrap();
         (worker, gate, sizes)
     }
 

@@ -25,6 +25,7 @@ mod form;
 pub mod import;
 mod impostor;
 pub mod ir;
+mod made;
 pub mod manifest;
 pub mod mobilefacenet;
 pub mod registry;
@@ -35,7 +36,9 @@ pub mod weights;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+pub use candle_core::Device;
+use candle_core::Tensor;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 pub use architecture::{Architecture, UnknownArchitecture};
@@ -52,6 +55,7 @@ use crate::align::{AlignedCrop, REFERENCE, SIZE};
 use crate::face::{Feature, Landmarks, Style};
 use crate::ids::ModelId;
 pub use crate::kernel::conv::Arithmetic;
+use crate::kernel::isa::Isa;
 use crate::quality::NormStats;
 use crate::template::SetFusion;
 use caface::Aggregator;
@@ -95,6 +99,23 @@ fn arithmetic(form: Form, device: &Device) -> Arithmetic {
     if form.precision == Precision::Bf16 && device.is_cpu() { Arithmetic::Kernels } else { any }
 }
 
+/// See [`Model::kernels`].
+fn kernels(architecture: Architecture, device: &Device, arithmetic: Arithmetic, precision: Precision) -> &'static str {
+    let has_kernels = architecture.ir().is_some()
+        || matches!(architecture, Architecture::Mobilefacenet | Architecture::MobilefacenetY1);
+    if !device.is_cpu() {
+        "cuda"
+    } else if arithmetic == Arithmetic::Stock || !has_kernels {
+        "stock"
+    } else {
+        match (Isa::current(), precision) {
+            // Only products of bf16 need what this one has more.
+            (Isa::Avx512Bf16, Precision::F32) => Isa::Avx512.name(),
+            (isa, _) => isa.name(),
+        }
+    }
+}
+
 /// The id of a model: what its manifest says of weights and input, and the form it is used in.
 pub(crate) fn id_of(manifest: &Manifest, form: Form) -> ModelId {
     let Manifest { name, sha256, input, architecture, .. } = manifest;
@@ -121,6 +142,7 @@ pub struct Model {
     norm_stats: NormStats,
     device: Device,
     backbone: Box<dyn Backbone>,
+    kernels: &'static str,
     /// For set fusion. The styles of crops are compressed by it.
     aggregator: Option<Arc<Aggregator>>,
     /// (byte - mean) * scale for each byte.
@@ -198,6 +220,7 @@ impl Model {
             (true, None) => return Err(ModelError::NoFlip(manifest.name)),
         };
         let backbone = build(manifest.architecture, manifest.dim, weights, device, arithmetic, form.precision)?;
+        let kernels = kernels(manifest.architecture, device, arithmetic, form.precision);
         let id = id_of(&manifest, form);
         let mut levels = [0f32; 256];
         for (byte, level) in levels.iter_mut().enumerate() {
@@ -210,6 +233,7 @@ impl Model {
             norm_stats,
             device: device.clone(),
             backbone,
+            kernels,
             aggregator: None,
             levels,
             path: None,
@@ -253,6 +277,11 @@ impl Model {
         &self.device
     }
 
+    /// What computes: `avx512bf16`, `avx512`, `avx2` or `portable` for this crate's kernels, `stock` for candle's own, `cuda`.
+    pub fn kernels(&self) -> &'static str {
+        self.kernels
+    }
+
     /// Norms of ordinary portraits under this model's flip setting.
     pub fn norm_stats(&self) -> NormStats {
         self.norm_stats
@@ -292,10 +321,13 @@ impl Model {
         aggregator: &Aggregator,
     ) -> Result<(Vec<Vec<f32>>, Vec<Style>), ModelError> {
         let (mut features, mut styles) = (Vec::with_capacity(crops.len()), Vec::with_capacity(crops.len()));
-        for crops in crops.chunks(MAX_BATCH) {
+        let passes = self.passes(crops, MAX_BATCH, |crops| {
             let images: Vec<(&AlignedCrop, bool)> = crops.iter().map(|crop| (crop, false)).collect();
             let (raw, style) = self.backbone.forward_with_style(&self.batch(&images)?)?;
-            features.extend(raw.to_vec2::<f32>()?);
+            Ok((raw.to_vec2::<f32>()?, style))
+        })?;
+        for (raw, style) in passes {
+            features.extend(raw);
             let Some(style) = style else { continue };
             for values in aggregator.compress(&style)?.to_vec2::<f32>()? {
                 if !values.iter().all(|value| value.is_finite()) {
@@ -309,21 +341,37 @@ impl Model {
 
     /// As [`Model::extract`], not yet split into direction and norm.
     pub(crate) fn raw_features(&self, crops: &[AlignedCrop]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let mut features = Vec::with_capacity(crops.len());
         let crops_at_once = if self.form.flip { MAX_BATCH / 2 } else { MAX_BATCH };
-        for crops in crops.chunks(crops_at_once) {
+        let passes = self.passes(crops, crops_at_once, |crops| {
             let mut images: Vec<(&AlignedCrop, bool)> = crops.iter().map(|crop| (crop, false)).collect();
             if self.form.flip {
                 images.extend(crops.iter().map(|crop| (crop, true)));
             }
             let raw = self.backbone.forward(&self.batch(&images)?)?.to_vec2::<f32>()?;
             let (plain, mirrored) = raw.split_at(crops.len());
-            features.extend(plain.iter().enumerate().map(|(index, raw)| match mirrored.get(index) {
+            let whole = |(index, raw): (usize, &Vec<f32>)| match mirrored.get(index) {
                 Some(other) => raw.iter().zip(other).map(|(a, b)| a + b).collect(),
                 None => raw.clone(),
-            }));
+            };
+            Ok(plain.iter().enumerate().map(whole).collect::<Vec<Vec<f32>>>())
+        })?;
+        Ok(passes.into_iter().flatten().collect())
+    }
+
+    /// Passes of at most so many crops through the network, in order. On the CPU each thread of the current pool takes a
+    /// share of the crops to itself: threads that divide every layer between them would wait for each other at its end. The
+    /// last one's layers still go to whoever has nothing left to do.
+    fn passes<T: Send>(
+        &self,
+        crops: &[AlignedCrop],
+        most: usize,
+        pass: impl Fn(&[AlignedCrop]) -> candle_core::Result<T> + Send + Sync,
+    ) -> candle_core::Result<Vec<T>> {
+        if !self.device.is_cpu() {
+            return crops.chunks(most).map(pass).collect();
         }
-        Ok(features)
+        let share = crops.len().div_ceil(rayon::current_num_threads());
+        crops.par_chunks(share.clamp(1, most)).map(pass).collect()
     }
 
     /// Bytes to what the network wants: planes in its colour order, scaled, mirrored where asked. The only place

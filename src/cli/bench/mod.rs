@@ -1,6 +1,7 @@
 //! `vultus bench`: the product's own benchmarks, as a table and as JSON.
 
 mod chart;
+mod embed;
 mod figures;
 mod identify;
 mod photos;
@@ -17,6 +18,8 @@ pub(super) struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure how fast faces are embedded on this machine
+    Embed(embed::Embed),
     /// Measure identification and fusion on your own photos
     Identify(identify::Identify),
 }
@@ -24,6 +27,7 @@ enum Command {
 impl Bench {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self.command {
+            Command::Embed(command) => command.run(),
             Command::Identify(command) => command.run(),
         }
     }

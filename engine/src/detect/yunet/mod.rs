@@ -96,6 +96,11 @@ impl YuNet {
         Ok(Self { device: device.clone(), network })
     }
 
+    /// Whether it computes on the processor.
+    pub(crate) fn is_on_cpu(&self) -> bool {
+        self.device.is_cpu()
+    }
+
     /// The input for photos of one size: (N, 3, H, W), zeros below and to the right.
     pub fn input(&self, photos: &[&RgbImage]) -> Result<Tensor> {
         let Some(first) = photos.first() else { candle_core::bail!("no photo") };
