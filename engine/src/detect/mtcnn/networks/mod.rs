@@ -173,7 +173,7 @@ impl Networks {
         let network = |plan: &Plan| match arithmetic {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
             Arithmetic::Kernels => Ok(Network::Kernels(kernels::Network::load(plan, vb)?)),
-            Arithmetic::Stock => Ok(Network::Stock(stock::Network::load(plan, vb)?)),
+            Arithmetic::Stock | Arithmetic::Gpu => Ok(Network::Stock(stock::Network::load(plan, vb)?)),
         };
         let mut levels = [0f32; 256];
         for (byte, level) in levels.iter_mut().enumerate() {
