@@ -34,6 +34,23 @@ pub struct GpuConv {
     /// (1, O, 1, 1), or (1, O, H', W') where the input's shift is in it; none where all are zero.
     bias: Option<Tensor>,
     activation: Finish,
+    types: Types,
+}
+
+/// What a convolution computes in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Types {
+    /// Maps and weights.
+    pub(crate) products: DType,
+    /// Bias and activation, rounded to the type of the maps once.
+    pub(crate) finish: DType,
+}
+
+/// One type for everything.
+impl From<DType> for Types {
+    fn from(dtype: DType) -> Self {
+        Self { products: dtype, finish: dtype }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -88,12 +105,13 @@ fn across(values: &[f32], device: &Device, dtype: DType) -> Result<Tensor> {
 
 impl GpuConv {
     /// From numbers, onto a device in f32 or bf16. `sides` are height and width of the input.
-    pub(crate) fn new(given: &Given, sides: [usize; 2], device: &Device, dtype: DType) -> Result<Self> {
+    pub(crate) fn new(given: &Given, sides: [usize; 2], device: &Device, types: impl Into<Types>) -> Result<Self> {
+        let types @ Types { products: dtype, finish } = types.into();
         let Given { kernel, stride, padding: [before, after], input, output, .. } = *given;
         let bias = match given.lead {
             None if given.bias.iter().all(|bias| *bias == 0.0) => None,
-            None => Some(across(given.bias, device, dtype)?),
-            Some(_) => Some(bias_map(given, sides)?.to_dtype(dtype)?.to_device(device)?),
+            None => Some(across(given.bias, device, finish)?),
+            Some(_) => Some(bias_map(given, sides)?.to_dtype(finish)?.to_device(device)?),
         };
         // Zeros ahead of the kernel push it down and right, zeros behind it reach further: either way `most` on all sides
         // gives the same sums and as many.
@@ -113,7 +131,7 @@ impl GpuConv {
         let weight = weight.to_dtype(dtype)?.to_device(device)?;
         let algorithm = algorithm(&weight, sides, stride, most)?;
         let products = Products::Full { weight, stride, padding: most, algorithm };
-        Ok(Self { products, bias, activation: Finish::new(given.slopes, device, dtype)? })
+        Ok(Self { products, bias, activation: Finish::new(given.slopes, device, finish)?, types })
     }
 }
 
@@ -196,7 +214,7 @@ impl CandleConv for GpuConv {
             let weight = Tensor::from_slice(given.weight, shape, &Device::Cpu)?.to_device(device)?;
             let bias = Some(across(given.bias, device, dtype)?);
             let activation = Finish::new(given.slopes, device, dtype)?;
-            return Ok(Self { products: Products::Whole(weight), bias, activation });
+            return Ok(Self { products: Products::Whole(weight), bias, activation, types: dtype.into() });
         }
         let mut full = vec![0f32; spec.input * spec.input * area];
         for (channel, filter) in given.weight.chunks_exact(area).enumerate() {
@@ -225,10 +243,12 @@ impl Module for GpuConv {
                 x.broadcast_mul(weight)?.sum_keepdim((2, 3))?
             }
         };
-        self.activation.apply(match &self.bias {
+        let sums = sums.to_dtype(self.types.finish)?;
+        let sums = match &self.bias {
             Some(bias) => sums.broadcast_add(bias)?,
             None => sums,
-        })
+        };
+        self.activation.apply(sums)?.to_dtype(self.types.products)
     }
 }
 
