@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! forward_times tensors ir_50
-//! forward_times run ir_50 weights.safetensors [--arithmetic kernels|stock] [--dtype f32|bf16]
+//! forward_times run ir_50 weights.safetensors [--arithmetic kernels|stock|gpu] [--dtype f32|bf16]
 //! ```
 //!
 //! `tensors` prints names and shapes of the network's weights as JSON. `run` loads them, says so in one line of JSON and
@@ -32,7 +32,7 @@ use vultus_engine::model::{Architecture, Arithmetic, Backbone, Batch, Precision,
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const USAGE: &str = "forward_times tensors ARCHITECTURE | \
-                     run NETWORK WEIGHTS [--arithmetic kernels|stock] [--dtype f32|bf16]";
+                     run NETWORK WEIGHTS [--arithmetic kernels|stock|gpu] [--dtype f32|bf16]";
 
 /// Values of an embedding; those of the MobileFaceNets follow their weights.
 const DIM: usize = 512;
@@ -56,6 +56,7 @@ impl Options {
             match (name.as_str(), arguments.next().as_deref()) {
                 ("--arithmetic", Some("kernels")) => options.arithmetic = Arithmetic::Kernels,
                 ("--arithmetic", Some("stock")) => options.arithmetic = Arithmetic::Stock,
+                ("--arithmetic", Some("gpu")) => options.arithmetic = Arithmetic::Gpu,
                 // A type that a network computes in is added here and handed on in `Network::load`.
                 ("--dtype", Some("f32")) => options.dtype = Precision::F32,
                 ("--dtype", Some("bf16")) => options.dtype = Precision::Bf16,
@@ -147,6 +148,7 @@ fn main() -> Result<()> {
             let kernels = match options.arithmetic {
                 Arithmetic::Kernels => Isa::current().name(),
                 Arithmetic::Stock => "stock candle",
+                Arithmetic::Gpu => "candle, arranged for a GPU",
             };
             let mut out = std::io::stdout().lock();
             writeln!(out, "{}", json!({ "version": env!("CARGO_PKG_VERSION"), "kernels": kernels }))?;

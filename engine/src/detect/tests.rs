@@ -87,7 +87,7 @@ fn raw_heads_and_stages_agree_with_the_published_network() {
     let Some(folder) = shared("golden/models/yunet") else { return };
     let golden = candle_core::safetensors::load(folder.join("raw_heads.safetensors"), &Device::Cpu).unwrap();
     let mut worst = 0f32;
-    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
+    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock, Arithmetic::Gpu] {
         let detector = YuNetDetector::embedded_with(&Device::Cpu, arithmetic).unwrap();
         for name in ["img1", "lfw_Colin_Powell_0005"] {
             let photo = open(&folder.join(format!("{name}.png")));

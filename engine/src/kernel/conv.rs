@@ -6,19 +6,25 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Conv2dConfig, PReLU, VarBuilder};
 use candle_transformers::models::with_tracing::{Conv2d, conv2d};
 
-/// Which of the two implementations of a network runs.
+/// Which of the implementations of a network runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
     /// The kernels of this crate. CPU only.
     Kernels,
     /// candle's own convolutions. Any device; the reference on the CPU.
     Stock,
+    /// candle's operations arranged for a GPU ([`super::gpu`]). Any device.
+    Gpu,
 }
 
 impl Arithmetic {
-    /// The fastest that runs on the device. Processors without AVX2 take candle's own operations.
+    /// The fastest that runs on the device. Processors without AVX2 take candle's own operations as they are.
     pub fn for_device(device: &candle_core::Device) -> Self {
-        if device.is_cpu() && Isa::preferred().is_some() { Self::Kernels } else { Self::Stock }
+        match device {
+            candle_core::Device::Cpu if Isa::preferred().is_some() => Self::Kernels,
+            candle_core::Device::Cpu => Self::Stock,
+            _ => Self::Gpu,
+        }
     }
 }
 
@@ -105,6 +111,12 @@ impl ConvSpec {
     }
 }
 
+/// A convolution made of candle's operations, (N, C, H, W) -> (N, O, H', W').
+pub trait CandleConv: Module + Sized {
+    /// Loads one convolution onto the device of its tensors, in f32.
+    fn load(spec: &ConvSpec, vb: &VarBuilder) -> Result<Self>;
+}
+
 /// A convolution on candle's own operations, (N, C, H, W) -> (N, O, H', W').
 #[derive(Debug, Clone)]
 pub struct StockConv {
@@ -115,9 +127,8 @@ pub struct StockConv {
     prelu: Option<PReLU>,
 }
 
-impl StockConv {
-    /// Loads one convolution.
-    pub fn load(spec: &ConvSpec, vb: &VarBuilder) -> Result<Self> {
+impl CandleConv for StockConv {
+    fn load(spec: &ConvSpec, vb: &VarBuilder) -> Result<Self> {
         let vb = vb.pp(&spec.name);
         let uneven = (spec.padding[0] != spec.padding[1]).then_some(spec.padding);
         let padding = if uneven.is_some() { 0 } else { spec.padding[0] };

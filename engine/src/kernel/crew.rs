@@ -59,7 +59,11 @@ pub(crate) fn together<R>(run: impl FnOnce() -> R) -> R {
         return run();
     }
     let crew = Arc::new(Crew::default());
-    let _present = Present::new(Arc::clone(&crew));
+    let present = Present::new(Arc::clone(&crew));
+    if present.networks >= threads {
+        // Nobody is free to stand by.
+        return alone(run);
+    }
     for _ in 1..threads {
         let crew = Arc::clone(&crew);
         rayon::spawn(move || crew.help(threads));
@@ -107,18 +111,21 @@ pub(crate) fn in_parallel(jobs: usize, work: impl Fn(usize, usize) + Sync) {
 }
 
 /// Counts a network that runs, and sends its crew home in the end.
-struct Present(Arc<Crew>);
+struct Present {
+    crew: Arc<Crew>,
+    /// Networks that ran when this one came, itself included.
+    networks: usize,
+}
 
 impl Present {
     fn new(crew: Arc<Crew>) -> Self {
-        RUNNING.fetch_add(1, Ordering::Relaxed);
-        Self(crew)
+        Self { crew, networks: RUNNING.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.0.over.store(true, Ordering::Release);
+        self.crew.over.store(true, Ordering::Release);
         RUNNING.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -97,7 +97,7 @@ impl Given<'_> {
 pub(crate) struct Border(pub(crate) usize);
 
 impl Border {
-    const COUNT: usize = 16;
+    pub(crate) const COUNT: usize = 16;
 
     /// Of the output pixel whose kernel begins at (`top`, `left`), counted from `before` zeros outside of the map.
     #[inline(always)]

@@ -14,7 +14,8 @@
 //! | `given`, `places` | what a convolution is given as; where its outputs go |
 //! | `finish`, `scale`, `resample`, `maximum` | what follows and what stands between them |
 //! | `network` | what networks are put together from |
-//! | [`conv`] | convolutions by name, and in stock candle: the reference, and what other devices use |
+//! | [`conv`] | convolutions by name, and in stock candle: the reference |
+//! | [`gpu`] | convolutions in candle's operations, arranged for GPUs |
 //! | `plain` | loops over whole numbers, which the compiler makes wide by itself |
 //!
 //! Every loop is written once and compiled for each instruction set; tests compare each with plain sums in double
@@ -29,6 +30,7 @@ pub(crate) mod convolution;
 pub(crate) mod crew;
 pub(crate) mod finish;
 pub(crate) mod given;
+pub mod gpu;
 pub mod isa;
 pub(crate) mod lanes;
 pub(crate) mod map;

@@ -30,6 +30,7 @@ pub mod manifest;
 pub mod mobilefacenet;
 pub mod registry;
 mod served;
+mod upload;
 pub mod vit;
 pub mod weights;
 
@@ -37,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use candle_core::Device;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -61,10 +62,13 @@ use crate::template::SetFusion;
 use caface::Aggregator;
 use ir::Ir;
 use mobilefacenet::{MobileFaceNet, Variant};
+use upload::Upload;
 use vit::Vit;
 
 /// Most images in one forward pass; longer lists are split. It bounds the memory of a call.
 const MAX_BATCH: usize = 32;
+/// The same on a GPU, which gains from more.
+const MAX_BATCH_GPU: usize = 256;
 
 const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../../assets/mobilefacenet.safetensors");
 const EMBEDDED_MANIFEST: &str = include_str!("../../assets/mobilefacenet.json");
@@ -93,7 +97,7 @@ pub trait Backbone: Send + Sync {
     fn dim(&self) -> usize;
 }
 
-/// The fastest implementation of a form on a device: bf16 is for the kernels only.
+/// The fastest implementation of a form on a device: on the CPU, bf16 is for the kernels only.
 fn arithmetic(form: Form, device: &Device) -> Arithmetic {
     let any = Arithmetic::for_device(device);
     if form.precision == Precision::Bf16 && device.is_cpu() { Arithmetic::Kernels } else { any }
@@ -147,6 +151,8 @@ pub struct Model {
     aggregator: Option<Arc<Aggregator>>,
     /// (byte - mean) * scale for each byte.
     levels: [f32; 256],
+    /// Does the same on a GPU.
+    upload: Option<Upload>,
     path: Option<PathBuf>,
 }
 
@@ -226,6 +232,16 @@ impl Model {
         for (byte, level) in levels.iter_mut().enumerate() {
             *level = (byte as f32 - manifest.input.mean) * manifest.input.scale;
         }
+        let upload = match arithmetic {
+            Arithmetic::Gpu => Some(Upload::new(&manifest, device)?),
+            Arithmetic::Kernels | Arithmetic::Stock => None,
+        };
+        if !device.is_cpu() {
+            // Kernels are compiled for the GPU when they are first used: better now than on the first face.
+            let side = SIZE as usize;
+            let pixels = Tensor::zeros((1, 3, side, side), DType::F32, device)?;
+            backbone.forward(&Batch { pixels, landmarks: None })?.to_vec2::<f32>()?;
+        }
         Ok(Self {
             manifest,
             id,
@@ -236,6 +252,7 @@ impl Model {
             kernels,
             aggregator: None,
             levels,
+            upload,
             path: None,
         })
     }
@@ -321,7 +338,7 @@ impl Model {
         aggregator: &Aggregator,
     ) -> Result<(Vec<Vec<f32>>, Vec<Style>), ModelError> {
         let (mut features, mut styles) = (Vec::with_capacity(crops.len()), Vec::with_capacity(crops.len()));
-        let passes = self.passes(crops, MAX_BATCH, |crops| {
+        let passes = self.passes(crops, self.max_batch(), |crops| {
             let images: Vec<(&AlignedCrop, bool)> = crops.iter().map(|crop| (crop, false)).collect();
             let (raw, style) = self.backbone.forward_with_style(&self.batch(&images)?)?;
             Ok((raw.to_vec2::<f32>()?, style))
@@ -339,9 +356,13 @@ impl Model {
         Ok((features, styles))
     }
 
+    fn max_batch(&self) -> usize {
+        if self.device.is_cpu() { MAX_BATCH } else { MAX_BATCH_GPU }
+    }
+
     /// As [`Model::extract`], not yet split into direction and norm.
     pub(crate) fn raw_features(&self, crops: &[AlignedCrop]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let crops_at_once = if self.form.flip { MAX_BATCH / 2 } else { MAX_BATCH };
+        let crops_at_once = if self.form.flip { self.max_batch() / 2 } else { self.max_batch() };
         let passes = self.passes(crops, crops_at_once, |crops| {
             let mut images: Vec<(&AlignedCrop, bool)> = crops.iter().map(|crop| (crop, false)).collect();
             if self.form.flip {
@@ -374,9 +395,24 @@ impl Model {
         crops.par_chunks(share.clamp(1, most)).map(pass).collect()
     }
 
-    /// Bytes to what the network wants: planes in its colour order, scaled, mirrored where asked. The only place
-    /// where colour order and scale are applied.
+    /// Bytes to what the network wants: planes in its colour order, scaled, mirrored where asked. Colour order and scale are
+    /// applied here or in [`Upload::pixels`] and nowhere else.
     fn batch(&self, images: &[(&AlignedCrop, bool)]) -> candle_core::Result<Batch> {
+        let pixels = match &self.upload {
+            Some(upload) => upload.pixels(images)?,
+            None => self.planes(images)?,
+        };
+        let landmarks = if self.manifest.architecture.needs_landmarks() {
+            let points: Vec<f32> = images.iter().flat_map(|(crop, mirrored)| landmarks(crop, *mirrored)).collect();
+            Some(Tensor::from_vec(points, (images.len(), 5, 2), &self.device)?)
+        } else {
+            None
+        };
+        Ok(Batch { pixels, landmarks })
+    }
+
+    /// (N, 3, 112, 112), made on the CPU.
+    fn planes(&self, images: &[(&AlignedCrop, bool)]) -> candle_core::Result<Tensor> {
         let side = SIZE as usize;
         let plane = side * side;
         let order = match self.manifest.input.color {
@@ -393,14 +429,7 @@ impl Model {
                 }
             }
         }
-        let pixels = Tensor::from_vec(pixels, (images.len(), 3, side, side), &self.device)?;
-        let landmarks = if self.manifest.architecture.needs_landmarks() {
-            let points: Vec<f32> = images.iter().flat_map(|(crop, mirrored)| landmarks(crop, *mirrored)).collect();
-            Some(Tensor::from_vec(points, (images.len(), 5, 2), &self.device)?)
-        } else {
-            None
-        };
-        Ok(Batch { pixels, landmarks })
+        Tensor::from_vec(pixels, (images.len(), 3, side, side), &self.device)
     }
 }
 
@@ -427,7 +456,9 @@ fn build(
     if precision != Precision::F32 && architecture.ir().is_none() {
         return Err(ModelError::NoPrecision { architecture, precision });
     }
-    let vb = weights::load(weights, &architecture.tensors(dim), device)?;
+    // Weights that are arranged anew for a GPU are so on the CPU; the others go where they are used.
+    let arranged = arithmetic == Arithmetic::Gpu && architecture.ir().is_some();
+    let vb = weights::load(weights, &architecture.tensors(dim), if arranged { &Device::Cpu } else { device })?;
     Ok(match architecture {
         Architecture::Mobilefacenet => Box::new(MobileFaceNet::new(Variant::Tf, dim, &vb, device, arithmetic)?),
         Architecture::MobilefacenetY1 => Box::new(MobileFaceNet::new(Variant::Y1, dim, &vb, device, arithmetic)?),

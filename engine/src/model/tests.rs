@@ -53,7 +53,7 @@ fn features_agree_with_the_published_network() {
         .map(|pixels| AlignedCrop::new(RgbImage::from_raw(SIZE, SIZE, pixels).unwrap()).unwrap())
         .collect();
     let (plain, mirrored) = (rows("embedding_raw"), rows("embedding_raw_flipped"));
-    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
+    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock, Arithmetic::Gpu] {
         // The stock twin takes a second for each crop.
         let count = if arithmetic == Arithmetic::Kernels { crops.len() } else { 3 };
         let crops = &crops[..count];
@@ -96,7 +96,7 @@ fn every_layer_agrees_with_the_published_network() {
     let crop = AlignedCrop::new(image::open(folder.join("png/img1_aligned112.png")).unwrap().to_rgb8()).unwrap();
     let vb = weights::load(EMBEDDED_WEIGHTS, &Architecture::Mobilefacenet.tensors(192), &Device::Cpu).unwrap();
     let batch = embedded(false, Arithmetic::Kernels).batch(&[(&crop, false)]).unwrap();
-    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
+    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock, Arithmetic::Gpu] {
         let network = MobileFaceNet::new(Variant::Tf, 192, &vb, &Device::Cpu, arithmetic).unwrap();
         let mut outputs = std::collections::HashMap::new();
         let mut tap = |name: &str, x: &Tensor| {
@@ -260,6 +260,24 @@ fn colour_order_and_scale_come_from_the_manifest() {
     model.manifest.input.color = Color::Bgr;
     let bgr = values(&model, false);
     assert_eq!((&bgr[0], &bgr[2]), (&rgb[2], &rgb[0]));
+}
+
+#[test]
+fn a_gpu_makes_the_same_values_of_bytes() {
+    let crops = [synthetic(1), synthetic(2)];
+    let images = [(&crops[0], false), (&crops[1], false), (&crops[0], true)];
+    for (color, mean, scale) in
+        [(Color::Rgb, 127.5, 1.0 / 128.0), (Color::Bgr, 127.5, 1.0 / 127.5), (Color::Bgr, 3.1, 0.3)]
+    {
+        let manifest = embedded(false, Arithmetic::Kernels).manifest;
+        let input = manifest::Input { color, mean, scale, ..manifest.input };
+        let manifest = serde_json::to_string(&Manifest { input, ..manifest }).unwrap();
+        let [cpu, gpu] = [Arithmetic::Kernels, Arithmetic::Gpu].map(|arithmetic| {
+            let model = Model::from_parts(EMBEDDED_WEIGHTS, &manifest, false, &Device::Cpu, arithmetic).unwrap();
+            model.batch(&images).unwrap().pixels.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        });
+        assert_eq!(cpu, gpu, "{color:?}");
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use image::RgbImage;
 
-use crate::kernel::conv::{Activation, Arithmetic, ConvSpec, Kind};
+use crate::kernel::conv::{Activation, Arithmetic, ConvSpec, Kind, StockConv};
+use crate::kernel::gpu::GpuConv;
 use crate::kernel::isa::Isa;
 
 /// Pixels per cell of the three outputs.
@@ -82,7 +83,8 @@ pub struct YuNet {
 #[derive(Debug)]
 enum Network {
     Kernels(Box<kernels::Network>),
-    Stock(Box<stock::Network>),
+    Stock(Box<stock::Network<StockConv>>),
+    Gpu(Box<stock::Network<GpuConv>>),
 }
 
 impl YuNet {
@@ -92,6 +94,7 @@ impl YuNet {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
             Arithmetic::Kernels => Network::Kernels(Box::new(kernels::Network::load(vb, Isa::current())?)),
             Arithmetic::Stock => Network::Stock(Box::new(stock::Network::load(vb)?)),
+            Arithmetic::Gpu => Network::Gpu(Box::new(stock::Network::load(vb)?)),
         };
         Ok(Self { device: device.clone(), network })
     }
@@ -131,6 +134,7 @@ impl YuNet {
         match &self.network {
             Network::Kernels(network) => network.forward(input, None),
             Network::Stock(network) => network.forward(input, &mut |_, _| Ok(())),
+            Network::Gpu(network) => network.forward(input, &mut |_, _| Ok(())),
         }
     }
 
@@ -146,6 +150,7 @@ impl YuNet {
                 network.forward(input, Some(&mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)))
             }
             Network::Stock(network) => network.forward(input, tap),
+            Network::Gpu(network) => network.forward(input, tap),
         }
     }
 }

@@ -1,19 +1,19 @@
-//! YuNet on candle's own operations: any device, and the reference for the kernels.
+//! YuNet on candle's operations, as they are or arranged for a GPU: any device, and the reference for the kernels.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{HEADS, STAGES, STRIDES, Unit, pair, stem};
-use crate::kernel::conv::{Activation, StockConv};
+use crate::kernel::conv::{Activation, CandleConv};
 
 /// 1x1 and depthwise convolution.
 #[derive(Debug)]
-struct Pair([StockConv; 2]);
+struct Pair<C>([C; 2]);
 
-impl Pair {
+impl<C: CandleConv> Pair<C> {
     fn load(name: &str, [input, output]: [usize; 2], activation: Activation, vb: &VarBuilder) -> Result<Self> {
         let [pointwise, depthwise] = pair(name, input, output, activation);
-        Ok(Self([StockConv::load(&pointwise, vb)?, StockConv::load(&depthwise, vb)?]))
+        Ok(Self([C::load(&pointwise, vb)?, C::load(&depthwise, vb)?]))
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -23,15 +23,15 @@ impl Pair {
 
 /// The network.
 #[derive(Debug)]
-pub(super) struct Network {
-    stem: StockConv,
-    stem_unit: Pair,
-    stages: Vec<[Pair; 2]>,
-    neck: Vec<Pair>,
-    heads: Vec<Vec<Pair>>,
+pub(super) struct Network<C> {
+    stem: C,
+    stem_unit: Pair<C>,
+    stages: Vec<[Pair<C>; 2]>,
+    neck: Vec<Pair<C>>,
+    heads: Vec<Vec<Pair<C>>>,
 }
 
-impl Network {
+impl<C: CandleConv> Network<C> {
     pub(super) fn load(vb: &VarBuilder) -> Result<Self> {
         let relu = Activation::Relu;
         let stage = |(stage, units): &(&str, [Unit; 2])| {
@@ -48,7 +48,7 @@ impl Network {
             HEADS.iter().map(head).collect::<Result<_>>()
         };
         Ok(Self {
-            stem: StockConv::load(&stem(), vb)?,
+            stem: C::load(&stem(), vb)?,
             stem_unit: Pair::load("backbone.stem.unit", [16, 16], relu, vb)?,
             stages: STAGES.iter().map(stage).collect::<Result<_>>()?,
             neck: STRIDES.iter().map(lateral).collect::<Result<_>>()?,
@@ -82,7 +82,7 @@ impl Network {
         tap("lateral16", &p16)?;
         let p8 = self.neck[0].forward(&(&fine[0] + doubled(&p16)?)?)?;
         tap("lateral8", &p8)?;
-        let head = |heads: &[Pair], x: &Tensor| {
+        let head = |heads: &[Pair<C>], x: &Tensor| {
             let outputs = heads.iter().map(|head| head.forward(x)).collect::<Result<Vec<_>>>()?;
             Tensor::cat(&outputs, 1)?.permute((0, 2, 3, 1))?.contiguous()
         };

@@ -9,6 +9,7 @@
 //! padded behind it: what lies outside of the map is zero, not the image of zero.
 
 mod fold;
+mod gpu;
 mod kernels;
 mod stock;
 mod table;
@@ -59,6 +60,7 @@ enum Network {
     Kernels(Box<kernels::Network<f32>>),
     KernelsBf16(Box<kernels::Network<Bf16>>),
     Stock(stock::Network),
+    Gpu(Box<gpu::Network>),
 }
 
 impl Ir {
@@ -73,7 +75,9 @@ impl Ir {
     ) -> std::result::Result<Self, IrError> {
         let design = architecture.ir().ok_or(IrError::Architecture(architecture))?;
         let folded = fold::fold(design, dim, vb)?;
-        let vb = VarBuilder::from_tensors(folded.tensors, candle_core::DType::F32, device);
+        // What is arranged further is so on the CPU.
+        let place = if arithmetic == Arithmetic::Gpu { &Device::Cpu } else { device };
+        let vb = VarBuilder::from_tensors(folded.tensors, candle_core::DType::F32, place);
         let table = &folded.table;
         let network = match (arithmetic, precision) {
             (Arithmetic::Kernels, _) if !device.is_cpu() => {
@@ -85,9 +89,13 @@ impl Ir {
             (Arithmetic::Kernels, Precision::Bf16) => {
                 Network::KernelsBf16(Box::new(kernels::Network::load(table, &vb, Isa::current())?))
             }
+            (Arithmetic::Gpu, _) => Network::Gpu(Box::new(gpu::Network::load(table, &vb, device, precision)?)),
             (Arithmetic::Stock, Precision::F32) => Network::Stock(stock::Network::load(table, &vb)?),
             (Arithmetic::Stock, Precision::Bf16) => {
-                return Err(candle_core::Error::Msg("bf16 is for the kernels, not for stock operations".into()).into());
+                return Err(candle_core::Error::Msg(
+                    "bf16 is for the kernels and for GPUs, not for stock operations".into(),
+                )
+                .into());
             }
         };
         Ok(Self { dim, style: design.style_units(), network })
@@ -105,6 +113,7 @@ impl Ir {
             Network::Stock(network) => {
                 network.forward(pixels, &mut |name, x| if wanted(name) { tap(name, x) } else { Ok(()) })
             }
+            Network::Gpu(network) => network.forward(pixels, wanted, tap),
         }
     }
 }

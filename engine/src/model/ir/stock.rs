@@ -7,7 +7,7 @@ use super::Tap;
 use super::fold::{HEAD, Table};
 use super::table::LAST_SIDE;
 use super::unfolded::Squeeze;
-use crate::kernel::conv::StockConv;
+use crate::kernel::conv::{CandleConv, StockConv};
 
 /// The units with their weights.
 #[derive(Debug)]

@@ -81,7 +81,7 @@ fn compare_forms(architecture: Architecture, golden: &HashMap<String, Tensor>, p
     let unfolded = Unfolded::new(architecture, 512, &vb).unwrap();
     compare(&format!("{architecture} unfolded"), golden, prefix, &|x, tap| unfolded.forward_tapped(x, tap));
     drop(unfolded);
-    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
+    for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock, Arithmetic::Gpu] {
         let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic, Precision::F32).unwrap();
         compare(&format!("{architecture} {arithmetic:?}"), golden, prefix, &|x, tap| {
             ir.forward_tapped(x, &|_| true, tap)
@@ -105,7 +105,7 @@ fn folding_changes_nothing_but_rounding() {
         let batch = Batch { pixels: pixels.clone(), landmarks: None };
         let expected = Unfolded::new(architecture, 512, &vb).unwrap().forward(&batch).unwrap();
         let length = expected.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-        for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock] {
+        for arithmetic in [Arithmetic::Kernels, Arithmetic::Stock, Arithmetic::Gpu] {
             let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic, Precision::F32).unwrap();
             let difference = (ir.forward(&batch).unwrap() - &expected).unwrap().abs().unwrap();
             let worst = difference.max_all().unwrap().to_scalar::<f32>().unwrap() / length;
@@ -142,19 +142,23 @@ fn bf16_is_close() {
     };
     for architecture in networks.iter().copied() {
         let (pixels, vb) = (fill::pictures(), weights(architecture));
-        let run = |precision| {
-            let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, Arithmetic::Kernels, precision).unwrap();
+        let run = |arithmetic, precision| {
+            let ir = Ir::new(architecture, 512, &vb, &Device::Cpu, arithmetic, precision).unwrap();
             let batch = Batch { pixels: pixels.clone(), landmarks: None };
             ir.forward(&batch).unwrap().to_vec2::<f32>().unwrap()
         };
-        let (exact, short) = (run(Precision::F32), run(Precision::Bf16));
+        let exact = run(Arithmetic::Kernels, Precision::F32);
         let length = |of: &[f32]| of.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-        for (exact, short) in exact.iter().zip(&short) {
+        let forms = [Arithmetic::Kernels, Arithmetic::Gpu];
+        let pairs = forms.map(|arithmetic| (arithmetic, run(arithmetic, Precision::Bf16)));
+        for (arithmetic, exact, short) in
+            pairs.iter().flat_map(|(arithmetic, short)| exact.iter().zip(short).map(move |(e, s)| (arithmetic, e, s)))
+        {
             let dot: f64 = exact.iter().zip(short).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             let cosine = dot / length(exact) / length(short);
             let norm = length(short) / length(exact) - 1.0;
-            println!("{architecture} bf16: 1 - cosine {:.1e}, norm {norm:.1e}", 1.0 - cosine);
-            assert!(cosine >= 0.9999 && norm.abs() < 5e-3, "{architecture}: {cosine} {norm}");
+            println!("{architecture} {arithmetic:?} bf16: 1 - cosine {:.1e}, norm {norm:.1e}", 1.0 - cosine);
+            assert!(cosine >= 0.9999 && norm.abs() < 5e-3, "{architecture} {arithmetic:?}: {cosine} {norm}");
         }
     }
 }

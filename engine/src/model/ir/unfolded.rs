@@ -50,6 +50,12 @@ impl Squeeze {
         Ok(Self { down: load("fc1", channels, channels / 16)?, up: load("fc2", channels / 16, channels)? })
     }
 
+    /// With its weights put through a function.
+    pub(super) fn map(&self, put: impl Fn(Tensor) -> Result<Tensor>) -> Result<Self> {
+        let layer = |layer: &Linear| Ok::<_, candle_core::Error>(Linear::new(put(layer.weight().clone())?, None));
+        Ok(Self { down: layer(&self.down)?, up: layer(&self.up)? })
+    }
+
     /// The factor of each channel (N, C) from the mean of each channel (N, C).
     pub(super) fn factors(&self, means: &Tensor) -> Result<Tensor> {
         candle_nn::ops::sigmoid(&self.up.forward(&self.down.forward(means)?.relu()?)?)

@@ -15,7 +15,8 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{Backbone, Batch};
-use crate::kernel::conv::{Activation, Arithmetic, ConvSpec, Kind};
+use crate::kernel::conv::{Activation, Arithmetic, ConvSpec, Kind, StockConv};
+use crate::kernel::gpu::GpuConv;
 use crate::kernel::isa::Isa;
 
 /// A part of the network: convolutions one after the other, the input added at the end if `residual`.
@@ -119,7 +120,8 @@ pub struct MobileFaceNet {
 #[derive(Debug)]
 enum Network {
     Kernels(kernels::Network),
-    Stock(stock::Network),
+    Stock(stock::Network<StockConv>),
+    Gpu(stock::Network<GpuConv>),
 }
 
 impl MobileFaceNet {
@@ -130,6 +132,7 @@ impl MobileFaceNet {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
             Arithmetic::Kernels => Network::Kernels(kernels::Network::load(&steps, vb, Isa::current())?),
             Arithmetic::Stock => Network::Stock(stock::Network::load(&steps, vb)?),
+            Arithmetic::Gpu => Network::Gpu(stock::Network::load(&steps, vb)?),
         };
         Ok(Self { dim, network })
     }
@@ -146,6 +149,7 @@ impl MobileFaceNet {
                 network.forward(pixels, Some(&mut |name, x| tap(name, &x.permute((0, 3, 1, 2))?)))
             }
             Network::Stock(network) => network.forward(pixels, tap)?.flatten_from(1),
+            Network::Gpu(network) => network.forward(pixels, tap)?.flatten_from(1),
         }
     }
 }
@@ -155,6 +159,7 @@ impl Backbone for MobileFaceNet {
         match &self.network {
             Network::Kernels(network) => network.forward(&batch.pixels, None),
             Network::Stock(network) => network.forward(&batch.pixels, &mut |_, _| Ok(()))?.flatten_from(1),
+            Network::Gpu(network) => network.forward(&batch.pixels, &mut |_, _| Ok(()))?.flatten_from(1),
         }
     }
 

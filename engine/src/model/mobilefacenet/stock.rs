@@ -1,19 +1,19 @@
-//! MobileFaceNet on candle's own operations: any device, and the reference for the kernels.
+//! MobileFaceNet on candle's operations, as they are or arranged for a GPU: any device, and the reference for the kernels.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::Step;
-use crate::kernel::conv::StockConv;
+use crate::kernel::conv::CandleConv;
 
 /// The steps with their weights.
 #[derive(Debug)]
-pub(super) struct Network(Vec<(String, Vec<StockConv>, bool)>);
+pub(super) struct Network<C>(Vec<(String, Vec<C>, bool)>);
 
-impl Network {
+impl<C: CandleConv> Network<C> {
     pub(super) fn load(steps: &[Step], vb: &VarBuilder) -> Result<Self> {
         let load = |step: &Step| {
-            let convolutions: Result<_> = step.convolutions.iter().map(|spec| StockConv::load(spec, vb)).collect();
+            let convolutions: Result<_> = step.convolutions.iter().map(|spec| C::load(spec, vb)).collect();
             Ok((step.name.clone(), convolutions?, step.residual))
         };
         steps.iter().map(load).collect::<Result<_>>().map(Self)

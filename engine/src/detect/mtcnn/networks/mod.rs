@@ -194,7 +194,7 @@ impl Networks {
         let network = |plan: &Plan| match arithmetic {
             Arithmetic::Kernels if !device.is_cpu() => candle_core::bail!("the kernels run on the CPU only"),
             Arithmetic::Kernels => Ok(Network::Kernels(kernels::Network::load(plan, Isa::current(), &pool, vb)?)),
-            Arithmetic::Stock => Ok(Network::Stock(stock::Network::load(plan, vb)?)),
+            Arithmetic::Stock | Arithmetic::Gpu => Ok(Network::Stock(stock::Network::load(plan, vb)?)),
         };
         Ok(Self { device: device.clone(), networks: [network(&PNET)?, network(&RNET)?, network(&ONET)?] })
     }
