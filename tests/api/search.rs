@@ -47,14 +47,17 @@ async fn candidates_are_ranked_and_decided() {
 async fn a_subject_is_one_candidate_with_its_faces_explained() {
     let app = TestApp::start().await;
     app.gallery("g").await;
-    enrol(&app, "g", "ada", vec![ready(0, 0.0, 77.0), ready(0, 1.0, 52.4)]).await;
+    enrol(&app, "g", "ada", vec![ready(0, 0.0, 77.0), ready(0, 1.0, 48.3)]).await;
     let body = json!({ "embeddings": [ready(0, 0.0, 70.0)], "explain": true });
     let answer = app.post("/v1/galleries/g/search", body).await.ok(200);
     assert_eq!(answer["candidates"].as_array().unwrap().len(), 1);
     let faces = answer["candidates"][0]["faces"].as_array().unwrap();
-    // The model's rule: exp(min(z, -1) / 0.6) with z = (norm - 68.796) / 8.191.
+    // The model's rule: exp(min(z, -1.5) / 0.6) with z = (norm - 68.796) / 8.191.
     let weights: Vec<f64> = faces.iter().map(|f| f["weight"].as_f64().unwrap()).collect();
-    assert!((weights[0] / weights[1] - ((68.796f64 - 8.191 - 52.4) / 8.191 / 0.6).exp()).abs() < 1e-2, "{weights:?}");
+    assert!(
+        (weights[0] / weights[1] - ((68.796f64 - 1.5 * 8.191 - 48.3) / 8.191 / 0.6).exp()).abs() < 1e-2,
+        "{weights:?}"
+    );
     assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-5);
     assert!(near(&faces[0]["score"], 1.0) && near(&faces[1]["score"], 0.5f64.sqrt()));
 }

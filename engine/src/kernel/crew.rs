@@ -259,7 +259,6 @@ mod tests {
                     for layer in 0..2000 {
                         assert_eq!(counts(layer % 40), vec![1; layer % 40]);
                     }
-                    assert_eq!(super::threads(), threads);
                     assert_eq!(alone(|| counts(3)), [1; 3]);
                     assert_eq!(together(|| counts(3)), [1; 3], "a network within a network");
                 });

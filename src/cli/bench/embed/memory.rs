@@ -61,7 +61,7 @@ pub(super) fn run(
             let joined = |sender: std::thread::ScopedJoinHandle<'_, anyhow::Result<()>>| {
                 sender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a sender panicked")))
             };
-            senders.into_iter().map(joined).collect::<anyhow::Result<()>>()
+            senders.into_iter().try_for_each(joined)
         })?;
         let (done, rss_mb) = (done.load(Ordering::Relaxed), rss_mb());
         let Setup { model, dtype, threads, .. } = *setup;

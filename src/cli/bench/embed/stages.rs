@@ -136,7 +136,7 @@ fn decoded_chain(
             let joined = |worker: std::thread::ScopedJoinHandle<'_, anyhow::Result<()>>| {
                 worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of the chain panicked")))
             };
-            workers.into_iter().map(joined).collect::<anyhow::Result<()>>()
+            workers.into_iter().try_for_each(joined)
         })?;
         Ok(rate(faces.into_inner(), started.elapsed().as_secs_f64()))
     };
