@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
+use super::folder::{entries, is_photo};
 use super::local::progress;
 use super::parallel;
 use super::target::Target;
@@ -18,8 +19,6 @@ use crate::api::paging::Page;
 use crate::problem::Code;
 use crate::service::select::Select;
 
-/// Files taken for photos.
-const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp"];
 /// Code under which photos of a folder whose name is no subject id are counted.
 const SKIPPED_NAME: &str = "invalid_subject_name";
 
@@ -132,20 +131,11 @@ fn report(gallery: &str, subjects: usize, total: &Outcome, seconds: f64, as_json
 
 /// Subject folders by name, the photos of each by name.
 pub(super) fn subject_folders(folder: &Path, max_per_subject: Option<usize>) -> anyhow::Result<Vec<SubjectFolder>> {
-    let sorted = |path: &Path| -> anyhow::Result<Vec<PathBuf>> {
-        let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-        paths.sort();
-        Ok(paths)
-    };
     let mut subjects = Vec::new();
-    for path in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
-        let is_photo = |path: &PathBuf| {
-            let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-            extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) && path.is_file()
-        };
+    for path in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let photos = sorted(&path)?.into_iter().filter(is_photo).take(max_per_subject.unwrap_or(usize::MAX)).collect();
+        let photos = entries(&path)?.into_iter().filter(|path| is_photo(path));
+        let photos = photos.take(max_per_subject.unwrap_or(usize::MAX)).collect();
         subjects.push(SubjectFolder { name, photos });
     }
     Ok(subjects)

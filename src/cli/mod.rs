@@ -9,6 +9,7 @@ mod client;
 mod detect;
 mod embed;
 mod enrol;
+mod folder;
 mod local;
 mod models;
 mod openapi;

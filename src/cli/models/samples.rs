@@ -1,6 +1,6 @@
 //! Photos that a model is tried on while it is imported.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -8,15 +8,12 @@ use clap::ValueEnum;
 use vultus_engine::align::{AlignedCrop, SIZE};
 
 use super::warn;
+use crate::cli::folder;
 use crate::cli::local::{Local, progress};
 use crate::config::Settings;
 
 /// Most photos that are taken, first by path.
 const MOST: usize = 512;
-/// How deep folders are searched.
-const DEPTH: usize = 3;
-/// Files taken for photos.
-const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp"];
 
 /// What the samples are.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -31,11 +28,7 @@ pub(super) enum Kind {
 
 /// The crops of a folder of photos or of crops, one of each: that of the best face. What cannot be used is told on stderr.
 pub(super) fn read(folder: &Path, kind: Kind) -> anyhow::Result<Vec<AlignedCrop>> {
-    let mut paths = Vec::new();
-    collect(folder, DEPTH, &mut paths)?;
-    paths.sort();
-    paths.truncate(MOST);
-    anyhow::ensure!(!paths.is_empty(), "{} holds no photos", folder.display());
+    let paths = folder::photos(folder, MOST)?;
     let mut settings = Settings::default();
     settings.log.filter = "warn".to_owned();
     let local = Local::start(settings)?;
@@ -65,20 +58,4 @@ fn crop(local: &Local, path: &Path, kind: Kind) -> anyhow::Result<AlignedCrop> {
     let faces = local.detect(&photo)?;
     let best = faces.get(..1).filter(|best| !best.is_empty()).context("there is no face in it")?;
     local.align(&photo, best)?.pop().context("its face cannot be aligned")
-}
-
-fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        if path.is_dir() {
-            if depth > 0 {
-                collect(&path, depth - 1, found)?;
-            }
-        } else if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
-            found.push(path);
-        }
-    }
-    Ok(())
 }

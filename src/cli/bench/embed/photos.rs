@@ -9,13 +9,10 @@ use vultus_engine::image::decode;
 use vultus_engine::infer::Pipeline;
 
 use super::drawn;
+use crate::cli::folder;
 use crate::config::Settings;
 use crate::service::select::Select;
 
-/// Files taken for photos.
-const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp"];
-/// How deep folders are searched.
-const DEPTH: usize = 3;
 /// Drawn photos.
 const DRAWN: u64 = 24;
 /// Different crops of a batch.
@@ -34,11 +31,7 @@ impl Photos {
             let files = (0..DRAWN.min(most as u64)).map(drawn::photo).collect::<Result<_, _>>()?;
             return Ok(Self { files, from: None });
         };
-        let mut paths = Vec::new();
-        collect(folder, DEPTH, &mut paths)?;
-        paths.sort();
-        paths.truncate(most);
-        anyhow::ensure!(!paths.is_empty(), "{} holds no photos", folder.display());
+        let paths = folder::photos(folder, most)?;
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let files = paths.iter().map(read).collect::<Result<_, _>>()?;
         Ok(Self { files, from: Some(folder.to_path_buf()) })
@@ -60,20 +53,4 @@ fn crop(file: &[u8], pipeline: &Pipeline, settings: &Settings) -> anyhow::Result
     let faces = pipeline.detect(&permit, Arc::clone(&photo), options).wait()?.output;
     let face = Select::Main.pick(&faces, photo.width(), photo.height())?;
     Ok(options.detector.align(&photo, &face.landmarks)?)
-}
-
-fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let unreadable = || format!("cannot read {}", folder.display());
-    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
-        let path = entry.with_context(unreadable)?.path();
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        if path.is_dir() {
-            if depth > 0 {
-                collect(&path, depth - 1, found)?;
-            }
-        } else if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
-            found.push(path);
-        }
-    }
-    Ok(())
 }
