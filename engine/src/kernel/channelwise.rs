@@ -21,7 +21,8 @@ pub(crate) struct Channelwise {
     /// kernel² rows (top to bottom, left to right) of C values.
     weight: Vec<f32>,
     bias: Vec<f32>,
-    slopes: Option<Vec<f32>>,
+    /// 1 where there is no activation.
+    slopes: Vec<f32>,
 }
 
 impl Channelwise {
@@ -42,7 +43,7 @@ impl Channelwise {
         for (channel, taps) in weight.chunks_exact(area).enumerate() {
             taps.iter().enumerate().for_each(|(tap, value)| rows[tap * channels + channel] = *value);
         }
-        let (bias, slopes) = (bias.to_vec(), slopes.map(<[f32]>::to_vec));
+        let (bias, slopes) = (bias.to_vec(), slopes.map_or_else(|| vec![1.0; channels], <[f32]>::to_vec));
         Ok(Self { kernel, stride, padding, channels, weight: rows, bias, slopes })
     }
 
@@ -102,8 +103,8 @@ impl Work for Rows<'_> {
                 // map; this job alone writes this row.
                 column += unsafe {
                     match (kernel, stride) {
-                        (3, 1) if L::WIDE && rest >= 7 => self.group::<L, 3, 1, 7>(at, place),
-                        (3, 2) if L::WIDE && rest >= 7 => self.group::<L, 3, 2, 7>(at, place),
+                        (3, 1) if rest >= 7 => self.group::<L, 3, 1, 7>(at, place),
+                        (3, 2) if rest >= 7 => self.group::<L, 3, 2, 7>(at, place),
                         (3, 1) if rest >= 4 => self.group::<L, 3, 1, 4>(at, place),
                         (3, 2) if rest >= 4 => self.group::<L, 3, 2, 4>(at, place),
                         (3, 1) => self.group::<L, 3, 1, 1>(at, place),
@@ -127,8 +128,10 @@ impl Rows<'_> {
         let Channelwise { channels, weight, bias, slopes, .. } = self.convolution;
         let channels = *channels;
         let (x, weight, pitch) = (self.x.values().as_ptr(), weight.as_ptr(), self.x.pitch());
-        let slopes = slopes.as_ref().map_or(std::ptr::null(), |slopes| slopes.as_ptr());
-        let finish = self.places.finish(place, 0, bias.as_ptr(), slopes);
+        let (bias, slopes) = (bias.as_ptr(), slopes.as_ptr());
+        let finish = self.places.finish(place, 0, bias, slopes);
+        // What most layers do is decided here, not for each register.
+        let plain = self.places.exact().filter(|maps| maps.other.is_null()).map(|maps| maps.to.wrapping_add(place.to));
         let mut channel = 0;
         // SAFETY: the caller's promise; registers end at or before the last channel.
         unsafe {
@@ -150,8 +153,16 @@ impl Rows<'_> {
                         }
                     }
                 }
-                for pixel in 0..P {
-                    finish.pixel(pixel, channels, channel).register::<L>(sums[pixel]);
+                if let Some(to) = plain {
+                    let (bias, slope) = (L::load(bias.add(channel)), L::load(slopes.add(channel)));
+                    for pixel in 0..P {
+                        let value = L::activate(L::add(sums[pixel], bias), slope);
+                        L::store(to.add(pixel * channels + channel), value);
+                    }
+                } else {
+                    for pixel in 0..P {
+                        finish.pixel(pixel, channels, channel).register::<L>(sums[pixel]);
+                    }
                 }
                 channel += L::WIDTH;
             }
@@ -174,8 +185,7 @@ impl Rows<'_> {
         let Channelwise { kernel, channels, weight, bias, slopes, .. } = self.convolution;
         let (kernel, channels) = (*kernel, *channels);
         let (x, weight, pitch) = (self.x.values().as_ptr(), weight.as_ptr(), self.x.pitch());
-        let slopes = slopes.as_ref().map_or(std::ptr::null(), |slopes| slopes.as_ptr());
-        let finish = self.places.finish(place, 0, bias.as_ptr(), slopes);
+        let finish = self.places.finish(place, 0, bias.as_ptr(), slopes.as_ptr());
         let mut channel = 0;
         // SAFETY: the caller's promise; registers end at or before the last channel.
         unsafe {

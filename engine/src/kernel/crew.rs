@@ -3,8 +3,11 @@
 //! A layer of a small network is done in twenty microseconds, less than it takes to wake a thread that sleeps. So while one
 //! network runs ([`together`]), other threads of the pool stand by and watch for its next layer, and a layer is handed to
 //! them without any of them having slept. The thread that runs the network never waits for one that has not come: it works
-//! itself, and whoever is busy elsewhere takes no part. Nobody stands by where enough networks run at once to keep every
-//! thread busy.
+//! itself, and whoever is busy elsewhere takes no part. Nobody stands by where enough networks run or wait to keep every thread
+//! busy, and who stands by when a network comes to wait ([`called`]) makes way for it.
+//!
+//! Each of the crew begins with a share of its own, the same one layer after layer: what it wrote of one layer, it reads of
+//! the next, from its core's own cache. Whoever is done takes over from the others, from the end.
 //!
 //! Which thread computes what has no influence on any value.
 
@@ -12,10 +15,14 @@ use std::cell::{Cell, UnsafeCell};
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Networks that run with a crew now.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
+/// Pieces of work that a thread was called for and that none has begun.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Threads that have gone home to begin one of them.
+static LEAVING: AtomicUsize = AtomicUsize::new(0);
 
 /// Turns without work after which a waiting thread lets the operating system, and then the pool, run something else.
 const PATIENCE: usize = 256;
@@ -52,21 +59,49 @@ impl Drop for Restored {
     }
 }
 
+/// A piece of work waits for a thread, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Called(());
+
+/// Says that a piece of work waits for a thread.
+pub(crate) fn called() -> Called {
+    WAITING.fetch_add(1, Ordering::Relaxed);
+    Called(())
+}
+
+impl Drop for Called {
+    fn drop(&mut self) {
+        // Whoever left and found nothing to begin is forgotten when nothing waits any more.
+        if WAITING.fetch_sub(1, Ordering::Relaxed) == 1 {
+            LEAVING.store(0, Ordering::Relaxed);
+        } else {
+            let _ = LEAVING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |leaving| leaving.checked_sub(1));
+        }
+    }
+}
+
+/// Whether this thread, which stands by, should begin something that waits.
+fn makes_way() -> bool {
+    let waiting = WAITING.load(Ordering::Relaxed);
+    let one_more = |leaving: usize| (leaving < waiting).then_some(leaving + 1);
+    waiting > 0 && LEAVING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+}
+
 /// Runs a network on this thread while others of the pool stand by for its layers.
 pub(crate) fn together<R>(run: impl FnOnce() -> R) -> R {
     let threads = rayon::current_num_threads();
     if threads < 2 || !matches!(SHARED_BY.get(), Hands::Pool) {
         return run();
     }
-    let crew = Arc::new(Crew::default());
+    let crew = Arc::new(Crew::new(threads));
     let present = Present::new(Arc::clone(&crew));
-    if present.networks >= threads {
+    if present.networks + WAITING.load(Ordering::Relaxed) >= threads {
         // Nobody is free to stand by.
         return alone(run);
     }
-    for _ in 1..threads {
+    for member in 1..threads {
         let crew = Arc::clone(&crew);
-        rayon::spawn(move || crew.help(threads));
+        rayon::spawn(move || crew.help(member));
     }
     let _restored = Restored::set(Hands::Crew(Arc::as_ptr(&crew)));
     run()
@@ -130,18 +165,39 @@ impl Drop for Present {
     }
 }
 
-/// A piece of work that is shared: a function of the number of a part, and how many parts there are.
-type Shared = (*const (dyn Fn(usize) + Sync), usize);
+/// A piece of work that is shared: a function of the number of a part.
+type Shared = *const (dyn Fn(usize) + Sync);
+
+/// Parts that nobody has taken: the first above, their end below. On a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Share(AtomicU64);
+
+impl Share {
+    fn set(&self, first: usize, end: usize) {
+        self.0.store((first as u64) << 32 | end as u64, Ordering::Relaxed);
+    }
+
+    /// Takes the first or the last part.
+    fn take(&self, last: bool) -> Option<usize> {
+        let less = |share: u64| {
+            let (first, end) = (share >> 32, share & u64::from(u32::MAX));
+            let rest = if last { first << 32 | end.saturating_sub(1) } else { (first + 1) << 32 | end };
+            (first < end).then_some(rest)
+        };
+        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
+        Some(if last { (before & u64::from(u32::MAX)) - 1 } else { before >> 32 } as usize)
+    }
+}
 
 /// What a network's thread and those that stand by for it have in common.
-#[derive(Default)]
 struct Crew {
     /// [`OPEN`] while there is work, with the number of pieces of work so far above it and that of helpers at work below.
     state: AtomicUsize,
     /// The work. Written while the state is closed and nobody is at work; read between entering and leaving.
     work: UnsafeCell<Option<Shared>>,
-    /// The next part that nobody has taken.
-    next: AtomicUsize,
+    /// What each member is yet to do; the first is the network's own thread.
+    shares: Vec<Share>,
     /// Whether a part panicked on a helper.
     failed: AtomicBool,
     over: AtomicBool,
@@ -167,6 +223,13 @@ fn wait(turn: &mut usize) -> usize {
 }
 
 impl Crew {
+    fn new(members: usize) -> Self {
+        let mut shares = Vec::with_capacity(members);
+        shares.resize_with(members, Share::default);
+        let (state, work) = (AtomicUsize::new(0), UnsafeCell::new(None));
+        Self { state, work, shares, failed: AtomicBool::new(false), over: AtomicBool::new(false) }
+    }
+
     /// Does work together with whoever stands by.
     fn share(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
         let shared: *const (dyn Fn(usize) + Sync + '_) = work;
@@ -175,10 +238,13 @@ impl Crew {
         let shared =
             unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(shared) };
         // SAFETY: the state is closed and nobody is at work, from the end of the last call on.
-        unsafe { *self.work.get() = Some((shared, parts)) };
-        self.next.store(0, Ordering::Relaxed);
+        unsafe { *self.work.get() = Some(shared) };
+        let members = self.shares.len();
+        for (member, share) in self.shares.iter().enumerate() {
+            share.set(member * parts / members, (member + 1) * parts / members);
+        }
         self.state.fetch_add(OPEN, Ordering::Release);
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.take(parts, work)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.take(0, work)));
         // Closes it and goes on to the next number: adding the bit once more carries into the number.
         self.state.fetch_add(OPEN, Ordering::Relaxed);
         let mut turn = 0;
@@ -191,25 +257,28 @@ impl Crew {
         assert!(!self.failed.load(Ordering::Relaxed), "a part of a layer panicked on another thread");
     }
 
-    /// Takes parts until there is none.
-    fn take(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-        loop {
-            let part = self.next.fetch_add(1, Ordering::Relaxed);
-            if part >= parts {
-                return;
-            }
+    /// Does the parts of a member's share, then what others have not begun.
+    fn take(&self, member: usize, work: &(dyn Fn(usize) + Sync)) {
+        while let Some(part) = self.shares[member].take(false) {
             work(part);
+        }
+        for other in 1..self.shares.len() {
+            let share = &self.shares[(member + other) % self.shares.len()];
+            while let Some(part) = share.take(true) {
+                work(part);
+            }
         }
     }
 
     /// Stands by until the network is done, or others keep all threads busy.
-    fn help(&self, threads: usize) {
+    fn help(&self, member: usize) {
+        let threads = self.shares.len();
         let mut done = 0;
         let mut turn = 0;
         while !self.over.load(Ordering::Acquire) && RUNNING.load(Ordering::Relaxed) < threads {
             let state = self.state.load(Ordering::Acquire);
             if state & OPEN == 0 || state / OPEN == done {
-                if wait(&mut turn) > LIMIT {
+                if makes_way() || wait(&mut turn) > LIMIT {
                     return;
                 }
                 continue;
@@ -219,9 +288,9 @@ impl Crew {
                 continue;
             }
             // SAFETY: the state was open when this thread entered, so the work stays until it leaves.
-            let found = unsafe { (*self.work.get()).map(|(work, parts)| (&*work, parts)) };
-            if let Some((work, parts)) = found
-                && catch_unwind(AssertUnwindSafe(|| alone(|| self.take(parts, work)))).is_err()
+            let found = unsafe { (*self.work.get()).map(|work| &*work) };
+            if let Some(work) = found
+                && catch_unwind(AssertUnwindSafe(|| alone(|| self.take(member, work)))).is_err()
             {
                 self.failed.store(true, Ordering::Relaxed);
             }

@@ -91,18 +91,18 @@ pub(crate) unsafe fn tile<L: Lanes, V: Factor>(
             // The first register alone where the second would be for no output.
             if outputs <= L::WIDTH {
                 match count {
-                    1 => block::<L, V, 1, 1>(pixels, window, weight, sums),
-                    2..=4 => block::<L, V, 4, 1>(pixels, window, weight, sums),
-                    _ => block::<L, V, TILE, 1>(pixels, window, weight, sums),
+                    1 => block::<L, V, 1, 1, 2>(pixels, window, weight, sums),
+                    2..=4 => block::<L, V, 4, 1, 2>(pixels, window, weight, sums),
+                    _ => block::<L, V, TILE, 1, 2>(pixels, window, weight, sums),
                 };
                 return;
             }
             match count {
-                1 => block::<L, V, 1, 2>(pixels, window, weight, sums),
-                2 => block::<L, V, 2, 2>(pixels, window, weight, sums),
-                3 | 4 => block::<L, V, 4, 2>(pixels, window, weight, sums),
-                5..=8 => block::<L, V, 8, 2>(pixels, window, weight, sums),
-                _ => block::<L, V, TILE, 2>(pixels, window, weight, sums),
+                1 => block::<L, V, 1, 2, 2>(pixels, window, weight, sums),
+                2 => block::<L, V, 2, 2, 2>(pixels, window, weight, sums),
+                3 | 4 => block::<L, V, 4, 2, 2>(pixels, window, weight, sums),
+                5..=8 => block::<L, V, 8, 2, 2>(pixels, window, weight, sums),
+                _ => block::<L, V, TILE, 2, 2>(pixels, window, weight, sums),
             };
             return;
         }
@@ -111,26 +111,28 @@ pub(crate) unsafe fn tile<L: Lanes, V: Factor>(
             while first < count {
                 let (pixels, weight) = (pixels.as_ptr().add(first), weight.add(part));
                 let sums = sums.add(first * PANEL + part);
-                // Ten sums keep both multipliers busy and leave registers for weights.
+                // Ten sums keep both multipliers busy and leave registers for weights. What the first block has read, the
+                // others find in the first cache.
                 first += match count - first {
-                    1 => block::<L, V, 1, 2>(pixels, window, weight, sums),
-                    2 => block::<L, V, 2, 2>(pixels, window, weight, sums),
-                    3 | 6 => block::<L, V, 3, 2>(pixels, window, weight, sums),
-                    4 | 7 | 8 => block::<L, V, 4, 2>(pixels, window, weight, sums),
-                    _ => block::<L, V, 5, 2>(pixels, window, weight, sums),
+                    1 => block::<L, V, 1, 2, 0>(pixels, window, weight, sums),
+                    2 => block::<L, V, 2, 2, 0>(pixels, window, weight, sums),
+                    3 | 6 => block::<L, V, 3, 2, 0>(pixels, window, weight, sums),
+                    4 | 7 | 8 => block::<L, V, 4, 2, 0>(pixels, window, weight, sums),
+                    _ if first == 0 => block::<L, V, 5, 2, 1>(pixels, window, weight, sums),
+                    _ => block::<L, V, 5, 2, 0>(pixels, window, weight, sums),
                 };
             }
         }
     }
 }
 
-/// `P` pixels by `R` registers of outputs. Gives `P`.
+/// `P` pixels by `R` registers of outputs. Asks ahead for `A` cache lines of each row of weights. Gives `P`.
 ///
 /// # Safety
 ///
 /// As for [`tile`].
 #[inline(always)]
-unsafe fn block<L: Lanes, V: Factor, const P: usize, const R: usize>(
+unsafe fn block<L: Lanes, V: Factor, const P: usize, const R: usize, const A: usize>(
     pixels: *const *const u32,
     window: Window,
     mut weight: *const u32,
@@ -148,7 +150,7 @@ unsafe fn block<L: Lanes, V: Factor, const P: usize, const R: usize>(
                     weights[r] = L::load(weight.add(r * L::WIDTH).cast());
                 }
                 // The machine's own guesses end at a page, and large weights come from memory.
-                for line in 0..2 {
+                for line in 0..A {
                     L::ask_for(weight.wrapping_add(AHEAD + line * 16));
                 }
                 weight = weight.add(PANEL);
