@@ -112,9 +112,6 @@ impl App {
         if self.database.store().last_seq().is_err() {
             return Err(Problem::with(Code::NotReady, "the store has failed; see the log, then restart"));
         }
-        if !self.pipeline.health().running {
-            return Err(Problem::with(Code::NotReady, "an inference worker has stopped"));
-        }
         Ok(())
     }
 }

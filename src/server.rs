@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use vultus_engine::detect::Detectors;
 use vultus_engine::gallery::{Database, DatabaseConfig};
 use vultus_engine::index::IndexConfig;
-use vultus_engine::infer::{EmbedConfig, Embedder, Models, Pipeline, PipelineConfig};
+use vultus_engine::infer::{EmbedConfig, Embedder, Models, Pipeline, PipelineConfig, Threads};
 use vultus_engine::model::{Model, Registry, select_device};
 use vultus_engine::store::Store;
 use vultus_engine::store::sled::SledStore;
@@ -70,16 +70,16 @@ pub fn start_pipeline(settings: &Settings) -> anyhow::Result<Pipeline> {
 pub fn pipeline_with(model: Model, settings: &Settings) -> anyhow::Result<Pipeline> {
     let device = select_device(&settings.model.device)?;
     let registry = Registry::new(settings.models_dir(false));
-    let embed = EmbedConfig { batch: settings.model.embed_batch, threads: settings.model.threads };
-    let own = Embedder::start(model, settings.search.threshold, embed)?;
+    let threads = Threads::start(settings.model.threads)?;
+    let embed = EmbedConfig { batch: settings.model.embed_batch, threads: threads.clone() };
+    let own = Embedder::start(model, settings.search.threshold, embed.clone())?;
     let models = Models::new(own, registry, device.clone(), embed);
     let detector = Box::new(Detectors::embedded(&device)?);
     let config = PipelineConfig {
         max_queued_images: settings.limits.max_queued_images,
         detect_batch: settings.model.detect_batch,
-        threads: settings.model.threads,
     };
-    Ok(Pipeline::start(detector, Arc::new(models), config)?)
+    Ok(Pipeline::new(detector, Arc::new(models), threads, config))
 }
 
 /// Everything the handlers share, over an open store.

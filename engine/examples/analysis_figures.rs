@@ -30,7 +30,7 @@ use vultus_engine::gallery::{
 };
 use vultus_engine::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use vultus_engine::index::IndexConfig;
-use vultus_engine::infer::{EmbedConfig, Embedder};
+use vultus_engine::infer::{EmbedConfig, Embedder, Threads};
 use vultus_engine::model::{Model, ModelSource, ModelUnavailable, ServedModel};
 use vultus_engine::store::memory::MemoryStore;
 use vultus_engine::store::{Check, FaceSource, GalleryKind, ThresholdSetting};
@@ -96,7 +96,12 @@ fn load(path: &str) -> Result<Vec<Sample>> {
 
 fn database(kind: GalleryKind) -> Result<(Arc<Database>, GalleryId, ModelId)> {
     let served = Arc::clone(
-        Embedder::start(Model::embedded(false, &Device::Cpu)?, None, EmbedConfig { batch: 1, threads: 1 })?.served(),
+        Embedder::start(
+            Model::embedded(false, &Device::Cpu)?,
+            None,
+            EmbedConfig { batch: 1, threads: Threads::start(1)? },
+        )?
+        .served(),
     );
     let config = DatabaseConfig { model: Arc::clone(&served), review: None, index: IndexConfig::default() };
     let database = Database::open(Arc::new(MemoryStore::new()), Arc::new(Source(Arc::clone(&served))), config)?;

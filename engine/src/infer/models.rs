@@ -1,16 +1,16 @@
-//! The backbones in use: the server's own and those that galleries are bound to, each on a thread of its own.
+//! The backbones in use: the server's own and those that galleries are bound to.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use candle_core::Device;
 use parking_lot::{Mutex, RwLock};
 
 use super::InferError;
 use super::pipeline::EmbedBatch;
-use super::worker::{Waiting, Worker};
+use super::queue::{Queue, Waiting};
+use super::threads::Threads;
 use crate::align::AlignedCrop;
 use crate::face::Feature;
 use crate::ids::ModelId;
@@ -23,20 +23,20 @@ pub const UNMEASURED_THRESHOLD: f32 = 0.3;
 /// Crops of a background job that go through a network at once, so that a request never waits long behind them.
 const BACKGROUND_BATCH: usize = 4;
 
-/// How a backbone's worker runs it.
-#[derive(Debug, Clone, Copy)]
+/// How backbones are run.
+#[derive(Debug, Clone)]
 pub struct EmbedConfig {
     /// Most crops of a batch.
     pub batch: usize,
-    /// Threads that compute; 0 takes as many as there are cores.
-    pub threads: usize,
+    /// Who computes.
+    pub threads: Threads,
 }
 
-/// One backbone with its thread.
+/// One backbone with what waits for it.
 pub struct Embedder {
     served: Arc<ServedModel>,
     model: Arc<Model>,
-    pub(super) worker: Worker<Vec<AlignedCrop>, Vec<Feature>>,
+    pub(super) queue: Queue<Vec<AlignedCrop>, Vec<Feature>>,
 }
 
 impl std::fmt::Debug for Embedder {
@@ -46,7 +46,11 @@ impl std::fmt::Debug for Embedder {
 }
 
 impl Embedder {
-    /// Starts the thread of a model. `threshold` stands before the model's own.
+    /// Puts a model to use. `threshold` stands before the model's own.
+    ///
+    /// On a CPU its batches leave one thread to the detector, whose short ones need not wait behind long ones then; where
+    /// there is nothing to detect, that thread takes part in them. A model on another device has threads of its own, which
+    /// wait more than they compute, and one batch at a time.
     pub fn start(model: Model, threshold: Option<f32>, config: EmbedConfig) -> std::io::Result<Self> {
         let model = Arc::new(model);
         let (manifest, impostors) = (model.manifest(), model.impostor_scores());
@@ -61,8 +65,14 @@ impl Embedder {
             network: model.set_fusion(),
         };
         let batch = config.batch.max(1);
-        let worker = Worker::start(EmbedBatch(Arc::clone(&model), batch), batch, config.threads)?;
-        Ok(Self { served: Arc::new(served), model, worker })
+        let (threads, lanes) = if model.device().is_cpu() {
+            let lanes = config.threads.count() - 1;
+            (config.threads, lanes)
+        } else {
+            (Threads::start(config.threads.count())?, 1)
+        };
+        let queue = Queue::new(EmbedBatch(Arc::clone(&model), batch), batch, lanes, threads);
+        Ok(Self { served: Arc::new(served), model, queue })
     }
 
     /// What galleries need of it.
@@ -81,11 +91,7 @@ impl Embedder {
     }
 
     pub(super) fn submit(&self, crops: Vec<AlignedCrop>) -> Waiting<Vec<Feature>> {
-        self.worker.submit(crops)
-    }
-
-    pub(super) fn stopped(&self) -> bool {
-        self.worker.counters.stopped.load(Ordering::Acquire)
+        self.queue.submit(crops)
     }
 }
 
@@ -167,8 +173,8 @@ impl Models {
         if model.id() != id {
             return Err(ModelUnavailable(format!("the model of that name is {}, not {id}", model.id())));
         }
-        let embedder = Embedder::start(model, None, self.config)
-            .map_err(|error| ModelUnavailable(format!("no thread for the model: {error}")))?;
+        let embedder = Embedder::start(model, None, self.config.clone())
+            .map_err(|error| ModelUnavailable(format!("no threads for the model: {error}")))?;
         let embedder = Arc::new(embedder);
         tracing::info!(model = %id, "model loaded");
         self.loaded.write().insert(id.clone(), Arc::clone(&embedder));

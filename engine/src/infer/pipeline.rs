@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::InferError;
 use super::models::{Embedder, Models};
-use super::worker::{Batch, Counters, Waiting, Worker};
+use super::queue::{Batch, Counters, Queue, Waiting};
+use super::threads::Threads;
 use crate::align::AlignedCrop;
 use crate::detect::{DetectOptions, Detector};
 use crate::face::{DetectedFace, Feature};
@@ -21,13 +22,11 @@ pub struct PipelineConfig {
     pub max_queued_images: usize,
     /// Megapixels of photos detected as one batch, each photo counted as at least one.
     pub detect_batch: usize,
-    /// Threads that detect; 0 takes as many as there are cores.
-    pub threads: usize,
 }
 
 impl Default for PipelineConfig {
     fn default() -> Self {
-        Self { max_queued_images: 256, detect_batch: 8, threads: 0 }
+        Self { max_queued_images: 256, detect_batch: 8 }
     }
 }
 
@@ -40,8 +39,6 @@ pub struct Permit {
 /// What the readiness probe and the metrics read.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct PipelineHealth {
-    /// All worker threads run.
-    pub running: bool,
     /// Images in work.
     pub in_work: usize,
     /// Batches and requests embedded since the start.
@@ -56,20 +53,21 @@ pub struct PipelineHealth {
 pub struct Pipeline {
     permits: Arc<Semaphore>,
     capacity: usize,
-    detector: Worker<DetectInput, Vec<DetectedFace>>,
+    detector: Queue<DetectInput, Vec<DetectedFace>>,
     models: Arc<Models>,
 }
 
 impl Pipeline {
-    /// Starts the detector's thread.
-    pub fn start(detector: Box<dyn Detector>, models: Arc<Models>, config: PipelineConfig) -> std::io::Result<Self> {
+    /// A pipeline whose detector computes on `threads`, as the backbones do.
+    pub fn new(detector: Box<dyn Detector>, models: Arc<Models>, threads: Threads, config: PipelineConfig) -> Self {
         let capacity = config.max_queued_images.max(1);
-        Ok(Self {
+        let lanes = threads.count();
+        Self {
             permits: Arc::new(Semaphore::new(capacity)),
             capacity,
-            detector: Worker::start(DetectBatch(detector), config.detect_batch, config.threads)?,
+            detector: Queue::new(DetectBatch(detector), config.detect_batch, lanes, threads),
             models,
-        })
+        }
     }
 
     /// The backbones.
@@ -95,15 +93,14 @@ impl Pipeline {
         with.submit(crops)
     }
 
-    /// Whether the workers run, and how busy they are.
+    /// How busy it is.
     pub fn health(&self) -> PipelineHealth {
-        let detect = &self.detector.counters;
+        let detect = self.detector.counters();
         let backbones = self.models.in_use();
         let sum = |count: fn(&Counters) -> &AtomicU64| {
-            backbones.iter().map(|one| count(&one.worker.counters).load(Ordering::Relaxed)).sum::<u64>()
+            backbones.iter().map(|one| count(one.queue.counters()).load(Ordering::Relaxed)).sum::<u64>()
         };
         PipelineHealth {
-            running: !detect.stopped.load(Ordering::Acquire) && !backbones.iter().any(|one| one.stopped()),
             in_work: self.capacity - self.permits.available_permits(),
             embed_batches: sum(|counters| &counters.batches),
             embed_requests: sum(|counters| &counters.requests),
@@ -133,7 +130,7 @@ impl Batch for DetectBatch {
         (input.photo.width() as usize * input.photo.height() as usize).div_ceil(1 << 20).max(1)
     }
 
-    fn run(&mut self, inputs: Vec<DetectInput>) -> Vec<Result<Vec<DetectedFace>, InferError>> {
+    fn run(&self, inputs: Vec<DetectInput>) -> Vec<Result<Vec<DetectedFace>, InferError>> {
         let mut outputs: Vec<Option<Result<Vec<DetectedFace>, InferError>>> = inputs.iter().map(|_| None).collect();
         // Requests with the same options go through the network together.
         for start in 0..inputs.len() {
@@ -169,7 +166,7 @@ impl Batch for EmbedBatch {
         crops.len()
     }
 
-    fn run(&mut self, inputs: Vec<Vec<AlignedCrop>>) -> Vec<Result<Vec<Feature>, InferError>> {
+    fn run(&self, inputs: Vec<Vec<AlignedCrop>>) -> Vec<Result<Vec<Feature>, InferError>> {
         let sizes: Vec<usize> = inputs.iter().map(Vec::len).collect();
         let crops: Vec<AlignedCrop> = inputs.into_iter().flatten().collect();
         match self.extract(&crops) {

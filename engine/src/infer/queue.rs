@@ -1,33 +1,34 @@
-//! A thread that owns a network and runs what waits for it in batches.
+//! What waits for a network, and how it is taken in batches.
 //!
-//! It computes on a pool of threads of which it is one itself. A network that is called from outside of its pool hands every
-//! layer over to it and waits: two switches of threads a layer, which costs a small network more than its arithmetic. Each
-//! worker has a pool of its own, so that a short batch of the detector never waits behind a long one of a backbone.
+//! Every request that comes calls a thread of the pool ([`Threads`]), which takes its share of what waits then: a part for
+//! each thread that may run the network at a time. So a lone request is answered at once, a busy server's batches fill by
+//! themselves, and no thread stands between a request and those that compute.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::InferError;
+use super::threads::Threads;
 
-/// What a worker thread does with a batch.
-pub(super) trait Batch: Send + 'static {
+/// What is done with a batch.
+pub(super) trait Batch: Send + Sync + 'static {
     /// One request.
     type Input: Send;
     /// Its answer.
     type Output: Send;
 
-    /// Name of the thread.
+    /// What the network is called in the log.
     fn name(&self) -> &'static str;
     /// How much of the batch budget an input takes, at least 1.
     fn cost(&self, input: &Self::Input) -> usize;
     /// Answers each input, in order.
-    fn run(&mut self, inputs: Vec<Self::Input>) -> Vec<Result<Self::Output, InferError>>;
+    fn run(&self, inputs: Vec<Self::Input>) -> Vec<Result<Self::Output, InferError>>;
 }
 
 /// How long a request waited and ran.
@@ -66,120 +67,126 @@ impl<T> Waiting<T> {
 
 struct Job<I, O> {
     input: I,
+    cost: usize,
     submitted: Instant,
     answer: oneshot::Sender<Result<Done<O>, InferError>>,
 }
 
-/// Counters of a worker.
+/// Counters of a queue.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) batches: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) withdrawn: AtomicU64,
-    pub(super) stopped: AtomicBool,
 }
 
-/// Handle of a worker thread. Dropping it ends the thread once its queue is empty.
-pub(super) struct Worker<I, O> {
-    queue: Option<mpsc::Sender<Job<I, O>>>,
-    pub(super) counters: Arc<Counters>,
-    thread: Option<JoinHandle<()>>,
+/// The queue of a network. What waits is still answered after this is dropped.
+pub(super) struct Queue<I, O>(Arc<Shared<I, O>>);
+
+struct Shared<I, O> {
+    batch: Box<dyn Batch<Input = I, Output = O>>,
+    threads: Threads,
+    /// Most cost of a batch; a single dearer input still runs, alone.
+    budget: usize,
+    /// Batches that may run at a time.
+    lanes: usize,
+    state: Mutex<State<I, O>>,
+    counters: Counters,
 }
 
-impl<I: Send + 'static, O: Send + 'static> Worker<I, O> {
-    /// Starts the thread and those that compute with it, `threads` in all; 0 takes as many as there are cores. `budget`
-    /// bounds the cost of a batch; a single dearer input still runs, alone.
-    pub(super) fn start<B>(batch: B, budget: usize, threads: usize) -> std::io::Result<Self>
+struct State<I, O> {
+    waiting: VecDeque<Job<I, O>>,
+    /// Of all that wait.
+    cost: usize,
+    /// Batches that run.
+    running: usize,
+}
+
+impl<I: Send + 'static, O: Send + 'static> Queue<I, O> {
+    /// A queue of batches that cost at most `budget`, at most `lanes` of which run at a time.
+    pub(super) fn new<B>(batch: B, budget: usize, lanes: usize, threads: Threads) -> Self
     where
         B: Batch<Input = I, Output = O>,
     {
-        let (sender, receiver) = mpsc::channel();
-        let (ready, started) = mpsc::channel();
-        let counters = Arc::new(Counters::default());
-        let thread = std::thread::Builder::new().name(batch.name().to_owned()).spawn({
-            let counters = counters.clone();
-            move || {
-                let _pool = match pool(batch.name(), threads) {
-                    Ok(pool) => pool,
-                    Err(error) => return drop(ready.send(Err(std::io::Error::other(error)))),
-                };
-                let _ = ready.send(Ok(()));
-                serve(batch, &receiver, budget, &counters);
-                counters.stopped.store(true, Ordering::Release);
-            }
-        })?;
-        started.recv().unwrap_or_else(|_| Err(std::io::Error::other("a worker thread ended at its start")))?;
-        Ok(Self { queue: Some(sender), counters, thread: Some(thread) })
+        let state = Mutex::new(State { waiting: VecDeque::new(), cost: 0, running: 0 });
+        let (budget, lanes) = (budget.max(1), lanes.max(1));
+        Self(Arc::new(Shared { batch: Box::new(batch), threads, budget, lanes, state, counters: Counters::default() }))
     }
 
     /// Puts a request in the queue. The queue's length is bounded by the permits the caller had to get first.
     pub(super) fn submit(&self, input: I) -> Waiting<O> {
         let (answer, receiver) = oneshot::channel();
-        let job = Job { input, submitted: Instant::now(), answer };
-        if let Some(queue) = &self.queue {
-            // A failed send drops the job and with it the sender, so the receiver reports `Stopped`.
-            let _ = queue.send(job);
-        }
+        let cost = self.0.batch.cost(&input).max(1);
+        let mut state = self.0.state.lock();
+        state.cost += cost;
+        state.waiting.push_back(Job { input, cost, submitted: Instant::now(), answer });
+        drop(state);
+        self.0.call();
         Waiting(receiver)
     }
-}
 
-/// Makes the calling thread the first of a pool. What describes the pool stays in memory when it ends (some kilobytes, once
-/// for each model that was loaded); its other threads end.
-fn pool(name: &'static str, threads: usize) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
-    let named = move |index| format!("{name}-{index}");
-    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(named).use_current_thread().build()
-}
-
-impl<I, O> Drop for Worker<I, O> {
-    fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    pub(super) fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 }
 
-fn serve<B: Batch>(mut batch: B, queue: &mpsc::Receiver<Job<B::Input, B::Output>>, budget: usize, counters: &Counters) {
-    let mut held_over = None;
-    loop {
-        let first = match held_over.take() {
-            Some(job) => job,
-            None => match queue.recv() {
-                Ok(job) => job,
-                Err(mpsc::RecvError) => return,
-            },
-        };
+impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
+    /// Calls a thread for what waits.
+    fn call(self: &Arc<Self>) {
+        let own = Arc::clone(self);
+        self.threads.call(move || own.serve());
+    }
+
+    /// Runs one batch, where there is something to run and it may. Another thread was called for each request, so those
+    /// that come after the batch was taken are seen to, unless they came while nothing more was allowed to run.
+    fn serve(self: Arc<Self>) {
+        let Some(jobs) = self.take() else { return };
+        run(&*self.batch, jobs);
+        let mut state = self.state.lock();
+        state.running -= 1;
+        let more = !state.waiting.is_empty();
+        drop(state);
+        if more {
+            self.call();
+        }
+    }
+
+    fn take(&self) -> Option<Vec<Job<I, O>>> {
+        let mut state = self.state.lock();
+        if state.running == self.lanes {
+            return None;
+        }
+        let share = state.cost.div_ceil(self.lanes).clamp(1, self.budget);
         let mut cost = 0;
-        let mut jobs = Vec::new();
-        let mut next = Some(first);
-        while let Some(job) = next.take().or_else(|| queue.try_recv().ok()) {
+        let mut jobs: Vec<Job<I, O>> = Vec::new();
+        while cost < share
+            && let Some(job) = state.waiting.pop_front()
+        {
             if job.answer.is_closed() {
-                counters.withdrawn.fetch_add(1, Ordering::Relaxed);
+                state.cost -= job.cost;
+                self.counters.withdrawn.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            let this = batch.cost(&job.input).max(1);
-            if !jobs.is_empty() && cost + this > budget {
-                held_over = Some(job);
+            if !jobs.is_empty() && cost + job.cost > share {
+                state.waiting.push_front(job);
                 break;
             }
-            cost += this;
+            state.cost -= job.cost;
+            cost += job.cost;
             jobs.push(job);
-            if cost >= budget {
-                break;
-            }
         }
         if jobs.is_empty() {
-            continue;
+            return None;
         }
-        counters.batches.fetch_add(1, Ordering::Relaxed);
-        counters.requests.fetch_add(jobs.len() as u64, Ordering::Relaxed);
-        run(&mut batch, jobs);
+        state.running += 1;
+        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.counters.requests.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+        Some(jobs)
     }
 }
 
 /// Runs one batch and answers each of its requests. A panic in the network fails the batch, not the thread.
-fn run<B: Batch>(batch: &mut B, jobs: Vec<Job<B::Input, B::Output>>) {
+fn run<I: Send + 'static, O: Send + 'static>(batch: &dyn Batch<Input = I, Output = O>, jobs: Vec<Job<I, O>>) {
     let started = Instant::now();
     let (inputs, answers): (Vec<_>, Vec<_>) =
         jobs.into_iter().map(|job| (job.input, (job.submitted, job.answer))).unzip();
@@ -201,7 +208,6 @@ fn run<B: Batch>(batch: &mut B, jobs: Vec<Job<B::Input, B::Output>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
     /// Doubles numbers; holds each batch until the gate is released; panics on 13.
     struct Doubler {
@@ -218,60 +224,100 @@ mod tests {
         fn cost(&self, input: &usize) -> usize {
             *input
         }
-        fn run(&mut self, inputs: Vec<usize>) -> Vec<Result<usize, InferError>> {
+        fn run(&self, inputs: Vec<usize>) -> Vec<Result<usize, InferError>> {
             drop(self.gate.lock());
             assert!(!inputs.contains(&13));
-            self.sizes.lock().unwrap().push(inputs.len());
+            self.sizes.lock().push(inputs.len());
             inputs.into_iter().map(|i| Ok(2 * i)).collect()
         }
     }
 
-    type Rig = (Worker<usize, usize>, Arc<Mutex<()>>, Arc<Mutex<Vec<usize>>>);
+    type Rig = (Queue<usize, usize>, Arc<Mutex<()>>, Arc<Mutex<Vec<usize>>>);
 
-    fn doubler(budget: usize) -> Rig {
+    fn doubler(budget: usize, lanes: usize) -> Rig {
         let (gate, sizes) = (Arc::default(), Arc::default());
-        let worker = Worker::start(Doubler { gate: Arc::clone(&gate), sizes: Arc::clone(&sizes) }, budget, 1).unwrap();
-        (worker, gate, sizes)
+        let doubler = Doubler { gate: Arc::clone(&gate), sizes: Arc::clone(&sizes) };
+        let queue = Queue::new(doubler, budget, lanes, Threads::start(lanes).unwrap());
+        (queue, gate, sizes)
     }
 
     #[test]
     fn what_waits_is_one_batch_within_the_budget() {
-        let (worker, gate, sizes) = doubler(4);
-        let held = gate.lock().unwrap();
-        let first = worker.submit(1);
-        while worker.counters.batches.load(Ordering::Relaxed) == 0 {
+        let (queue, gate, sizes) = doubler(4, 1);
+        let held = gate.lock();
+        let first = queue.submit(1);
+        while queue.counters().batches.load(Ordering::Relaxed) == 0 {
             std::thread::yield_now();
         }
-        let rest: Vec<_> = [2, 1, 2, 9, 1].into_iter().map(|i| worker.submit(i)).collect();
+        let rest: Vec<_> = [2, 1, 2, 9, 1].into_iter().map(|i| queue.submit(i)).collect();
         drop(held);
         assert_eq!(first.wait().unwrap().output, 2);
         let answers: Vec<usize> = rest.into_iter().map(|w| w.wait().unwrap().output).collect();
         assert_eq!(answers, [4, 2, 4, 18, 2]);
         // 1 | 2+1 (2 more would exceed 4) | 2 (9 would) | 9 alone | 1
-        assert_eq!(*sizes.lock().unwrap(), [1, 2, 1, 1, 1]);
+        assert_eq!(*sizes.lock(), [1, 2, 1, 1, 1]);
     }
 
     #[test]
     fn withdrawn_requests_are_not_run() {
-        let (worker, gate, sizes) = doubler(100);
-        let held = gate.lock().unwrap();
-        let first = worker.submit(1);
-        while worker.counters.batches.load(Ordering::Relaxed) == 0 {
+        let (queue, gate, sizes) = doubler(100, 1);
+        let held = gate.lock();
+        let first = queue.submit(1);
+        while queue.counters().batches.load(Ordering::Relaxed) == 0 {
             std::thread::yield_now();
         }
-        drop(worker.submit(2));
-        let kept = worker.submit(3);
+        drop(queue.submit(2));
+        let kept = queue.submit(3);
         drop(held);
         assert_eq!(first.wait().unwrap().output, 2);
         assert_eq!(kept.wait().unwrap().output, 6);
-        assert_eq!(*sizes.lock().unwrap(), [1, 1]);
-        assert_eq!(worker.counters.withdrawn.load(Ordering::Relaxed), 1);
+        assert_eq!(*sizes.lock(), [1, 1]);
+        assert_eq!(queue.counters().withdrawn.load(Ordering::Relaxed), 1);
     }
 
     #[test]
     fn a_panic_fails_its_batch_and_no_other() {
-        let (worker, _gate, _sizes) = doubler(1);
-        assert!(matches!(worker.submit(13).wait(), Err(InferError::Failed(_))));
-        assert_eq!(worker.submit(4).wait().unwrap().output, 8);
+        let (queue, _gate, _sizes) = doubler(1, 1);
+        assert!(matches!(queue.submit(13).wait(), Err(InferError::Failed(_))));
+        assert_eq!(queue.submit(4).wait().unwrap().output, 8);
+    }
+
+    #[test]
+    fn what_waits_is_divided_among_the_lanes() {
+        let (queue, gate, sizes) = doubler(100, 2);
+        let held = gate.lock();
+        let first: Vec<_> = (0..2).map(|_| queue.submit(1)).collect();
+        while queue.counters().batches.load(Ordering::Relaxed) < 2 {
+            std::thread::yield_now();
+        }
+        let rest: Vec<_> = (0..6).map(|_| queue.submit(1)).collect();
+        assert_eq!(queue.counters().batches.load(Ordering::Relaxed), 2, "no more than two run at a time");
+        drop(held);
+        for waiting in first.into_iter().chain(rest) {
+            assert_eq!(waiting.wait().unwrap().output, 2);
+        }
+        let sizes = sizes.lock();
+        assert_eq!(sizes.iter().sum::<usize>(), 8);
+        // Six waited when the next one was taken: half of them.
+        assert_eq!(sizes.iter().max(), Some(&3), "{sizes:?}");
+    }
+
+    #[test]
+    fn all_are_answered_whoever_comes_when() {
+        let (queue, gate, _sizes) = doubler(3, 2);
+        drop(gate);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..500 {
+                        let waiting: Vec<_> = (0..round % 5).map(|i| queue.submit(i)).collect();
+                        for (i, waiting) in waiting.into_iter().enumerate() {
+                            assert_eq!(waiting.wait().unwrap().output, 2 * i);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(queue.counters().requests.load(Ordering::Relaxed), 4 * 1000);
     }
 }
