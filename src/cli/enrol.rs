@@ -82,13 +82,14 @@ impl Enrol {
         let photos: usize = subjects.iter().map(|subject| subject.photos.len()).sum();
         anyhow::ensure!(photos > 0, "{} holds no folder with photos in it", self.folder.display());
         let connected = self.target.connect()?;
-        ensure_gallery(&connected.client, &self.gallery, self.keep_crops)?;
+        let made = ensure_gallery(&connected.client, &self.gallery, self.keep_crops)?;
 
         let started = Instant::now();
         let bar = progress(photos, "photos");
         let mut total = Outcome::default();
         let mut subjects_enrolled = 0;
-        let work = |subject: &SubjectFolder| enrol_subject(&connected.client, &self.gallery, subject, self.select);
+        let work =
+            |subject: &SubjectFolder| enrol_subject(&connected.client, &self.gallery, subject, self.select, made);
         parallel::ordered(&subjects, self.jobs.into(), work, |subject, outcome| {
             let outcome = outcome.with_context(|| format!("enrolment stopped at subject {}", subject.name))?;
             bar.inc(subject.photos.len() as u64);
@@ -141,21 +142,22 @@ pub(super) fn subject_folders(folder: &Path, max_per_subject: Option<usize>) -> 
     Ok(subjects)
 }
 
-/// Makes the gallery unless it is there.
-fn ensure_gallery(client: &Client, gallery: &str, keep_crops: bool) -> anyhow::Result<()> {
+/// Makes the gallery unless it is there; gives whether it did.
+fn ensure_gallery(client: &Client, gallery: &str, keep_crops: bool) -> anyhow::Result<bool> {
     match client.post::<Value>("/v1/galleries", &json!({ "id": gallery, "keep_crops": keep_crops })) {
-        Ok(_) => Ok(()),
-        Err(ClientError::Problem(problem)) if problem.code == Code::GalleryExists => Ok(()),
+        Ok(_) => Ok(true),
+        Err(ClientError::Problem(problem)) if problem.code == Code::GalleryExists => Ok(false),
         Err(error) => Err(error).with_context(|| format!("gallery {gallery} cannot be made")),
     }
 }
 
-/// Enrols the photos of a subject that are not enrolled yet. Fails when the server does.
+/// Enrols the photos of a subject that are not enrolled yet, which in a `new` gallery none is. Fails when the server does.
 fn enrol_subject(
     client: &Client,
     gallery: &str,
     subject: &SubjectFolder,
     select: Select,
+    new: bool,
 ) -> Result<Outcome, ClientError> {
     let mut outcome = Outcome::default();
     if vultus_engine::ids::SubjectId::try_from(subject.name.as_str()).is_err() {
@@ -164,7 +166,7 @@ fn enrol_subject(
         return Ok(outcome);
     }
     let faces = format!("/v1/galleries/{gallery}/subjects/{}/faces", subject.name);
-    let enrolled = enrolled_media(client, &faces)?;
+    let enrolled = if new { HashSet::new() } else { enrolled_media(client, &faces)? };
     let select = serde_urlencoded::to_string([("select", select)]).unwrap_or_default();
     for photo in &subject.photos {
         // A name that is no text would be stored changed, and taken for another on the next run.
