@@ -1,4 +1,4 @@
-//! The exact index: every live row is compared with the probe.
+//! The exact index: every live row is compared with the probe, as bytes first and in full where its score may reach the list.
 //!
 //! [`FlatRows`] is an immutable state of a gallery's rows. Rows have **slots**, numbered in the order they came and
 //! kept in chunks of [`CHUNK_ROWS`]; all chunks but the last are full, so slot *s* is row *s* mod 512 of chunk *s* / 512.
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::codes::{CodedProbe, Scale, coded_len, encode};
 use super::top::TopSubjects;
 use super::vector::{check_unit, cosine};
 use super::{IndexError, IndexKind, RowKey, SearchOutcome, VectorIndex};
@@ -56,18 +57,49 @@ struct ChunkRows {
     keys: Vec<RowKey>,
     /// `keys.len()` × dim values, row by row.
     vectors: Vec<f32>,
+    /// The same as bytes, [`coded_len`] a row.
+    codes: Vec<i8>,
+    /// Of each row.
+    scales: Vec<f32>,
+    /// Of each row.
+    rests: Vec<f32>,
 }
 
 impl Clone for ChunkRows {
     /// A copy is made to append to it, so it has room for a few more rows.
     fn clone(&self) -> Self {
+        /// A copy of `values`, as many for each row, with room for those of `rows`.
+        fn copy<T: Clone>(values: &[T], rows: usize, room: usize) -> Vec<T> {
+            let mut copy = Vec::with_capacity(values.len() / rows.max(1) * room);
+            copy.extend_from_slice(values);
+            copy
+        }
         let rows = self.keys.len();
-        let dim = self.vectors.len() / rows.max(1);
         let room = (rows + 8).min(CHUNK_ROWS);
-        let mut copy = Self { keys: Vec::with_capacity(room), vectors: Vec::with_capacity(room * dim) };
-        copy.keys.extend_from_slice(&self.keys);
-        copy.vectors.extend_from_slice(&self.vectors);
-        copy
+        Self {
+            keys: copy(&self.keys, rows, room),
+            vectors: copy(&self.vectors, rows, room),
+            codes: copy(&self.codes, rows, room),
+            scales: copy(&self.scales, rows, room),
+            rests: copy(&self.rests, rows, room),
+        }
+    }
+}
+
+impl ChunkRows {
+    fn push(&mut self, key: RowKey, vector: &[f32]) {
+        self.keys.push(key);
+        self.vectors.extend_from_slice(vector);
+        let Scale { scale, rest } = encode(vector, &mut self.codes);
+        self.scales.push(scale);
+        self.rests.push(rest);
+        if self.keys.len() == CHUNK_ROWS {
+            self.keys.shrink_to_fit();
+            self.vectors.shrink_to_fit();
+            self.codes.shrink_to_fit();
+            self.scales.shrink_to_fit();
+            self.rests.shrink_to_fit();
+        }
     }
 }
 
@@ -118,10 +150,11 @@ impl FlatRows {
         self.slots() - self.live
     }
 
-    /// Memory taken by vectors and keys, dead ones included, in bytes. An estimate: the texts of the ids and the
+    /// Memory taken by vectors, their bytes and keys, dead ones included, in bytes. An estimate: the texts of the ids and the
     /// bookkeeping of the allocator are not in it.
     pub fn bytes(&self) -> usize {
-        self.slots() * (self.dim * size_of::<f32>() + size_of::<RowKey>()) + self.chunks.len() * size_of::<Chunk>()
+        let row = self.dim * size_of::<f32>() + coded_len(self.dim) + size_of::<Scale>() + size_of::<RowKey>();
+        self.slots() * row + self.chunks.len() * size_of::<Chunk>()
     }
 
     /// The row at `slot`, or `None` where it is dead or was never given out.
@@ -167,12 +200,18 @@ impl FlatRows {
     ) -> TopSubjects<'a> {
         let first_chunk = from / CHUNK_ROWS;
         let chunks = self.chunks.get(first_chunk..).unwrap_or_default();
+        let coded = CodedProbe::new(probe);
         let scan_one = |mut top: TopSubjects<'a>, (at, chunk): (usize, &'a Arc<Chunk>)| {
             let skip = if at == 0 { from % CHUNK_ROWS } else { 0 };
-            let rows = chunk.rows.vectors.chunks_exact(self.dim).zip(&chunk.rows.keys).enumerate().skip(skip);
-            for (row, (vector, key)) in rows {
-                if chunk.live.get(row) {
-                    top.offer_if(cosine(probe, vector), key, accept);
+            let rows = &*chunk.rows;
+            let count = rows.keys.len();
+            let (mut sums, mut bounds) = ([0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
+            let bounds = &mut bounds[..count];
+            coded.bounds(&rows.codes, &rows.scales, &rows.rests, &mut sums[..count], bounds);
+            for (row, bound) in bounds.iter().enumerate().skip(skip) {
+                if *bound >= top.floor() && chunk.live.get(row) {
+                    let vector = &rows.vectors[row * self.dim..(row + 1) * self.dim];
+                    top.offer_if(cosine(probe, vector), &rows.keys[row], accept);
                 }
             }
             top
@@ -242,12 +281,7 @@ impl FlatEdit {
         let chunk = Arc::make_mut(&mut self.next.chunks[at]);
         let rows = Arc::make_mut(&mut chunk.rows);
         let row = rows.keys.len();
-        rows.keys.push(key);
-        rows.vectors.extend_from_slice(vector);
-        if rows.keys.len() == CHUNK_ROWS {
-            rows.keys.shrink_to_fit();
-            rows.vectors.shrink_to_fit();
-        }
+        rows.push(key, vector);
         chunk.live.set(row, true);
         self.next.live += 1;
         at * CHUNK_ROWS + row

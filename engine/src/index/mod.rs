@@ -7,10 +7,12 @@
 //! - A search reads one published state and takes no lock. A write that has returned is in every later search.
 //! - A score is the product of the probe and the row, computed in one way only ([`vector`]): exact and approximate
 //!   search, whole and compacted galleries give the same bits.
+//! - An exact search compares rows as bytes first and passes over those whose score provably cannot reach the list (`codes`).
 //! - Rows are grouped by subject inside the scan (`top`), and equal scores are ordered by subject id.
 //! - An approximate search may miss a row. It never returns a removed row or a wrong score, and it says that it was
 //!   approximate, with the recall that was measured.
 
+mod codes;
 pub mod flat;
 pub mod gallery;
 pub mod hnsw;

@@ -47,6 +47,11 @@ impl<'a> TopSubjects<'a> {
         Self { limit, floor, found: Vec::new() }
     }
 
+    /// No row below this score can change the result.
+    pub(super) fn floor(&self) -> f32 {
+        self.floor
+    }
+
     /// Takes a row into account. `score` is not NaN.
     pub(super) fn offer(&mut self, score: f32, key: &'a RowKey) {
         // A row equal to the floor may still come first by its subject id.

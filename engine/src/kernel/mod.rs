@@ -1,4 +1,4 @@
-//! CPU kernels for convolutional networks.
+//! CPU kernels: convolutional networks, and the products of an index.
 //!
 //! Stock candle copies every layer's input into columns and spends most of its time there. Here a network is one custom
 //! operation of candle: tensors go in and come out, and in between activations stay in channels-last `map`s with a frame
@@ -16,6 +16,7 @@
 //! | `network` | what networks are put together from |
 //! | [`conv`] | convolutions by name, and in stock candle: the reference |
 //! | [`gpu`] | convolutions in candle's operations, arranged for GPUs |
+//! | `bytes` | products of rows of bytes |
 //! | `plain` | loops over whole numbers, which the compiler makes wide by itself |
 //!
 //! Every loop is written once and compiled for each instruction set; tests compare each with plain sums in double
@@ -24,6 +25,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "loops over registers are unrolled only when they count")]
 
+pub(crate) mod bytes;
 pub(crate) mod channelwise;
 pub mod conv;
 pub(crate) mod convolution;
