@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use vultus_engine::gallery::Database;
 use vultus_engine::ids::GalleryId;
+use vultus_engine::image::stated_pixels;
 use vultus_engine::infer::{Embedder, Pipeline};
 
 use crate::config::Settings;
@@ -17,6 +18,15 @@ use crate::middleware::idempotency::InProgress;
 use crate::problem::{Code, Problem};
 use crate::service::probes::Probes;
 use crate::watches::Watches;
+
+/// Pixels beyond which a photo is large: it takes a second or so on a slow core.
+const LARGE_PHOTO_PX: u64 = 4 << 20;
+
+/// The right to hold a decoded photo. Returned on drop.
+pub struct PhotoSlot {
+    _photo: OwnedSemaphorePermit,
+    _large: Option<OwnedSemaphorePermit>,
+}
 
 /// Shared state, cheap to clone.
 #[derive(Clone)]
@@ -38,6 +48,8 @@ pub struct Parts {
     pub in_progress: Mutex<InProgress>,
     /// Bounds the decoded photos held at a time.
     pub photo_slots: Arc<Semaphore>,
+    /// Bounds the large ones among them, so that not all threads look through such at once.
+    pub large_photo_slots: Arc<Semaphore>,
     /// Bounds the threads that decode at a time: many would leave the networks, which have few, a small share of the cores.
     pub decode_slots: Arc<Semaphore>,
     /// Bounds the videos that are sent at a time.
@@ -98,9 +110,14 @@ impl App {
         Ok(self.pipeline.models().get(&model.id)?)
     }
 
-    /// Waits until one more decoded photo may be held.
-    pub async fn photo_slot(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.photo_slots).acquire_owned().await.map_err(Problem::internal)
+    /// Waits until this photo may be decoded and held. Looking through a large one takes seconds: some thread is always left
+    /// to small ones, which pass by the large ones that wait.
+    pub async fn photo_slot(&self, file: &[u8]) -> Result<PhotoSlot, Problem> {
+        let large = stated_pixels(file).is_some_and(|pixels| pixels > LARGE_PHOTO_PX);
+        let slot = |slots: &Arc<Semaphore>| Arc::clone(slots).acquire_owned();
+        let large = if large { Some(slot(&self.large_photo_slots).await.map_err(Problem::internal)?) } else { None };
+        let photo = slot(&self.photo_slots).await.map_err(Problem::internal)?;
+        Ok(PhotoSlot { _photo: photo, _large: large })
     }
 
     /// Whether requests should be sent here.
@@ -121,5 +138,31 @@ impl std::ops::Deref for App {
 
     fn deref(&self) -> &Parts {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use vultus_engine::image::encode_png;
+    use vultus_engine::store::memory::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn small_photos_pass_by_large_ones_that_wait() {
+        let mut settings = Settings::default();
+        settings.model.threads = 2;
+        let folder = tempfile::tempdir().unwrap();
+        settings.server.data_dir = folder.path().to_path_buf();
+        let app = crate::server::build(settings, Arc::new(MemoryStore::new())).unwrap();
+        let photo = |side| encode_png(&image::RgbImage::new(side, side)).unwrap();
+        let (small, large) = (photo(64), photo(2_100));
+        let first = app.photo_slot(&large).await.unwrap();
+        let mut second = Box::pin(app.photo_slot(&large));
+        assert!(second.as_mut().now_or_never().is_none(), "one thread is left to small photos");
+        assert!(app.photo_slot(&small).now_or_never().is_some());
+        drop(first);
+        assert!(second.now_or_never().is_some());
     }
 }

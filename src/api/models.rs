@@ -4,8 +4,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use vultus_engine::ids::ModelId;
-use vultus_engine::model::{Color, Installed, RegistryError};
+use vultus_engine::model::{Color, Form, Installed, RegistryError};
 use vultus_engine::quality::NormStats;
 
 use super::paging::{Page, PageParams};
@@ -70,7 +69,7 @@ pub struct ModelView {
     pub fusion: FusionSpec,
     /// Whether it is compiled in.
     pub embedded: bool,
-    /// The ids, with and without flip fusion, under which this server runs it now.
+    /// The ids under which this server runs it now: with and without flip fusion, in f32 and in bf16.
     pub in_use: Vec<String>,
     /// Bytes of its weights.
     pub bytes: u64,
@@ -91,8 +90,10 @@ impl From<NormStats> for NormView {
 impl ModelView {
     fn new(app: &App, model: &Installed) -> Self {
         let manifest = &model.manifest;
-        let running: Vec<ModelId> = app.pipeline.models().in_use().iter().map(|one| one.served().id.clone()).collect();
-        let ids = [model.id(false), model.id(true)];
+        let running = app.pipeline.models().in_use();
+        let ids = running.iter().map(|one| one.served().id.to_string());
+        let mut in_use: Vec<String> = ids.filter(|id| Form::split(id).0 == model.model_id.0).collect();
+        in_use.sort_unstable();
         Self {
             id: model.model_id.to_string(),
             name: model.name.clone(),
@@ -106,7 +107,7 @@ impl ModelView {
             norm_flip: manifest.norm.flip.map(NormView::from),
             fusion: manifest.fusion.into(),
             embedded: model.path.is_none(),
-            in_use: ids.iter().filter(|id| running.contains(id)).map(ToString::to_string).collect(),
+            in_use,
             bytes: model.bytes,
             sha256: manifest.sha256.clone(),
             licence: manifest.licence.clone(),
@@ -137,7 +138,7 @@ pub async fn list(State(app): State<App>, Query(page): Query<PageParams>) -> Res
     .await
 }
 
-/// Gives one model, by its name or by its id with or without `+flip`.
+/// Gives one model, by its name or by its id with or without `+bf16` and `+flip`.
 #[utoipa::path(get, path = "/v1/models/{model}", operation_id = "get_model", tag = "models",
     params(ModelPath),
     responses((status = 200, description = "The model.", body = ModelView)),

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use vultus_engine::gallery::GalleryError;
+use vultus_engine::kernel::isa::Isa;
 use vultus_engine::store::StoreError;
 
 /// Face identification database server.
@@ -69,6 +70,10 @@ struct SomeFailed {
 /// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(reason) = Isa::check_variable() {
+        eprintln!("vultus: {reason}");
+        return ExitCode::from(2);
+    }
     let done = match arguments.command {
         Command::Serve(command) => command.run(),
         Command::Detect(command) => command.run(),

@@ -160,7 +160,7 @@ fn greet(app: &App, address: SocketAddr) -> anyhow::Result<()> {
     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         tracing::debug!(%error, "nobody reads stdout");
     }
-    tracing::info!(%address, model = %app.database.model().id, "serving");
+    tracing::info!(%address, model = %app.database.model().id, kernels = app.default_model().model().kernels(), "serving");
     Ok(())
 }
 

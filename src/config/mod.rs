@@ -121,7 +121,7 @@ pub struct ModelSettings {
     pub embed_batch: usize,
     /// Megapixels of photos detected as one batch, each photo counted as at least one.
     pub detect_batch: usize,
-    /// Threads of each network, that of the detector and those of the backbones; 0 takes as many as there are cores.
+    /// Threads that compute, for the detector and all backbones together; 0 takes as many as there are cores, at most 1,024.
     pub threads: usize,
 }
 
@@ -273,6 +273,14 @@ impl Settings {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} is at least 1"));
         }
+        let bounded = [
+            ("model.threads", model.threads),
+            ("model.embed_batch", model.embed_batch),
+            ("model.detect_batch", model.detect_batch),
+        ];
+        if let Some((name, _)) = bounded.iter().find(|(_, value)| *value > MOST_AT_ONCE) {
+            return Err(format!("{name} is at most {MOST_AT_ONCE}"));
+        }
         self.video.check()?;
         self.watch.check()?;
         if !(0.1..=1.0).contains(&model.min_detection_score) {
@@ -302,6 +310,8 @@ impl Settings {
 
 /// Shortest key that is not guessed.
 const MIN_KEY_BYTES: usize = 8;
+/// Most threads, and most of a batch, that can be asked for.
+const MOST_AT_ONCE: usize = 1_024;
 
 #[cfg(test)]
 mod tests {
@@ -315,6 +325,8 @@ mod tests {
             change(&mut settings);
             settings.check().unwrap_err()
         };
+        assert!(wrong(|s| s.model.threads = usize::MAX).contains("model.threads"));
+        assert!(wrong(|s| s.model.embed_batch = 100_000).contains("model.embed_batch"));
         assert!(wrong(|s| s.limits.max_queued_images = 0).contains("max_queued_images"));
         assert!(wrong(|s| s.search.threshold = Some(9.0)).contains("threshold"));
         let review_above = |s: &mut Settings| (s.search.threshold, s.search.review_threshold) = (Some(0.3), Some(0.4));

@@ -175,7 +175,7 @@ async fn detect_one(
         let Item::Image { bytes, aligned: false, .. } = item else {
             return Err(Problem::with(Code::InvalidRequest, "this operation takes photos, not crops or embeddings"));
         };
-        let _slot = app.photo_slot().await?;
+        let _slot = app.photo_slot(&bytes).await?;
         let (photo, _) = decode_photo(app, bytes, &mut timings).await?;
         let faces = detect_photo(app, permit, &photo, options, &mut timings).await?;
         Ok(Found { width: photo.width(), height: photo.height(), faces })
@@ -200,7 +200,7 @@ async fn embed_one(
         };
         let (source, picture, crops) = if aligned {
             // What is called a crop can be a picture of any size.
-            let _slot = app.photo_slot().await?;
+            let _slot = app.photo_slot(&bytes).await?;
             let (picture, _) = decode_photo(app, bytes, &mut timings).await?;
             (FaceSource::Crop, None, vec![(None, aligned_crop(picture)?)])
         } else {
@@ -240,7 +240,7 @@ async fn crops(
     timings: &mut TimingsMs,
 ) -> Result<(PictureId, Vec<(Option<DetectedFace>, AlignedCrop)>), Problem> {
     let options = how.detect_options(app);
-    let _slot = app.photo_slot().await?;
+    let _slot = app.photo_slot(&bytes).await?;
     let (photo, picture) = decode_photo(app, bytes, timings).await?;
     let faces = detect_photo(app, permit, &photo, options, timings).await?;
     let chosen = match how.wanted {

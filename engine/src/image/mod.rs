@@ -121,6 +121,27 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeErr
         .unwrap_or_else(|_| Err(DecodeError::corrupt("the decoder gave up")))
 }
 
+/// Pixels of a picture as its header states them, which costs nothing; `None` where there is no telling.
+pub fn stated_pixels(bytes: &[u8]) -> Option<u64> {
+    let read = || {
+        let (width, height) = match ::image::guess_format(bytes).ok()? {
+            ImageFormat::Jpeg => jpeg::Header::read(bytes).ok().map(|header| (header.width, header.height))?,
+            ImageFormat::Png => png_size(bytes)?,
+            ImageFormat::WebP => WebPDecoder::new(Cursor::new(bytes)).ok()?.dimensions(),
+            _ => return None,
+        };
+        Some(u64::from(width) * u64::from(height))
+    };
+    // As in `decode`.
+    catch_unwind(AssertUnwindSafe(read)).ok().flatten()
+}
+
+/// Width and height of a PNG picture, which stand at a fixed place.
+fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let side = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
+    Some((side(16)?, side(20)?))
+}
+
 fn decode_bounded(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
     // Decoders count every allocation against this: pixels of up to 8 bytes and what they need to work.
     let max_alloc = limits.max_pixels.saturating_mul(8).saturating_add(64 << 20);
@@ -135,9 +156,8 @@ fn decode_bounded(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Decod
             read(JpegDecoder::new(Cursor::new(bytes)), memory, limits)
         }
         Ok(ImageFormat::Png) => {
-            // The size stands at a fixed place; the decoder would first unpack text and profiles.
-            let side = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
-            if let (Some(width), Some(height)) = (side(16), side(20)) {
+            // The decoder would first unpack text and profiles.
+            if let Some((width, height)) = png_size(bytes) {
                 check_size(width, height, limits)?;
             }
             let picture = read(PngDecoder::with_limits(Cursor::new(bytes), memory.clone()), memory, limits);

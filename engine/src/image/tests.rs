@@ -247,3 +247,23 @@ proptest! {
         let _ = jpeg::Header::read(&bytes);
     }
 }
+
+#[test]
+fn pixels_are_told_from_the_header_alone() {
+    let image = picture(70, 31);
+    let dynamic = DynamicImage::from(image.clone());
+    for bytes in [
+        jpeg_bytes(&image),
+        encoded(&dynamic, ImageFormat::Png),
+        encoded(&dynamic, ImageFormat::WebP),
+        oriented(&jpeg_bytes(&image), 6),
+    ] {
+        assert_eq!(stated_pixels(&bytes), Some(70 * 31));
+        for cut in 0..bytes.len().min(600) {
+            // Nothing but the picture's size or no answer, whatever is left of it.
+            assert!(stated_pixels(&bytes[..cut]).is_none_or(|pixels| pixels == 70 * 31), "{cut} bytes");
+        }
+    }
+    assert_eq!(stated_pixels(b""), None);
+    assert_eq!(stated_pixels(b"GIF89a"), None);
+}

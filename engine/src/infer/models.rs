@@ -15,7 +15,7 @@ use crate::align::AlignedCrop;
 use crate::face::Feature;
 use crate::ids::ModelId;
 use crate::model::{
-    Form, Installed, Manifest, Model, ModelSource, ModelUnavailable, Registry, RegistryError, ServedModel,
+    Form, Installed, Manifest, Model, ModelSource, ModelUnavailable, Precision, Registry, RegistryError, ServedModel,
 };
 
 /// Threshold of a model without measurements and without one in its manifest: usual for networks of the AdaFace family.
@@ -150,12 +150,16 @@ impl Models {
         self.loaded.read().values().cloned().collect()
     }
 
-    /// The id of a model asked for by name or id. A bare name takes the form of the server's own model.
+    /// The id of a model asked for by name or id. A bare name takes the form of the server's own model, or f32 where the
+    /// network has no other.
     pub fn resolve(&self, wanted: &str) -> Result<ModelId, ModelUnavailable> {
         let default = &self.default;
         let installed = self.find(wanted).map_err(unavailable)?;
         let by_id = wanted != installed.name;
-        let form = if by_id { Form::split(wanted).1 } else { default.model.form() };
+        let mut form = if by_id { Form::split(wanted).1 } else { default.model.form() };
+        if !by_id && !installed.manifest.architecture.has(form.precision) {
+            form.precision = Precision::F32;
+        }
         Ok(installed.id(form))
     }
 

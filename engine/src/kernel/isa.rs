@@ -51,6 +51,21 @@ impl Isa {
         })
     }
 
+    /// What is wrong with [`VARIABLE`], for programs that would rather not start than compute otherwise than they were told.
+    ///
+    /// # Errors
+    /// A sentence, where it names nothing or nothing that this machine has.
+    pub fn check_variable() -> Result<(), String> {
+        let name = std::env::var(VARIABLE).unwrap_or_default();
+        let has = |isa: &Self| Self::available().contains(isa);
+        match name.parse::<Self>() {
+            _ if name.is_empty() || name == STOCK => Ok(()),
+            Ok(isa) if has(&isa) => Ok(()),
+            Ok(_) => Err(format!("this machine has no {name}, which {VARIABLE} asks for")),
+            Err(UnknownIsa) => Err(format!("{VARIABLE} is avx512bf16, avx512, avx2, portable or stock, not {name:?}")),
+        }
+    }
+
     /// As [`Isa::preferred`], for networks that run on the kernels whatever is faster.
     pub fn current() -> Self {
         Self::preferred().unwrap_or(Self::available()[0])

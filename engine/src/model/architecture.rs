@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::form::Precision;
 use super::manifest::{Color, Input};
 use super::{ir, mobilefacenet, vit};
 
@@ -89,6 +90,11 @@ impl Architecture {
             Self::VitBaseKprpe => vit::tensors(true, dim),
             _ => self.ir().map(|design| ir::tensors(design, dim)).unwrap_or_default(),
         }
+    }
+
+    /// Whether the network runs in a precision: all in f32, those of the improved residual family in bf16 too.
+    pub fn has(self, precision: Precision) -> bool {
+        precision == Precision::F32 || self.ir().is_some()
     }
 
     /// The design of an improved residual network.

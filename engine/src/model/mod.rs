@@ -453,7 +453,7 @@ fn build(
     arithmetic: Arithmetic,
     precision: Precision,
 ) -> Result<Box<dyn Backbone>, ModelError> {
-    if precision != Precision::F32 && architecture.ir().is_none() {
+    if !architecture.has(precision) {
         return Err(ModelError::NoPrecision { architecture, precision });
     }
     // Weights that are arranged anew for a GPU are so on the CPU; the others go where they are used.

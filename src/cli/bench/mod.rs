@@ -6,6 +6,8 @@ mod figures;
 mod identify;
 mod photos;
 mod report;
+mod resident;
+mod search;
 
 use clap::{Args, Subcommand};
 
@@ -22,6 +24,8 @@ enum Command {
     Embed(embed::Embed),
     /// Measure identification and fusion on your own photos
     Identify(identify::Identify),
+    /// Measure how fast and how rightly a gallery of drawn vectors is searched
+    Search(search::Search),
 }
 
 impl Bench {
@@ -29,6 +33,7 @@ impl Bench {
         match self.command {
             Command::Embed(command) => command.run(),
             Command::Identify(command) => command.run(),
+            Command::Search(command) => command.run(),
         }
     }
 }

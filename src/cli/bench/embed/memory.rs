@@ -1,4 +1,4 @@
-//! Resident memory over many embeddings: flat once the workers are warm, or something grows.
+//! Resident memory over many embeddings: flat once the networks are warm, or something grows.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,8 @@ use vultus_engine::evaluate::Random;
 use vultus_engine::infer::Pipeline;
 use vultus_engine::model::Precision;
 
-use super::{Output, Setup, rss_mb};
+use super::super::resident::rss_mb;
+use super::{Output, Setup};
 
 /// Threads that send batches.
 const SENDERS: u64 = 4;
@@ -28,7 +29,7 @@ struct Point<'a> {
     rss_mb: Option<f64>,
 }
 
-/// Makes `count` embeddings, in requests of 1 to 24 crops from four threads at a time, which the worker puts together as they
+/// Makes `count` embeddings, in requests of 1 to 24 crops from four threads at a time, which are put together as they
 /// come.
 pub(super) fn run(
     setup: &Setup<'_>,

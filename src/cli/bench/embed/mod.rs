@@ -1,8 +1,7 @@
 //! `vultus bench embed`: how fast networks run on this machine, alone and in the chain that the server runs.
 //!
-//! A row is one model in one precision on so many threads with batches of one size. The model runs on a worker of its own, as
-//! in the server, and its time is that of the worker's run; waiting is not part of it. The first runs of every row are not
-//! counted.
+//! A row is one model in one precision on so many threads with batches of one size. The model runs as in the server, and its
+//! time is that of the run; waiting is not part of it. The first runs of every row are not counted.
 
 mod drawn;
 mod memory;
@@ -23,6 +22,7 @@ use vultus_engine::infer::Pipeline;
 use vultus_engine::model::{Architecture, Device, Model, ModelError, Precision, RegistryError, select_device};
 
 use super::super::local::detector;
+use super::resident::rss_mb;
 use crate::config::Settings;
 use crate::server::{load_model, pipeline_with};
 use crate::service::timing::ms;
@@ -192,7 +192,7 @@ fn has_no_precision(error: &anyhow::Error) -> bool {
     })
 }
 
-/// How long the worker takes for a batch, each time.
+/// How long a batch takes, each time.
 fn timed(pipeline: &Pipeline, batch: &[AlignedCrop], rounds: usize) -> anyhow::Result<Vec<Duration>> {
     let model = pipeline.models().default_model();
     let permit = pipeline.admit(1)?;
@@ -242,14 +242,6 @@ impl Output {
     fn row(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
         self.line(row, &row.heading(), &row.line())
     }
-}
-
-/// Resident memory of this process in megabytes, where the system tells.
-fn rss_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some((kib * 1.024).round() / 1e3)
 }
 
 #[cfg(test)]

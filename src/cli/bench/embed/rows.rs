@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 use vultus_engine::model::Precision;
 
+use super::super::resident::rss_mb;
 use super::stages::Stages;
-use super::{Setup, median_ms, rss_mb};
+use super::{Setup, median_ms};
 use crate::service::timing::ms;
 
 /// One measurement.
@@ -46,7 +47,7 @@ impl<'a> Row<'a> {
             dtype: setup.dtype,
             threads: setup.threads,
             batch,
-            ms_median,
+            ms_median: (ms_median * 1e3).round() / 1e3,
             ms_min: times.iter().min().copied().map_or(0.0, ms),
             faces_per_s: rate(batch, ms_median / 1e3),
             rss_mb: rss_mb(),
