@@ -22,7 +22,6 @@ use vultus_engine::infer::Pipeline;
 use vultus_engine::model::{Architecture, Device, Model, ModelError, Precision, RegistryError, select_device};
 
 use super::super::local::detector;
-use super::resident::rss_mb;
 use crate::config::Settings;
 use crate::server::{load_model, pipeline_with};
 use crate::service::timing::ms;

@@ -40,9 +40,9 @@ impl Faces {
         let Self { random, spread, rotation } = self;
         let mut vector: Vec<f32> = spread.iter().map(|spread| spread * random.normal() as f32).collect();
         for step in rotation {
-            for (a, b, cosine, sine) in step {
-                let (x, y) = (vector[*a], vector[*b]);
-                (vector[*a], vector[*b]) = (cosine * x - sine * y, sine * x + cosine * y);
+            for &mut (a, b, cosine, sine) in step {
+                let (x, y) = (vector[a], vector[b]);
+                (vector[a], vector[b]) = (cosine * x - sine * y, sine * x + cosine * y);
             }
         }
         unit(vector)

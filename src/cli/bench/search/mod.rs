@@ -136,11 +136,9 @@ impl Search {
             let of_person: Vec<_> = (person * images..rows.min((person + 1) * images))
                 .map(|row| Ok((key(person, row)?, faces.image(centre))))
                 .collect::<anyhow::Result<_>>()?;
-            for (probe, (_, vector)) in
-                probes.iter_mut().take(SAMPLE).flat_map(|probe| std::iter::repeat(probe).zip(&of_person))
-            {
-                let score = product(&probe.vector, vector);
-                probe.best[person] = probe.best[person].max(score);
+            for probe in probes.iter_mut().take(SAMPLE) {
+                let scores = of_person.iter().map(|(_, vector)| product(&probe.vector, vector));
+                probe.best[person] = scores.fold(f64::MIN, f64::max);
             }
             bar.inc(of_person.len() as u64);
             let started = Instant::now();
