@@ -124,7 +124,7 @@ mod tests {
         for isa in Isa::available() {
             let mut found = [0i32];
             products(*isa, &row, &row, &mut found);
-            assert_eq!(i64::from(found[0]), 127 * 127 << 17);
+            assert_eq!(i64::from(found[0]), (127 * 127) << 17);
         }
     }
 }
