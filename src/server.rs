@@ -101,7 +101,8 @@ pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipelin
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let photos = 2 * cores + settings.model.detect_batch;
-    let threads = if settings.model.threads == 0 { cores } else { settings.model.threads };
+    // One thread is left to small photos.
+    let large_photos = (pipeline.threads() - 1).max(1);
     crate::video::clear(&settings.server.data_dir);
     Ok(App::new(Parts {
         key: KeyHash::of(&settings.auth.key),
@@ -115,7 +116,7 @@ pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipelin
         openapi: Bytes::from(crate::openapi::text()),
         in_progress: Default::default(),
         photo_slots: Arc::new(Semaphore::new(photos)),
-        large_photo_slots: Arc::new(Semaphore::new((threads - 1).max(1))),
+        large_photo_slots: Arc::new(Semaphore::new(large_photos)),
         decode_slots: Arc::new(Semaphore::new(2 * cores)),
         background,
         stopping: AtomicBool::new(false),

@@ -47,7 +47,7 @@ pub struct NormView {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[schema(as = Model)]
 pub struct ModelView {
-    /// Its id without flip fusion: name and the start of the weights' SHA-256.
+    /// Its id without `+bf16` and `+flip`: name and the start of the weights' SHA-256.
     #[schema(example = "mobilefacenet-17d5763f9ac4054b")]
     pub id: String,
     /// Its name.

@@ -70,6 +70,11 @@ impl Pipeline {
         }
     }
 
+    /// Threads that detect.
+    pub fn threads(&self) -> usize {
+        self.detector.lanes()
+    }
+
     /// The backbones.
     pub fn models(&self) -> &Arc<Models> {
         &self.models

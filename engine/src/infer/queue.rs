@@ -125,6 +125,11 @@ impl<I: Send + 'static, O: Send + 'static> Queue<I, O> {
         Waiting(receiver)
     }
 
+    /// Batches that may run at a time.
+    pub(super) fn lanes(&self) -> usize {
+        self.0.lanes
+    }
+
     pub(super) fn counters(&self) -> &Counters {
         &self.0.counters
     }

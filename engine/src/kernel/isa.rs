@@ -33,21 +33,10 @@ impl Isa {
     pub fn preferred() -> Option<Self> {
         static PREFERRED: OnceLock<Option<Isa>> = OnceLock::new();
         *PREFERRED.get_or_init(|| {
-            let best = Some(Self::available()[0]).filter(|isa| *isa != Self::Portable);
-            let name = std::env::var(VARIABLE).unwrap_or_default();
-            match name.parse::<Self>() {
-                _ if name.is_empty() => best,
-                _ if name == STOCK => None,
-                Ok(isa) if Self::available().contains(&isa) => Some(isa),
-                Ok(_) => {
-                    tracing::warn!("this machine has no {name}, which {VARIABLE} asks for");
-                    best
-                }
-                Err(UnknownIsa) => {
-                    tracing::warn!("{VARIABLE} is avx512bf16, avx512, avx2, portable or stock, not {name:?}");
-                    best
-                }
-            }
+            asked().unwrap_or_else(|reason| {
+                tracing::warn!("{reason}");
+                best()
+            })
         })
     }
 
@@ -56,14 +45,7 @@ impl Isa {
     /// # Errors
     /// A sentence, where it names nothing or nothing that this machine has.
     pub fn check_variable() -> Result<(), String> {
-        let name = std::env::var(VARIABLE).unwrap_or_default();
-        let has = |isa: &Self| Self::available().contains(isa);
-        match name.parse::<Self>() {
-            _ if name.is_empty() || name == STOCK => Ok(()),
-            Ok(isa) if has(&isa) => Ok(()),
-            Ok(_) => Err(format!("this machine has no {name}, which {VARIABLE} asks for")),
-            Err(UnknownIsa) => Err(format!("{VARIABLE} is avx512bf16, avx512, avx2, portable or stock, not {name:?}")),
-        }
+        asked().map(drop)
     }
 
     /// As [`Isa::preferred`], for networks that run on the kernels whatever is faster.
@@ -79,6 +61,23 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::Portable => "portable",
         }
+    }
+}
+
+/// The best of the machine's; `None` for candle's own operations.
+fn best() -> Option<Isa> {
+    Some(Isa::available()[0]).filter(|isa| *isa != Isa::Portable)
+}
+
+/// What [`VARIABLE`] asks for, the best where it asks for nothing; else what is wrong with it.
+fn asked() -> Result<Option<Isa>, String> {
+    let name = std::env::var(VARIABLE).unwrap_or_default();
+    match name.parse::<Isa>() {
+        _ if name.is_empty() => Ok(best()),
+        _ if name == STOCK => Ok(None),
+        Ok(isa) if Isa::available().contains(&isa) => Ok(Some(isa)),
+        Ok(_) => Err(format!("this machine has no {name}, which {VARIABLE} asks for")),
+        Err(UnknownIsa) => Err(format!("{VARIABLE} is avx512bf16, avx512, avx2, portable or stock, not {name:?}")),
     }
 }
 
