@@ -15,21 +15,64 @@ const LONGEST: f32 = 1.0 + UNIT_TOLERANCE + 1e-5;
 const ROUNDING: f32 = 1e-5;
 
 /// Bytes of a vector of `dim` values, padding included.
-pub(super) fn coded_len(dim: usize) -> usize {
+fn coded_len(dim: usize) -> usize {
     dim.next_multiple_of(STEP)
 }
 
 /// What stands beside the bytes of a vector.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scale {
+struct Scale {
     /// Value of a byte.
-    pub(super) scale: f32,
+    scale: f32,
     /// At least the length of what the bytes leave out.
-    pub(super) rest: f32,
+    rest: f32,
+}
+
+/// Rows as bytes, in the order they came.
+#[derive(Default)]
+pub(super) struct CodedRows {
+    /// [`coded_len`] a row.
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    rests: Vec<f32>,
+}
+
+impl CodedRows {
+    /// Memory that a row of `dim` values takes, in bytes.
+    pub(super) fn row_bytes(dim: usize) -> usize {
+        coded_len(dim) + size_of::<Scale>()
+    }
+
+    /// Appends a checked vector.
+    pub(super) fn push(&mut self, vector: &[f32]) {
+        let Scale { scale, rest } = encode(vector, &mut self.codes);
+        self.scales.push(scale);
+        self.rests.push(rest);
+    }
+
+    /// A copy with room for so many rows.
+    pub(super) fn with_room(&self, rows: usize) -> Self {
+        let mut copy = Self {
+            codes: Vec::with_capacity(self.codes.len() / self.scales.len().max(1) * rows),
+            scales: Vec::with_capacity(rows),
+            rests: Vec::with_capacity(rows),
+        };
+        copy.codes.extend_from_slice(&self.codes);
+        copy.scales.extend_from_slice(&self.scales);
+        copy.rests.extend_from_slice(&self.rests);
+        copy
+    }
+
+    /// Gives back room that is not used.
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.codes.shrink_to_fit();
+        self.scales.shrink_to_fit();
+        self.rests.shrink_to_fit();
+    }
 }
 
 /// Appends the bytes of a checked vector.
-pub(super) fn encode(vector: &[f32], into: &mut Vec<i8>) -> Scale {
+fn encode(vector: &[f32], into: &mut Vec<i8>) -> Scale {
     let largest = vector.iter().fold(0f32, |largest, value| largest.max(value.abs()));
     // A vector of length 1 has a value above 0.
     let scale = largest / 127.0;
@@ -63,11 +106,10 @@ impl CodedProbe {
         Self { isa: Isa::current(), codes, scale, per_rest: LONGEST + rest, slack: rest * LONGEST + ROUNDING }
     }
 
-    /// For each of some rows, a score that its own does not exceed. All slices are of one length, but `codes`, which holds
-    /// [`coded_len`] bytes for each row.
-    pub(super) fn bounds(&self, codes: &[i8], scales: &[f32], rests: &[f32], sums: &mut [i32], bounds: &mut [f32]) {
-        products(self.isa, &self.codes, codes, sums);
-        for (((bound, sum), scale), rest) in bounds.iter_mut().zip(sums).zip(scales).zip(rests) {
+    /// For each row, a score that its own does not exceed. `sums` and `bounds` are as long as there are rows.
+    pub(super) fn bounds(&self, rows: &CodedRows, sums: &mut [i32], bounds: &mut [f32]) {
+        products(self.isa, &self.codes, &rows.codes, sums);
+        for (((bound, sum), scale), rest) in bounds.iter_mut().zip(sums).zip(&rows.scales).zip(&rows.rests) {
             let product = *sum as f32 * (self.scale * scale);
             // Scores are kept within −1 to 1, which raises those below.
             *bound = (product + rest * self.per_rest + self.slack).max(-1.0);
@@ -83,10 +125,10 @@ mod tests {
 
     /// The bound of one row, and its score.
     fn bound_and_score(probe: &[f32], row: &[f32]) -> (f32, f32) {
-        let mut codes = Vec::new();
-        let Scale { scale, rest } = encode(row, &mut codes);
+        let mut rows = CodedRows::default();
+        rows.push(row);
         let (mut sums, mut bounds) = ([0], [0.0]);
-        CodedProbe::new(probe).bounds(&codes, &[scale], &[rest], &mut sums, &mut bounds);
+        CodedProbe::new(probe).bounds(&rows, &mut sums, &mut bounds);
         (bounds[0], cosine(probe, row))
     }
 

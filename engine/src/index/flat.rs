@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::codes::{CodedProbe, Scale, coded_len, encode};
+use super::codes::{CodedProbe, CodedRows};
 use super::top::TopSubjects;
 use super::vector::{check_unit, cosine};
 use super::{IndexError, IndexKind, RowKey, SearchOutcome, VectorIndex};
@@ -57,12 +57,8 @@ struct ChunkRows {
     keys: Vec<RowKey>,
     /// `keys.len()` × dim values, row by row.
     vectors: Vec<f32>,
-    /// The same as bytes, [`coded_len`] a row.
-    codes: Vec<i8>,
-    /// Of each row.
-    scales: Vec<f32>,
-    /// Of each row.
-    rests: Vec<f32>,
+    /// The same as bytes.
+    coded: CodedRows,
 }
 
 impl Clone for ChunkRows {
@@ -79,9 +75,7 @@ impl Clone for ChunkRows {
         Self {
             keys: copy(&self.keys, rows, room),
             vectors: copy(&self.vectors, rows, room),
-            codes: copy(&self.codes, rows, room),
-            scales: copy(&self.scales, rows, room),
-            rests: copy(&self.rests, rows, room),
+            coded: self.coded.with_room(room),
         }
     }
 }
@@ -90,15 +84,11 @@ impl ChunkRows {
     fn push(&mut self, key: RowKey, vector: &[f32]) {
         self.keys.push(key);
         self.vectors.extend_from_slice(vector);
-        let Scale { scale, rest } = encode(vector, &mut self.codes);
-        self.scales.push(scale);
-        self.rests.push(rest);
+        self.coded.push(vector);
         if self.keys.len() == CHUNK_ROWS {
             self.keys.shrink_to_fit();
             self.vectors.shrink_to_fit();
-            self.codes.shrink_to_fit();
-            self.scales.shrink_to_fit();
-            self.rests.shrink_to_fit();
+            self.coded.shrink_to_fit();
         }
     }
 }
@@ -153,7 +143,7 @@ impl FlatRows {
     /// Memory taken by vectors, their bytes and keys, dead ones included, in bytes. An estimate: the texts of the ids and the
     /// bookkeeping of the allocator are not in it.
     pub fn bytes(&self) -> usize {
-        let row = self.dim * size_of::<f32>() + coded_len(self.dim) + size_of::<Scale>() + size_of::<RowKey>();
+        let row = self.dim * size_of::<f32>() + CodedRows::row_bytes(self.dim) + size_of::<RowKey>();
         self.slots() * row + self.chunks.len() * size_of::<Chunk>()
     }
 
@@ -207,7 +197,7 @@ impl FlatRows {
             let count = rows.keys.len();
             let (mut sums, mut bounds) = ([0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
             let bounds = &mut bounds[..count];
-            coded.bounds(&rows.codes, &rows.scales, &rows.rests, &mut sums[..count], bounds);
+            coded.bounds(&rows.coded, &mut sums[..count], bounds);
             for (row, bound) in bounds.iter().enumerate().skip(skip) {
                 if *bound >= top.floor() && chunk.live.get(row) {
                     let vector = &rows.vectors[row * self.dim..(row + 1) * self.dim];
