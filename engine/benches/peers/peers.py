@@ -8,7 +8,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import networks
 from graph import Graph
+from machine import processor, say
 from reference import Exact
 
 OURS = "vultus"
@@ -252,17 +252,6 @@ def print_times(network, entry, options):
             line += f"{text:>26}"
         print(line)
     sys.stdout.flush()
-
-
-def say(text):
-    print(f"... {text}", file=sys.stderr, flush=True)
-
-
-def processor():
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def main():
