@@ -73,16 +73,16 @@ def medians(lines, found, options):
                     raise Left(f"it says nothing of {mode} with {threads} threads and {waiting} waiting")
                 if any(line.get("rows") != options.shape.rows for line in mine):
                     raise Left(f"it searched {mine[0].get('rows')} rows instead of {options.shape.rows}")
-                middle = lambda name: statistics.median(line[name] for line in mine)
-                last = mine[-1]
                 try:
-                    row = {name: middle(name) for name in ("qps", "p50_ms", "p99_ms")}
+                    times = ("qps", "p50_ms", "p99_ms")
+                    row = {name: statistics.median(line[name] for line in mine) for name in times}
+                    row |= {"found": found[mode]["ids"], "scores": found[mode].get("scores")}
                 except (KeyError, TypeError) as error:
                     raise Left(f"its answer cannot be read: {error!r}") from None
                 yield {
                     "engine": f"{OURS} {mode}", "setting": "", "threads": threads, "concurrency": waiting, **row,
-                    "rounds": len(mine), "found": found[mode]["ids"], "scores": found[mode].get("scores"),
-                    **{name: last.get(name) for name in ("bytes_per_row", "build_s", "load_s")},
+                    "rounds": len(mine),
+                    **{name: mine[-1].get(name) for name in ("bytes_per_row", "build_s", "load_s")},
                 }
 
 

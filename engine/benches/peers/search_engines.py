@@ -153,7 +153,8 @@ def memory():
 
 def build(engine, rows):
     """Seconds that learning and adding take, without reading the rows to add, and bytes of a row."""
-    block, taken = np.zeros((BLOCK, rows.shape[1]), np.float32), 0.0
+    # Ones, as zeros would take no memory until rows are copied there.
+    block, taken = np.ones((BLOCK, rows.shape[1]), np.float32), 0.0
     before = memory()
     started = time.perf_counter()
     engine.learn(rows)

@@ -41,8 +41,8 @@ class Report:
         print(f"{about['processor']}, {about['cores']} cores; {named}\n{shape.rows} rows of {shape.people} people, "
               f"{shape.dim} values each, {shape.probes} searches for people enrolled; exact rank-1 {exact.rank_1:.4f}\n"
               f"Engines ran one after another; medians of rounds: {options.rounds}; threads that built the others: "
-              f"{options.build_threads}\n\n{'engine':17}{'setting':>12}{'threads':>9}{'waiting':>9}{'QPS':>10}{'p50 ms':>10}{'p99 ms':>10}"
-              f"{'rank-1':>9}{'recall@10':>11}{'bytes/row':>11}{'build s':>9}{'others':>8}", flush=True)
+              f"{options.build_threads}\n\n{'engine':17}{'setting':>12}{'threads':>9}{'waiting':>9}{'QPS':>10}{'p50 ms':>10}"
+              f"{'p99 ms':>10}{'rank-1':>9}{'recall@10':>11}{'bytes/row':>11}{'build s':>9}{'others':>8}", flush=True)
 
     def line(self, values):
         print(json.dumps(values), flush=True)
