@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vultus_engine::detect::Detectors;
 use vultus_engine::gallery::{Database, DatabaseConfig};
-use vultus_engine::index::IndexConfig;
+use vultus_engine::index::{IndexConfig, VectorPool};
 use vultus_engine::infer::{EmbedConfig, Embedder, Models, Pipeline, PipelineConfig, Threads};
 use vultus_engine::model::{Model, Registry, select_device};
 use vultus_engine::store::Store;
@@ -92,7 +92,15 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
 pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipeline>) -> anyhow::Result<App> {
     let models = Arc::clone(pipeline.models());
     let model = Arc::clone(models.default_model().served());
-    let index = IndexConfig { ann_above_rows: settings.search.ann_above_rows, ..IndexConfig::default() };
+    let vectors = VectorPool::new(
+        &settings.server.data_dir.join("index"),
+        settings.search.vectors_in_memory_mb.saturating_mul(1 << 20),
+    );
+    let index = IndexConfig {
+        ann_above_rows: settings.search.ann_above_rows,
+        vectors: Some(vectors),
+        ..IndexConfig::default()
+    };
     let watches = Watches::open(Arc::clone(&store), &settings)?;
     let background = TaskTracker::new();
     let jobs = Jobs::open(Arc::clone(&store), settings.jobs.clone(), background.clone())?;

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use candle_core::Device;
 use serde_json::Value;
 use vultus_engine::align::AlignedCrop;
-use vultus_engine::evaluate::Random;
 use vultus_engine::face::Feature;
 use vultus_engine::gallery::{
     ClusterOptions, Clusters, Database, DatabaseConfig, DuplicateOptions, GallerySettings, LeaveOneOutOptions, NewFace,
@@ -32,6 +31,7 @@ use vultus_engine::ids::{FaceId, GalleryId, MediaId, ModelId, SubjectId};
 use vultus_engine::index::IndexConfig;
 use vultus_engine::infer::{EmbedConfig, Embedder, Threads};
 use vultus_engine::model::{Model, ModelSource, ModelUnavailable, ServedModel};
+use vultus_engine::random::Random;
 use vultus_engine::store::memory::MemoryStore;
 use vultus_engine::store::{Check, FaceSource, GalleryKind, ThresholdSetting};
 

@@ -13,6 +13,7 @@ pub mod infer;
 pub mod kernel;
 pub mod model;
 pub mod quality;
+pub mod random;
 pub mod store;
 pub mod template;
 pub mod track;

@@ -234,7 +234,7 @@ mod tests {
         let document = document();
         let schema = |name: &str| document["components"]["schemas"][name].clone();
         let members = |name: &str| schema(name)["enum"].as_array().map(|list| list.len());
-        assert_eq!((members("GalleryKind"), members("IndexKind"), members("ChangeKind")), (Some(2), Some(2), Some(9)));
+        assert_eq!((members("GalleryKind"), members("IndexKind"), members("ChangeKind")), (Some(2), Some(3), Some(9)));
         for name in ["Gallery", "GalleryPage", "SearchRequest", "SearchAnswer", "EnrolFacesForm", "Problem"] {
             assert_eq!(schema(name)["type"], "object", "{name}");
         }

@@ -9,8 +9,8 @@ use image::codecs::jpeg::{JpegDecoder, JpegEncoder};
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageError, Rgb, RgbImage};
 
-use super::Random;
 use crate::align::{AlignedCrop, SIZE};
+use crate::random::Random;
 
 /// How a crop is made small and large again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

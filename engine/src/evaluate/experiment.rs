@@ -11,9 +11,10 @@
 
 use rayon::prelude::*;
 
-use super::{Mated, Random, Searches};
+use super::{Mated, Searches};
 use crate::face::Feature;
 use crate::index::vector::dot;
+use crate::random::Random;
 use crate::template::{Fuser, Fusion, Template, TemplateError, TemplateFace};
 
 /// Fewest people with enough photos for which fused probes are made: one half of them is enrolled, the other unknown.

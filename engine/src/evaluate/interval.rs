@@ -4,7 +4,7 @@
 //! Tibshirani 1993). Two rules tried on the same probes are compared by their difference in each person, which leaves
 //! out what both find hard.
 
-use super::Random;
+use crate::random::Random;
 
 /// A figure with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]

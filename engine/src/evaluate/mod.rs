@@ -11,7 +11,6 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `random` | numbers from a seed |
 //! | `degrade` | aligned crops made worse: small, blurred, noisy, covered, compressed |
 //! | `searches` | the rates above from the outcomes of searches |
 //! | `interval` | how sure they are: bootstrap over people |
@@ -20,11 +19,9 @@
 mod degrade;
 mod experiment;
 mod interval;
-mod random;
 mod searches;
 
 pub use degrade::{Degradation, DegradeError, PRESETS, Resampling, Step};
 pub use experiment::{Cell, Person, Plan, PlanError, Report, Scenario, Split, run};
 pub use interval::{Interval, Tally, bootstrap, percentile};
-pub use random::Random;
 pub use searches::{DetPoint, LEAST_EXPECTED, Mated, Searches};

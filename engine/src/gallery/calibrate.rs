@@ -194,7 +194,7 @@ impl<'a> Rates<'a> {
         let status = side
             .calibration
             .as_ref()
-            .map(|calibrated| calibrated.status(side.index.stats().subjects as u64, state.fusion(&side.model)));
+            .map(|calibrated| calibrated.status(side.index.subjects() as u64, state.fusion(&side.model)));
         let status = status.filter(|status| status.stale != Some(Stale::Fusion));
         Self { gallery: &state.settings.id, status }
     }
@@ -233,7 +233,7 @@ impl Database {
         Ok(side
             .calibration
             .as_ref()
-            .map(|calibrated| calibrated.status(side.index.stats().subjects as u64, state.fusion(&side.model))))
+            .map(|calibrated| calibrated.status(side.index.subjects() as u64, state.fusion(&side.model))))
     }
 
     /// Calibrates a gallery from non-mated searches, and keeps what was found. `progress` hears how many searches were
@@ -250,7 +250,7 @@ impl Database {
         let state = open.state();
         let side = &state.in_use;
         let fusion = state.fusion(&side.model);
-        let size = side.index.stats().subjects as u64;
+        let size = side.index.subjects() as u64;
         let outsiders = options.non_mated.as_ref().map(|other| self.counts(other)).transpose()?;
         let own = if options.only_non_mated { 0 } else { size };
         let total = own + outsiders.map_or(0, |counts| counts.subjects);
@@ -328,7 +328,7 @@ impl Database {
             }
         });
         let state = open.state();
-        let size = state.in_use.index.stats().subjects as u64;
+        let size = state.in_use.index.subjects() as u64;
         Ok(calibrated.status(size, state.fusion(&state.in_use.model)))
     }
 }

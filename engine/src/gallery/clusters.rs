@@ -145,7 +145,7 @@ impl Database {
 
         let (mut rows, mut skipped) = (Vec::new(), 0);
         let mut apart: Vec<(SubjectId, SubjectId)> = Vec::new();
-        let expected = side.index.stats().rows;
+        let expected = side.index.rows();
         self.walk(&open, &side.model.id, |subject, faces| {
             step(0, expected)?;
             let new = rows_of(&state, subject, faces);

@@ -133,7 +133,7 @@ impl Database {
         let (at, revision) = (now(), self.store.counts(gallery)?.revision);
         let state = open.state();
         let side = &state.in_use;
-        let total = side.index.stats().subjects as u64;
+        let total = side.index.subjects() as u64;
         let mut found = Found::new(options.limit);
         let mut done = 0;
         self.walk(&open, &side.model.id, |subject, faces| {

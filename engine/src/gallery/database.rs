@@ -141,7 +141,7 @@ impl Database {
         }
         let gallery = self.store.gallery(id)?.ok_or_else(|| StoreError::NoGallery(id.clone()))?;
         let model = self.find_model(id, &gallery.model_id)?;
-        let open = Arc::new(OpenGallery::load(self.store(), gallery, model, self.config.index)?);
+        let open = Arc::new(OpenGallery::load(self.store(), gallery, model, &self.config.index)?);
         self.open_standby(&open)?;
         galleries.insert(id.clone(), Arc::clone(&open));
         Ok(open)
@@ -226,7 +226,7 @@ impl Database {
         let committed = self.store.commit(at, &[Operation::UpdateGallery { gallery: gallery.clone(), expected }])?;
         let gallery = Gallery { revision: committed.last_seq, ..gallery };
         if let Ok(open) = self.gallery_in_use(id) {
-            open.update(self.store(), gallery.clone(), self.config.index)?;
+            open.update(self.store(), gallery.clone(), &self.config.index)?;
         }
         Ok(gallery)
     }

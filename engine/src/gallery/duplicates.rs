@@ -93,7 +93,7 @@ impl Database {
         };
         let usual = ServerScores { matching: usual, review: None };
         let threshold = Decider::resolve(&[(ThresholdSource::Request, asked)], usual, &rates)?.matching;
-        let total = side.index.stats().subjects as u64;
+        let total = side.index.subjects() as u64;
         let mut searched = 0;
         let mut found = Best::new(options.limit, |a: &DuplicatePair, b| {
             b.score.total_cmp(&a.score).then_with(|| (&a.subject, &a.other).cmp(&(&b.subject, &b.other)))

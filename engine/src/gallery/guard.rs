@@ -227,7 +227,7 @@ fn duplicate_score(state: &State, side: &Side) -> Option<f32> {
 /// The score from which two subjects are taken for one where nobody says which.
 pub(super) fn duplicate_rule(state: &State, side: &Side) -> Option<f32> {
     let calibrated = Rates::of(state, side).score_at(DUPLICATE_FPIR).ok().map(|(score, _)| score);
-    let fmr = DUPLICATE_FPIR / side.index.stats().rows.max(1) as f64;
+    let fmr = DUPLICATE_FPIR / side.index.rows().max(1) as f64;
     let lowest = side.model.impostors.score_at(DUPLICATE_MOST_FMR)?;
     Some(calibrated.or_else(|| side.model.impostors.score_beyond(fmr))?.max(lowest))
 }

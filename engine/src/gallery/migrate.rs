@@ -64,7 +64,7 @@ impl Database {
         };
         let start = Operation::StartMigration { gallery: gallery.clone(), migration };
         self.store.commit(at, &[start])?;
-        let index = Arc::new(GalleryIndex::new(model.dim, self.config.index));
+        let index = Arc::new(GalleryIndex::new(model.dim, self.config.index.clone()));
         let calibration = Calibrated::load(self.store(), gallery, &model.id)?;
         let side = Side { model, thresholds, calibration, index };
         open.publish(&held, |state| state.standby = Some(Standby { migration: id, answers: false, side }));
@@ -201,7 +201,7 @@ impl Database {
             self.store(),
             settings,
             &model,
-            self.config.index,
+            &self.config.index,
             &barred(self.store(), &settings.id)?,
         )?);
         let calibration = Calibrated::load(self.store(), &settings.id, &model.id)?;

@@ -94,7 +94,7 @@ impl OpenGallery {
         store: &dyn Store,
         settings: Gallery,
         model: Arc<ServedModel>,
-        config: IndexConfig,
+        config: &IndexConfig,
     ) -> Result<Self, GalleryError> {
         let (care, barred) = Care::load(store, &settings.id, now())?;
         let index = Arc::new(build_index(store, &settings, &model, config, &barred)?);
@@ -128,7 +128,12 @@ impl OpenGallery {
 
     /// Publishes new settings. Another fusion rule means other templates, so the indexes are then built again beside
     /// the old ones, which answer until it is done.
-    pub(super) fn update(&self, store: &dyn Store, settings: Gallery, config: IndexConfig) -> Result<(), GalleryError> {
+    pub(super) fn update(
+        &self,
+        store: &dyn Store,
+        settings: Gallery,
+        config: &IndexConfig,
+    ) -> Result<(), GalleryError> {
         let held = self.hold();
         let mut state = State::clone(&self.state.load());
         // A switch that came between the caller's write and this lock has published later settings.
@@ -320,7 +325,7 @@ fn build_index(
     store: &dyn Store,
     gallery: &Gallery,
     model: &ServedModel,
-    config: IndexConfig,
+    config: &IndexConfig,
     barred: &HashSet<SubjectId>,
 ) -> Result<GalleryIndex, GalleryError> {
     let scan: Scan<'_> = &mut |add| {
@@ -336,7 +341,7 @@ pub(super) fn build_standby(
     store: &dyn Store,
     gallery: &Gallery,
     model: &ServedModel,
-    config: IndexConfig,
+    config: &IndexConfig,
     barred: &HashSet<SubjectId>,
 ) -> Result<GalleryIndex, GalleryError> {
     let scan: Scan<'_> = &mut |add| {
@@ -354,10 +359,10 @@ type Scan<'a> = &'a mut dyn FnMut(&mut dyn FnMut(StoredFace) -> ControlFlow<()>)
 fn build(
     gallery: &Gallery,
     model: &ServedModel,
-    config: IndexConfig,
+    config: &IndexConfig,
     scan: Scan<'_>,
 ) -> Result<GalleryIndex, GalleryError> {
-    let index = GalleryIndex::new(model.dim, config);
+    let index = GalleryIndex::new(model.dim, config.clone());
     let fusion = gallery.fusion.unwrap_or(model.fusion);
     let add = |faces: &mut Vec<StoredFace>| {
         let Some(subject) = faces.first().map(|stored| stored.face.subject.clone()) else { return Ok(()) };

@@ -1,118 +1,305 @@
-//! Vectors as signed bytes, a quarter of their size, and how wrong a product of them can be.
+//! Vectors as small whole numbers, and how wrong a product of them can be.
 //!
-//! A value is its byte times the vector's scale, within a rest. By Cauchy and Schwarz the product of two vectors differs from
-//! that of their bytes by at most the rest of one times the length of the other, and the other way round; so the bytes tell
-//! how high a score can be, and a row whose score cannot reach the list need not be looked at in full. What is left out is
-//! left out rightly: the scan is exact.
+//! A value is its **code**, −119 to 119, times the vector's scale, within a rest. A code is 16 times a **coarse** digit, −7 to
+//! 7, and a **fine** digit, −8 to 7. Digits are kept apart, each as a nibble, so that a scan reads the coarse half of all rows
+//! and the fine half of few.
+//!
+//! By Cauchy and Schwarz the product of two vectors differs from that of their digits by at most the rest of one times the
+//! length of the other, and the other way round; so digits tell how high a score can be, and a row whose score cannot reach
+//! the list need not be looked at further. What is left out is left out rightly: the scan is exact.
 
 use super::vector::UNIT_TOLERANCE;
-use crate::kernel::bytes::{STEP, products};
+use crate::kernel::ask_for;
 use crate::kernel::isa::Isa;
+use crate::kernel::nibbles::{PROBES, STEP, Tile, pack, products};
+use crate::kernel::plain::{Plain, plainly};
 
 /// Length that no checked vector exceeds, with what rounding may add to it.
 const LONGEST: f32 = 1.0 + UNIT_TOLERANCE + 1e-5;
 /// What rounding may add between a score, which is summed in single precision, and its bound.
 const ROUNDING: f32 = 1e-5;
+/// What a coarse digit counts.
+const COARSE: i32 = 16;
+/// What is added to both digits, to keep them as 0 to 15.
+const LIFT: i32 = 8;
+/// The largest code: its coarse digit is 7.
+const LARGEST: f32 = 119.0;
+/// The largest code of a probe, which is not cut into digits.
+const LARGEST_OF_PROBE: f32 = 127.0;
 
-/// Bytes of a vector of `dim` values, padding included.
+/// Codes of a vector of `dim` values, padding included.
 fn coded_len(dim: usize) -> usize {
     dim.next_multiple_of(STEP)
 }
 
-/// What stands beside the bytes of a vector.
-#[derive(Debug, Clone, Copy)]
-struct Scale {
-    /// Value of a byte.
-    scale: f32,
-    /// At least the length of what the bytes leave out.
-    rest: f32,
-}
-
-/// Rows as bytes, in the order they came.
+/// Rows as digits, in the order they came.
 #[derive(Default)]
 pub(super) struct CodedRows {
-    /// [`coded_len`] a row.
-    codes: Vec<i8>,
+    /// Half as many bytes a row as codes.
+    coarse: Vec<u8>,
+    /// Likewise.
+    fine: Vec<u8>,
+    /// Value of a code, for each row.
     scales: Vec<f32>,
+    /// At least the length of what the coarse digits leave out.
+    coarse_rests: Vec<f32>,
+    /// At least the length of what both digits leave out.
     rests: Vec<f32>,
 }
 
 impl CodedRows {
     /// Memory that a row of `dim` values takes, in bytes.
     pub(super) fn row_bytes(dim: usize) -> usize {
-        coded_len(dim) + size_of::<Scale>()
+        coded_len(dim) + 3 * size_of::<f32>()
     }
 
     /// Appends a checked vector.
     pub(super) fn push(&mut self, vector: &[f32]) {
-        let Scale { scale, rest } = encode(vector, &mut self.codes);
+        let Coded { codes, scale, rest } = encode(vector, LARGEST);
+        let coarse: Vec<u8> = codes.iter().map(|code| lifted(coarse(*code))).collect();
+        let fine: Vec<u8> = codes.iter().map(|code| lifted(i32::from(*code) - COARSE * self::coarse(*code))).collect();
+        pack(&coarse, &mut self.coarse);
+        pack(&fine, &mut self.fine);
         self.scales.push(scale);
+        self.coarse_rests.push(rest_of(vector, scale, codes.iter().map(|code| COARSE * self::coarse(*code))));
         self.rests.push(rest);
     }
 
     /// A copy with room for so many rows.
     pub(super) fn with_room(&self, rows: usize) -> Self {
-        let mut copy = Self {
-            codes: Vec::with_capacity(self.codes.len() / self.scales.len().max(1) * rows),
-            scales: Vec::with_capacity(rows),
-            rests: Vec::with_capacity(rows),
-        };
-        copy.codes.extend_from_slice(&self.codes);
-        copy.scales.extend_from_slice(&self.scales);
-        copy.rests.extend_from_slice(&self.rests);
-        copy
+        let (now, row) = (self.scales.len(), self.coarse.len() / self.scales.len().max(1));
+        debug_assert!(rows >= now);
+        fn copy<T: Copy>(values: &[T], room: usize) -> Vec<T> {
+            let mut copy = Vec::with_capacity(room);
+            copy.extend_from_slice(values);
+            copy
+        }
+        Self {
+            coarse: copy(&self.coarse, row * rows),
+            fine: copy(&self.fine, row * rows),
+            scales: copy(&self.scales, rows),
+            coarse_rests: copy(&self.coarse_rests, rows),
+            rests: copy(&self.rests, rows),
+        }
+    }
+
+    /// Asks for the coarse digits of a row, which will be looked at soon.
+    pub(super) fn ask_for(&self, row: usize) {
+        let width = self.coarse.len() / self.scales.len();
+        ask_for(&self.coarse[row * width..(row + 1) * width]);
     }
 
     /// Gives back room that is not used.
     pub(super) fn shrink_to_fit(&mut self) {
-        self.codes.shrink_to_fit();
+        self.coarse.shrink_to_fit();
+        self.fine.shrink_to_fit();
         self.scales.shrink_to_fit();
+        self.coarse_rests.shrink_to_fit();
         self.rests.shrink_to_fit();
     }
 }
 
-/// Appends the bytes of a checked vector.
-fn encode(vector: &[f32], into: &mut Vec<i8>) -> Scale {
-    let largest = vector.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+/// A vector as codes.
+struct Coded {
+    /// [`coded_len`] of them.
+    codes: Vec<i8>,
+    /// Value of a code.
+    scale: f32,
+    /// At least the length of what the codes leave out.
+    rest: f32,
+}
+
+/// The codes of a checked vector, at most `largest`.
+fn encode(vector: &[f32], largest: f32) -> Coded {
     // A vector of length 1 has a value above 0.
-    let scale = largest / 127.0;
-    let start = into.len();
-    into.extend(vector.iter().map(|value| (value / scale).round().clamp(-127.0, 127.0) as i8));
-    let rest = vector.iter().zip(&into[start..]).map(|(value, byte)| {
-        let rest = f64::from(*value) - f64::from(scale) * f64::from(*byte);
+    let scale = vector.iter().fold(0f32, |largest, value| largest.max(value.abs())) / largest;
+    let mut codes: Vec<i8> =
+        vector.iter().map(|value| (value / scale).round().clamp(-largest, largest) as i8).collect();
+    codes.resize(coded_len(vector.len()), 0);
+    let rest = rest_of(vector, scale, codes.iter().map(|code| i32::from(*code)));
+    Coded { codes, scale, rest }
+}
+
+/// At least the length of what is left of a vector without its codes.
+fn rest_of(vector: &[f32], scale: f32, codes: impl Iterator<Item = i32>) -> f32 {
+    let rest = vector.iter().zip(codes).map(|(value, code)| {
+        let rest = f64::from(*value) - f64::from(scale) * f64::from(code);
         rest * rest
     });
     // Rounded up.
-    let rest = rest.sum::<f64>().sqrt() as f32 * (1.0 + 1e-6);
-    into.resize(start + coded_len(vector.len()), 0);
-    Scale { scale, rest }
+    rest.sum::<f64>().sqrt() as f32 * (1.0 + 1e-6)
 }
 
-/// A probe as bytes.
-pub(super) struct CodedProbe {
-    isa: Isa,
-    codes: Vec<i8>,
+/// The coarse digit of a code.
+fn coarse(code: i8) -> i32 {
+    (i32::from(code) + LIFT).div_euclid(COARSE)
+}
+
+/// A digit as it is kept.
+fn lifted(digit: i32) -> u8 {
+    (digit + LIFT) as u8
+}
+
+/// What makes a bound of the product of one probe's codes and a row's digits.
+#[derive(Debug, Clone, Copy, Default)]
+struct Line {
+    /// Value of a code of the probe.
     scale: f32,
-    /// By what the rest of a row is multiplied in its bound.
+    /// What lifting a digit adds to each product.
+    lifted: i32,
+    /// By what the rest of a row is multiplied.
     per_rest: f32,
     /// What the bound of every row allows for.
     slack: f32,
 }
 
-impl CodedProbe {
-    pub(super) fn new(probe: &[f32]) -> Self {
-        let mut codes = Vec::with_capacity(coded_len(probe.len()));
-        let Scale { scale, rest } = encode(probe, &mut codes);
-        Self { isa: Isa::current(), codes, scale, per_rest: LONGEST + rest, slack: rest * LONGEST + ROUNDING }
+impl Line {
+    fn of(probe: &Coded) -> Self {
+        Self {
+            scale: probe.scale,
+            lifted: LIFT * probe.codes.iter().map(|code| i32::from(*code)).sum::<i32>(),
+            per_rest: LONGEST + probe.rest,
+            slack: probe.rest * LONGEST + ROUNDING,
+        }
     }
 
-    /// For each row, a score that its own does not exceed. `sums` and `bounds` are as long as there are rows.
-    pub(super) fn bounds(&self, rows: &CodedRows, sums: &mut [i32], bounds: &mut [f32]) {
-        products(self.isa, &self.codes, &rows.codes, sums);
-        for (((bound, sum), scale), rest) in bounds.iter_mut().zip(sums).zip(&rows.scales).zip(&rows.rests) {
-            let product = *sum as f32 * (self.scale * scale);
-            // Scores are kept within −1 to 1, which raises those below.
-            *bound = (product + rest * self.per_rest + self.slack).max(-1.0);
+    /// A bound out of the products of coarse digits.
+    #[inline(always)]
+    fn coarse(&self, product: i32, scale: f32, rest: f32) -> f32 {
+        let product = (product - self.lifted) as f32 * (COARSE as f32 * self.scale * scale);
+        // Scores are kept within −1 to 1, which raises those below.
+        (product + rest * self.per_rest + self.slack).max(-1.0)
+    }
+}
+
+/// A probe as codes.
+pub(super) struct CodedProbe {
+    isa: Isa,
+    codes: Vec<i8>,
+    line: Line,
+}
+
+impl CodedProbe {
+    pub(super) fn new(probe: &[f32]) -> Self {
+        let coded = encode(probe, LARGEST_OF_PROBE);
+        Self { isa: Isa::current(), line: Line::of(&coded), codes: coded.codes }
+    }
+
+    /// For each row the product of its coarse digits, and a score that its own does not exceed. `products` and `bounds` are as
+    /// long as there are rows.
+    pub(super) fn coarse_bounds(&self, rows: &CodedRows, into: &mut [i32], bounds: &mut [f32]) {
+        products(self.isa, &self.codes, &rows.coarse, into);
+        let (products, scales, rests) = (&*into, &rows.scales[..], &rows.coarse_rests[..]);
+        plainly(self.isa, CoarseBounds { line: self.line, products, scales, rests, bounds });
+    }
+
+    /// As [`CodedProbe::coarse_bounds`], of one row.
+    pub(super) fn coarse_bound(&self, rows: &CodedRows, row: usize) -> (i32, f32) {
+        let (mut product, width) = ([0], self.codes.len() / 2);
+        products(self.isa, &self.codes, &rows.coarse[row * width..(row + 1) * width], &mut product);
+        (product[0], self.line.coarse(product[0], rows.scales[row], rows.coarse_rests[row]))
+    }
+
+    /// A closer bound of one row, given the product of its coarse digits.
+    pub(super) fn fine_bound(&self, rows: &CodedRows, row: usize, coarse: i32) -> f32 {
+        let (mut fine, width) = ([0], self.codes.len() / 2);
+        products(self.isa, &self.codes, &rows.fine[row * width..(row + 1) * width], &mut fine);
+        let Line { scale, lifted, per_rest, slack } = self.line;
+        let digits = (coarse - lifted) as f32 * COARSE as f32 + (fine[0] - lifted) as f32;
+        (digits * (scale * rows.scales[row]) + rows.rests[row] * per_rest + slack).max(-1.0)
+    }
+}
+
+struct CoarseBounds<'a> {
+    line: Line,
+    products: &'a [i32],
+    scales: &'a [f32],
+    rests: &'a [f32],
+    bounds: &'a mut [f32],
+}
+
+impl Plain for CoarseBounds<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { line, products, scales, rests, bounds } = self;
+        for (((bound, product), scale), rest) in bounds.iter_mut().zip(products).zip(scales).zip(rests) {
+            *bound = line.coarse(*product, *scale, *rest);
+        }
+    }
+}
+
+/// Several probes as codes, which meet each row together.
+pub(super) struct CodedProbes {
+    probes: Vec<CodedProbe>,
+    tile: Tile,
+    lines: [Line; PROBES],
+}
+
+impl CodedProbes {
+    /// Probes that can be together.
+    pub(super) const MOST: usize = PROBES;
+
+    /// Of one to [`CodedProbes::MOST`] probes of the same length.
+    pub(super) fn new<'a>(probes: impl IntoIterator<Item = &'a [f32]>) -> Self {
+        let probes: Vec<CodedProbe> = probes.into_iter().map(CodedProbe::new).collect();
+        let codes: Vec<&[i8]> = probes.iter().map(|probe| &probe.codes[..]).collect();
+        let tile = Tile::new(&codes);
+        let mut lines = [Line::default(); PROBES];
+        probes.iter().zip(&mut lines).for_each(|(probe, line)| *line = probe.line);
+        Self { probes, tile, lines }
+    }
+
+    /// One of them.
+    pub(super) fn probe(&self, number: usize) -> &CodedProbe {
+        &self.probes[number]
+    }
+
+    /// For each row from `start` on, as many as there are places: the products of its coarse digits, and which of the probes have
+    /// a bound of at least their floor, the first probe in the lowest bit. Absent probes have a floor of infinity.
+    pub(super) fn reaching(
+        &self,
+        rows: &CodedRows,
+        start: usize,
+        floors: &[f32; PROBES],
+        into: &mut [[i32; PROBES]],
+        reaching: &mut [u16],
+    ) {
+        let isa = self.probes[0].isa;
+        let (end, width) = (start + into.len(), self.probes[0].codes.len() / 2);
+        self.tile.products(isa, &rows.coarse[start * width..end * width], into);
+        let (products, scales, rests) = (&*into, &rows.scales[start..end], &rows.coarse_rests[start..end]);
+        plainly(isa, Reaching { lines: &self.lines, floors, products, scales, rests, reaching });
+    }
+}
+
+struct Reaching<'a> {
+    lines: &'a [Line; PROBES],
+    floors: &'a [f32; PROBES],
+    products: &'a [[i32; PROBES]],
+    scales: &'a [f32],
+    rests: &'a [f32],
+    reaching: &'a mut [u16],
+}
+
+impl Plain for Reaching<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { lines, floors, products, scales, rests, reaching } = self;
+        // Each part of all lines together, as registers want it.
+        let (mut scale_of, mut lifted) = ([0f32; PROBES], [0i32; PROBES]);
+        let (mut per_rest, mut slack) = ([0f32; PROBES], [0f32; PROBES]);
+        for (at, line) in lines.iter().enumerate() {
+            (scale_of[at], lifted[at]) = (COARSE as f32 * line.scale, line.lifted);
+            (per_rest[at], slack[at]) = (line.per_rest, line.slack);
+        }
+        for (((reaching, products), scale), rest) in reaching.iter_mut().zip(products).zip(scales).zip(rests) {
+            let mut flags = [0u16; PROBES];
+            for at in 0..PROBES {
+                let product = (products[at] - lifted[at]) as f32 * (scale_of[at] * scale);
+                let bound = (product + rest * per_rest[at] + slack[at]).max(-1.0);
+                flags[at] = u16::from(bound >= floors[at]) << at;
+            }
+            *reaching = flags.iter().fold(0, |all, flag| all | flag);
         }
     }
 }
@@ -123,13 +310,15 @@ mod tests {
     use super::super::vector::{check_unit, cosine};
     use super::*;
 
-    /// The bound of one row, and its score.
-    fn bound_and_score(probe: &[f32], row: &[f32]) -> (f32, f32) {
+    /// The coarse and the fine bound of one row, and its score.
+    fn bounds_and_score(probe: &[f32], row: &[f32]) -> (f32, f32, f32) {
         let mut rows = CodedRows::default();
         rows.push(row);
-        let (mut sums, mut bounds) = ([0], [0.0]);
-        CodedProbe::new(probe).bounds(&rows, &mut sums, &mut bounds);
-        (bounds[0], cosine(probe, row))
+        let coded = CodedProbe::new(probe);
+        let (mut products, mut bounds) = ([0], [0.0]);
+        coded.coarse_bounds(&rows, &mut products, &mut bounds);
+        assert_eq!(coded.coarse_bound(&rows, 0), (products[0], bounds[0]));
+        (bounds[0], coded.fine_bound(&rows, 0, products[0]), cosine(probe, row))
     }
 
     /// Vectors that are hard to put into bytes.
@@ -160,12 +349,38 @@ mod tests {
             for probe in &vectors {
                 assert_eq!(check_unit(probe, dim), Ok(()));
                 for row in &vectors {
-                    let (bound, score) = bound_and_score(probe, row);
-                    assert!(bound >= score, "dim {dim}: {bound} {score}");
+                    let (coarse, fine, score) = bounds_and_score(probe, row);
+                    assert!(coarse >= score && fine >= score, "dim {dim}: {coarse} {fine} {score}");
                 }
             }
-            let (bound, score) = bound_and_score(&rng.unit(dim), &rng.unit(dim));
-            assert!(bound - score < 0.06, "dim {dim}: {bound} {score}");
+            let (coarse, fine, score) = bounds_and_score(&rng.unit(dim), &rng.unit(dim));
+            assert!(coarse - score < 0.3 && fine - score < 0.06, "dim {dim}: {coarse} {fine} {score}");
+        }
+    }
+
+    #[test]
+    fn probes_together_reach_what_each_reaches_alone() {
+        let mut rng = Rng::new(13);
+        for dim in [40, 64, 192, 512] {
+            let mut rows = CodedRows::default();
+            (0..53).for_each(|_| rows.push(&rng.unit(dim)));
+            for count in [1, 5, CodedProbes::MOST] {
+                let probes: Vec<Vec<f32>> = (0..count).map(|_| rng.unit(dim)).collect();
+                let together = CodedProbes::new(probes.iter().map(Vec::as_slice));
+                let mut floors = [f32::INFINITY; CodedProbes::MOST];
+                floors[..count].iter_mut().for_each(|floor| *floor = 0.15 + rng.uniform() * 0.1);
+                floors[0] = f32::NEG_INFINITY;
+                let (mut products, mut reaching) = (vec![[0; CodedProbes::MOST]; 53], vec![0; 53]);
+                together.reaching(&rows, 0, &floors, &mut products, &mut reaching);
+                for row in 0..53 {
+                    for (number, floor) in floors.iter().enumerate() {
+                        let alone = probes.get(number).map(|_| together.probe(number).coarse_bound(&rows, row));
+                        let (product, bound) = alone.unwrap_or((0, 0.0));
+                        assert_eq!(products[row][number], product);
+                        assert_eq!(reaching[row] >> number & 1 == 1, bound >= *floor, "row {row}, probe {number}");
+                    }
+                }
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The exact index: every live row is compared with the probe, as bytes first and in full where its score may reach the list.
+//! The rows of a gallery.
 //!
 //! [`FlatRows`] is an immutable state of a gallery's rows. Rows have **slots**, numbered in the order they came and
 //! kept in chunks of [`CHUNK_ROWS`]; all chunks but the last are full, so slot *s* is row *s* mod 512 of chunk *s* / 512.
@@ -6,35 +6,23 @@
 //!
 //! A new state shares with its predecessor every chunk that did not change. `FlatEdit` makes one: the first row it
 //! appends copies the last chunk, and killing a row copies the live bits of its chunk (64 bytes) and no vectors.
-//!
-//! This index is also the twin every other index is measured against.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::codes::{CodedProbe, CodedRows};
-use super::top::TopSubjects;
-use super::vector::{check_unit, cosine};
-use super::{IndexError, IndexKind, RowKey, SearchOutcome, VectorIndex};
-use crate::ids::SubjectId;
+use super::RowKey;
+use super::codes::CodedRows;
+use super::vectors::{VectorPool, Vectors};
 
 /// Rows in a full chunk.
 pub const CHUNK_ROWS: usize = 512;
 
-/// From this many slots on, a scan is shared among threads; below, handing out the work costs more than it saves.
-const PARALLEL_SLOTS: usize = 20_000;
-
-/// Chunks a thread takes at a time.
-const CHUNKS_PER_TASK: usize = 8;
-
 /// One bit for each row of a chunk: set while the row is live.
 #[derive(Clone, Copy, Default)]
-struct LiveBits([u64; CHUNK_ROWS / 64]);
+pub(super) struct LiveBits([u64; CHUNK_ROWS / 64]);
 
 impl LiveBits {
-    fn get(&self, row: usize) -> bool {
+    pub(super) fn get(&self, row: usize) -> bool {
         self.0[row / 64] >> (row % 64) & 1 == 1
     }
 
@@ -53,12 +41,12 @@ impl LiveBits {
 }
 
 #[derive(Default)]
-struct ChunkRows {
-    keys: Vec<RowKey>,
+pub(super) struct ChunkRows {
+    pub(super) keys: Vec<RowKey>,
     /// `keys.len()` × dim values, row by row.
-    vectors: Vec<f32>,
-    /// The same as bytes.
-    coded: CodedRows,
+    pub(super) vectors: Vectors,
+    /// The same as digits.
+    pub(super) coded: CodedRows,
 }
 
 impl Clone for ChunkRows {
@@ -74,29 +62,35 @@ impl Clone for ChunkRows {
         let room = (rows + 8).min(CHUNK_ROWS);
         Self {
             keys: copy(&self.keys, rows, room),
-            vectors: copy(&self.vectors, rows, room),
+            vectors: Vectors::Own { values: copy(&self.vectors, rows, room), pool: None },
             coded: self.coded.with_room(room),
         }
     }
 }
 
 impl ChunkRows {
-    fn push(&mut self, key: RowKey, vector: &[f32]) {
+    fn push(&mut self, key: RowKey, vector: &[f32], pool: Option<&Arc<VectorPool>>) {
         self.keys.push(key);
-        self.vectors.extend_from_slice(vector);
         self.coded.push(vector);
-        if self.keys.len() == CHUNK_ROWS {
+        let mut values = std::mem::take(&mut self.vectors).into_values();
+        values.extend_from_slice(vector);
+        let is_full = self.keys.len() == CHUNK_ROWS;
+        if is_full {
             self.keys.shrink_to_fit();
-            self.vectors.shrink_to_fit();
+            values.shrink_to_fit();
             self.coded.shrink_to_fit();
         }
+        self.vectors = match pool {
+            Some(pool) if is_full => pool.place(values),
+            _ => Vectors::Own { values, pool: None },
+        };
     }
 }
 
 #[derive(Clone, Default)]
-struct Chunk {
-    rows: Arc<ChunkRows>,
-    live: LiveBits,
+pub(super) struct Chunk {
+    pub(super) rows: Arc<ChunkRows>,
+    pub(super) live: LiveBits,
 }
 
 impl Chunk {
@@ -113,8 +107,10 @@ impl Chunk {
 #[derive(Clone)]
 pub struct FlatRows {
     dim: usize,
-    chunks: Vec<Arc<Chunk>>,
+    pub(super) chunks: Vec<Arc<Chunk>>,
     live: usize,
+    /// Where vectors of full chunks go; in memory without one.
+    pool: Option<Arc<VectorPool>>,
 }
 
 /// A live row of a state.
@@ -127,7 +123,22 @@ pub(super) struct Row<'a> {
 impl FlatRows {
     /// A state without rows, for vectors of `dim` values.
     pub fn new(dim: usize) -> Self {
-        Self { dim, chunks: Vec::new(), live: 0 }
+        Self { dim, chunks: Vec::new(), live: 0, pool: None }
+    }
+
+    /// A state without rows, whose vectors are placed by a pool.
+    pub(super) fn with_pool(dim: usize, pool: Option<Arc<VectorPool>>) -> Self {
+        Self { pool, ..Self::new(dim) }
+    }
+
+    /// Values in a vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Live rows.
+    pub fn rows(&self) -> usize {
+        self.live
     }
 
     /// Slots given out, live and dead.
@@ -140,11 +151,19 @@ impl FlatRows {
         self.slots() - self.live
     }
 
-    /// Memory taken by vectors, their bytes and keys, dead ones included, in bytes. An estimate: the texts of the ids and the
+    /// Memory taken by vectors, their digits and keys, dead ones included, in bytes. An estimate: the texts of the ids and the
     /// bookkeeping of the allocator are not in it.
     pub fn bytes(&self) -> usize {
         let row = self.dim * size_of::<f32>() + CodedRows::row_bytes(self.dim) + size_of::<RowKey>();
-        self.slots() * row + self.chunks.len() * size_of::<Chunk>()
+        self.slots() * row + self.chunks.len() * size_of::<Chunk>() - self.filed_bytes()
+    }
+
+    /// What of the vectors is in files and not in memory, in bytes.
+    pub fn filed_bytes(&self) -> usize {
+        self.chunks.iter().filter(|chunk| chunk.rows.vectors.is_filed()).count()
+            * CHUNK_ROWS
+            * self.dim
+            * size_of::<f32>()
     }
 
     /// The row at `slot`, or `None` where it is dead or was never given out.
@@ -155,6 +174,11 @@ impl FlatRows {
             .live
             .get(at)
             .then(|| Row { key: &chunk.rows.keys[at], vector: &chunk.rows.vectors[at * self.dim..(at + 1) * self.dim] })
+    }
+
+    /// The key of a slot that was given out, be its row live or dead.
+    pub(super) fn key(&self, slot: usize) -> &RowKey {
+        &self.chunks[slot / CHUNK_ROWS].rows.keys[slot % CHUNK_ROWS]
     }
 
     /// The live rows of `slots` with their slots, in order.
@@ -174,55 +198,15 @@ impl FlatRows {
             .filter_map(|(slot, row)| self.row(slot).is_none().then_some(row))
     }
 
-    /// Compares `probe` with the live rows from slot `from` on. The probe was checked.
-    pub(super) fn scan<'a>(&'a self, probe: &[f32], from: usize, limit: usize) -> TopSubjects<'a> {
-        self.scan_where(probe, from, limit, &|_| true)
-    }
-
-    /// As [`FlatRows::scan`], of subjects that `accept` lets through. It is asked only of rows whose score would put them
-    /// on the list, so it may cost something.
-    pub(super) fn scan_where<'a>(
-        &'a self,
-        probe: &[f32],
-        from: usize,
-        limit: usize,
-        accept: &(dyn Fn(&SubjectId) -> bool + Sync),
-    ) -> TopSubjects<'a> {
-        let first_chunk = from / CHUNK_ROWS;
-        let chunks = self.chunks.get(first_chunk..).unwrap_or_default();
-        let coded = CodedProbe::new(probe);
-        let scan_one = |mut top: TopSubjects<'a>, (at, chunk): (usize, &'a Arc<Chunk>)| {
-            let skip = if at == 0 { from % CHUNK_ROWS } else { 0 };
-            let rows = &*chunk.rows;
-            let count = rows.keys.len();
-            let (mut sums, mut bounds) = ([0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
-            let bounds = &mut bounds[..count];
-            coded.bounds(&rows.coded, &mut sums[..count], bounds);
-            for (row, bound) in bounds.iter().enumerate().skip(skip) {
-                if *bound >= top.floor() && chunk.live.get(row) {
-                    let vector = &rows.vectors[row * self.dim..(row + 1) * self.dim];
-                    top.offer_if(cosine(probe, vector), &rows.keys[row], accept);
-                }
-            }
-            top
-        };
-        let new_top = || TopSubjects::new(limit);
-        if chunks.len() * CHUNK_ROWS < PARALLEL_SLOTS {
-            chunks.iter().enumerate().fold(new_top(), scan_one)
-        } else {
-            chunks
-                .par_iter()
-                .enumerate()
-                .with_min_len(CHUNKS_PER_TASK)
-                .fold(new_top, scan_one)
-                .reduce(new_top, TopSubjects::merge)
-        }
-    }
-
     /// The same live rows in the same order without dead slots. Chunks before the first dead slot are shared.
     pub(super) fn compacted(&self) -> Self {
         let shared = self.chunks.iter().take_while(|chunk| chunk.is_full_and_live()).count();
-        let head = Self { dim: self.dim, chunks: self.chunks[..shared].to_vec(), live: shared * CHUNK_ROWS };
+        let head = Self {
+            dim: self.dim,
+            chunks: self.chunks[..shared].to_vec(),
+            live: shared * CHUNK_ROWS,
+            pool: self.pool.clone(),
+        };
         if self.tombstones() == 0 {
             return self.clone();
         }
@@ -231,22 +215,6 @@ impl FlatRows {
             edit.push(row.key.clone(), row.vector);
         }
         edit.finish()
-    }
-}
-
-impl VectorIndex for FlatRows {
-    fn dim(&self) -> usize {
-        self.dim
-    }
-
-    fn rows(&self) -> usize {
-        self.live
-    }
-
-    fn search(&self, probe: &[f32], limit: usize) -> Result<SearchOutcome, IndexError> {
-        check_unit(probe, self.dim)?;
-        let hits = if limit == 0 { Vec::new() } else { self.scan(probe, 0, limit).into_hits() };
-        Ok(SearchOutcome { hits, kind: IndexKind::Exact, recall: None })
     }
 }
 
@@ -271,7 +239,7 @@ impl FlatEdit {
         let chunk = Arc::make_mut(&mut self.next.chunks[at]);
         let rows = Arc::make_mut(&mut chunk.rows);
         let row = rows.keys.len();
-        rows.push(key, vector);
+        rows.push(key, vector, self.next.pool.as_ref());
         chunk.live.set(row, true);
         self.next.live += 1;
         at * CHUNK_ROWS + row
@@ -285,9 +253,9 @@ impl FlatEdit {
         }
     }
 
-    /// The row at `slot` as this edit has it.
-    pub(super) fn row(&self, slot: usize) -> Option<Row<'_>> {
-        self.next.row(slot)
+    /// The rows as this edit has them.
+    pub(super) fn rows(&self) -> &FlatRows {
+        &self.next
     }
 
     pub(super) fn finish(self) -> FlatRows {
@@ -329,38 +297,5 @@ mod tests {
         assert!(Arc::ptr_eq(&before.chunks[0], &after.chunks[0]));
         assert!(Arc::ptr_eq(&before.chunks[1].rows, &after.chunks[1].rows));
         assert!(!Arc::ptr_eq(&before.chunks[2].rows, &after.chunks[2].rows));
-    }
-
-    #[test]
-    fn splitting_and_compacting_do_not_change_the_answer() {
-        let rows = rows(PARALLEL_SLOTS as u64 + 3000, 24, 5);
-        let mut edit = FlatEdit::new(&filled(&rows, 24));
-        (0..rows.len()).skip(1500).step_by(3).for_each(|slot| edit.kill(slot));
-        let scattered = edit.finish();
-        let compacted = scattered.compacted();
-        assert_eq!((compacted.tombstones(), compacted.rows()), (0, scattered.rows()));
-        assert!(Arc::ptr_eq(&scattered.chunks[1], &compacted.chunks[1]));
-        let mut rng = Rng::new(6);
-        for limit in [1, 10, 2000] {
-            let probe = rng.unit(24);
-            let answer = scattered.search(&probe, limit).unwrap();
-            assert_eq!(compacted.search(&probe, limit).unwrap(), answer);
-            let mut one_by_one = TopSubjects::new(limit);
-            for (_, row) in scattered.live_rows(0..scattered.slots()) {
-                one_by_one.offer(cosine(&probe, row.vector), row.key);
-            }
-            assert_eq!(one_by_one.into_hits(), answer.hits);
-        }
-    }
-
-    #[test]
-    fn a_scan_can_start_anywhere() {
-        let rows = rows(1200, 8, 7);
-        let flat = filled(&rows, 8);
-        let probe = Rng::new(8).unit(8);
-        for from in [0, 1, 511, 512, 513, 1199, 1200, 5000] {
-            let tail = filled(rows.get(from..).unwrap_or_default(), 8);
-            assert_eq!(flat.scan(&probe, from, 10).into_hits(), tail.scan(&probe, 0, 10).into_hits(), "{from}");
-        }
     }
 }

@@ -1,6 +1,6 @@
-//! The index of one gallery: its rows, and a graph over them where one is worth it.
+//! The index of one gallery: its rows, and a cascade and a graph over them where they are worth it.
 //!
-//! Rows and graph are published together as one generation through [`ArcSwap`]. Searches take the generation of the
+//! Rows, cascade and graph are published together as one generation through [`ArcSwap`]. Searches take the generation of the
 //! moment and no lock; writers take turns, make the next generation and publish it before they return. What takes long
 //! is left to [`GalleryIndex::maintain`](super::maintenance), which runs beside both.
 
@@ -9,32 +9,48 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rayon::prelude::*;
 
+use super::cascade::{Cascade, Trial};
+use super::combine::Combiner;
 use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
 use super::hnsw::{Graph, GraphConfig, GraphIndex};
+use super::scan::Query;
 use super::slots::Slots;
 use super::vector::check_unit;
+use super::vectors::VectorPool;
 use super::{IndexError, IndexKind, RowKey, SearchMode, SearchOutcome, VectorIndex};
 use crate::ids::SubjectId;
+
+/// Searches that are done together.
+const TOGETHER: usize = 64;
 
 /// Rows that a bulk load publishes at a time.
 const BATCH_ROWS: usize = 8 * CHUNK_ROWS;
 
-/// When an index builds a graph, when it uses it, and when it cleans up.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// When an index prepares a cascade or a graph, when it uses them, and when it cleans up.
+#[derive(Debug, Clone)]
 pub struct IndexConfig {
-    /// With more live rows than this, a graph is built and [`SearchMode::Auto`] uses it.
+    /// With more live rows than this, a cascade is prepared and [`SearchMode::Auto`] uses it, or a graph that was asked for and
+    /// is faster.
     pub ann_above_rows: usize,
-    /// [`SearchMode::Auto`] stays exact while the graph's measured recall is below this, 0 to 1.
+    /// [`SearchMode::Auto`] stays exact while the measured recall is below this, 0 to 1.
     pub auto_min_recall: f32,
+    /// The share of the exact top 10 that a cascade is prepared to find, 0 to 1.
+    pub cascade_recall: f32,
+    /// With fewer live rows than this no cascade is prepared, whatever is asked: comparing them all is as fast.
+    pub cascade_min_rows: usize,
     /// With fewer live rows than this no graph is built, whatever is asked: comparing them all is faster.
     pub graph_min_rows: usize,
-    /// A graph is built anew when rows that came or died since make up more than this share of those it covers.
+    /// Cascade and graph are made anew when rows that came or died since make up more than this share of those they were made
+    /// with.
     pub rebuild_share: f32,
     /// Dead slots are dropped when they make up more than this share of all slots.
     pub compact_share: f32,
     /// Fewer changed rows than this are never a reason for work in the background.
     pub maintenance_min_rows: usize,
+    /// Where vectors go; in memory without one. Indexes can share it.
+    pub vectors: Option<Arc<VectorPool>>,
     /// How graphs are built and walked. Values outside of their ranges are brought to the nearest bound.
     pub graph: GraphConfig,
 }
@@ -44,10 +60,13 @@ impl Default for IndexConfig {
         Self {
             ann_above_rows: 200_000,
             auto_min_recall: 0.9,
+            cascade_recall: 0.95,
+            cascade_min_rows: 8_192,
             graph_min_rows: 2_000,
             rebuild_share: 0.2,
             compact_share: 0.25,
             maintenance_min_rows: 512,
+            vectors: None,
             graph: GraphConfig::default(),
         }
     }
@@ -64,8 +83,25 @@ pub struct IndexStats {
     pub tombstones: usize,
     /// Memory taken in bytes, estimated.
     pub bytes: usize,
+    /// What of the vectors is in files, in bytes.
+    pub filed_bytes: usize,
+    /// The cascade, where there is one.
+    pub cascade: Option<CascadeStats>,
     /// The graph, where there is one.
     pub graph: Option<GraphStats>,
+}
+
+/// What is known of a cascade.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CascadeStats {
+    /// Rows it was tried on.
+    pub rows: usize,
+    /// Share of the rows that are looked at beyond their bits.
+    pub share: f64,
+    /// The share of the exact top 10 that it found on a sample.
+    pub recall_at_10: f32,
+    /// The share of the sample whose best subject it found.
+    pub rank_1: f32,
 }
 
 /// What is known of a graph.
@@ -79,9 +115,10 @@ pub struct GraphStats {
     pub build_ms: u64,
 }
 
-/// What a search sees: rows, and a graph over the first of them.
+/// What a search sees: rows, and a cascade and a graph over the first of them.
 pub(super) struct Generation {
     pub(super) rows: FlatRows,
+    pub(super) cascade: Option<Arc<Cascade>>,
     pub(super) graph: Option<Arc<Graph>>,
     /// Subjects with a live row.
     pub(super) subjects: usize,
@@ -94,8 +131,12 @@ pub struct GalleryIndex {
     pub(super) published: ArcSwap<Generation>,
     /// Where the rows of the published generation are. Held by whoever publishes the next one.
     pub(super) writer: Mutex<Slots>,
+    /// Set by the first search that asked for a cascade.
+    pub(super) cascade_requested: AtomicBool,
     /// Set by the first search that asked for a graph.
     pub(super) graph_requested: AtomicBool,
+    /// Searches that wait at the same time.
+    pub(super) combiner: Combiner,
     /// Held while background work is done, so that slots are renumbered by one thread only.
     pub(super) maintaining: Mutex<()>,
 }
@@ -103,12 +144,15 @@ pub struct GalleryIndex {
 impl GalleryIndex {
     /// An empty index for vectors of `dim` values.
     pub fn new(dim: usize, config: IndexConfig) -> Self {
+        let rows = FlatRows::with_pool(dim, config.vectors.clone());
         Self {
             dim,
             config: IndexConfig { graph: config.graph.clamped(), ..config },
-            published: ArcSwap::from_pointee(Generation { rows: FlatRows::new(dim), graph: None, subjects: 0 }),
+            published: ArcSwap::from_pointee(Generation { rows, cascade: None, graph: None, subjects: 0 }),
             writer: Mutex::default(),
+            cascade_requested: AtomicBool::new(false),
             graph_requested: AtomicBool::new(false),
+            combiner: Combiner::default(),
             maintaining: Mutex::default(),
         }
     }
@@ -175,7 +219,7 @@ impl GalleryIndex {
                 match vector {
                     Some(vector) => changed |= put(slots, edit, key, &vector),
                     None => {
-                        if let Some(slot) = slots.remove(&key) {
+                        if let Some(slot) = slots.remove(edit.rows(), &key) {
                             edit.kill(slot);
                             changed = true;
                         }
@@ -190,7 +234,7 @@ impl GalleryIndex {
     pub fn remove(&self, key: &RowKey) -> bool {
         let mut found = false;
         self.write(|slots, edit| {
-            if let Some(slot) = slots.remove(key) {
+            if let Some(slot) = slots.remove(edit.rows(), key) {
                 edit.kill(slot);
                 found = true;
             }
@@ -202,7 +246,7 @@ impl GalleryIndex {
     pub fn remove_subject(&self, subject: &SubjectId) -> usize {
         let mut found = 0;
         self.write(|slots, edit| {
-            let dead = slots.remove_subject(subject);
+            let dead = slots.remove_subject(edit.rows(), subject);
             found = dead.len();
             dead.into_iter().for_each(|slot| edit.kill(slot));
         });
@@ -211,26 +255,94 @@ impl GalleryIndex {
 
     /// The best `limit` subjects for `probe`: best first, each subject once with its best row.
     ///
-    /// The first search with [`SearchMode::Ann`] asks for a graph, which [`maintain`](Self::maintain) builds. Until it
-    /// is there, and where a graph would not do (see [`GraphIndex`]), the answer is exact and says so.
+    /// The first search with [`SearchMode::Cascade`] or [`SearchMode::Ann`] asks for a cascade or a graph, which
+    /// [`maintain`](Self::maintain) prepares. Until it is there, and where it would not do (see [`GraphIndex`]), the answer is
+    /// exact and says so.
     ///
     /// # Errors
     /// [`IndexError::WrongDimension`] or [`IndexError::NotUnit`] for a bad probe.
     pub fn search(&self, probe: &[f32], limit: usize, mode: SearchMode) -> Result<SearchOutcome, IndexError> {
-        let Generation { rows, graph, .. } = &**self.published.load();
-        let graph = graph.as_deref().filter(|graph| match mode {
-            SearchMode::Exact => false,
-            SearchMode::Ann => true,
-            SearchMode::Auto => {
-                rows.rows() > self.config.ann_above_rows && graph.recall_at_10() >= self.config.auto_min_recall
-            }
-        });
-        if mode == SearchMode::Ann {
-            self.graph_requested.store(true, Ordering::Relaxed);
+        check_unit(probe, self.dim)?;
+        let generation = self.published.load();
+        if matches!(self.way(&generation, mode), Way::Exact) && generation.rows.is_large() {
+            drop(generation);
+            return Ok(self.combiner.search(probe, limit, TOGETHER, |probes| self.scan_many(probes)));
         }
-        match graph {
-            Some(graph) => GraphIndex::new(graph, rows).search(probe, limit),
-            None => rows.search(probe, limit),
+        self.search_in(&generation, Query { probe, limit }, mode)
+    }
+
+    /// Compares probes that were checked with every row of now.
+    fn scan_many(&self, probes: &[(&[f32], usize)]) -> Vec<SearchOutcome> {
+        let queries: Vec<Query<'_>> = probes.iter().map(|(probe, limit)| Query { probe, limit: *limit }).collect();
+        let generation = self.published.load();
+        let tops = generation.rows.scan_many(&queries);
+        tops.into_iter().map(|top| SearchOutcome::exact(top.into_hits())).collect()
+    }
+
+    /// As [`search`](Self::search), for several probes, which is faster than one after the other. All see the same rows.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search), for the first bad probe.
+    pub fn search_many(&self, probes: &[(&[f32], usize)], mode: SearchMode) -> Result<Vec<SearchOutcome>, IndexError> {
+        probes.iter().try_for_each(|(probe, _)| check_unit(probe, self.dim))?;
+        let generation = self.published.load();
+        if matches!(self.way(&generation, mode), Way::Exact) {
+            return Ok(self.scan_many(probes));
+        }
+        let queries = probes.par_iter().map(|(probe, limit)| Query { probe, limit: *limit });
+        queries.map(|query| self.search_in(&generation, query, mode)).collect()
+    }
+
+    /// Searches with a probe that was checked.
+    fn search_in(
+        &self,
+        generation: &Generation,
+        query: Query<'_>,
+        mode: SearchMode,
+    ) -> Result<SearchOutcome, IndexError> {
+        let rows = &generation.rows;
+        let Query { probe, limit } = query;
+        match self.way(generation, mode) {
+            Way::Graph(graph) => GraphIndex::new(graph, rows).search(probe, limit),
+            Way::Cascade(cascade) => match cascade.search(rows, query) {
+                Some(top) => Ok(SearchOutcome {
+                    hits: top.into_hits(),
+                    kind: IndexKind::Cascade,
+                    recall: Some(cascade.trial().recall_at_10),
+                }),
+                None => rows.search(probe, limit),
+            },
+            Way::Exact => rows.search(probe, limit),
+        }
+    }
+
+    /// How a generation is searched.
+    fn way<'a>(&self, generation: &'a Generation, mode: SearchMode) -> Way<'a> {
+        let Generation { rows, cascade, graph, .. } = generation;
+        let (cascade, graph) = (cascade.as_deref(), graph.as_deref());
+        match mode {
+            SearchMode::Exact => Way::Exact,
+            SearchMode::Cascade => {
+                self.cascade_requested.store(true, Ordering::Relaxed);
+                cascade.map_or(Way::Exact, Way::Cascade)
+            }
+            SearchMode::Ann => {
+                self.graph_requested.store(true, Ordering::Relaxed);
+                graph.map_or(Way::Exact, Way::Graph)
+            }
+            SearchMode::Auto if rows.rows() <= self.config.ann_above_rows => Way::Exact,
+            SearchMode::Auto => {
+                let least = self.config.auto_min_recall;
+                let cascade = cascade.filter(|cascade| cascade.trial().recall_at_10 >= least);
+                let graph = graph.filter(|graph| graph.recall_at_10() >= least);
+                match (cascade, graph) {
+                    // The graph was timed beside the cascade of that moment.
+                    (Some(_), Some(graph)) if graph.is_faster() => Way::Graph(graph),
+                    (Some(cascade), _) => Way::Cascade(cascade),
+                    (None, Some(graph)) => Way::Graph(graph),
+                    (None, None) => Way::Exact,
+                }
+            }
         }
     }
 
@@ -248,21 +360,35 @@ impl GalleryIndex {
     ) -> Result<SearchOutcome, IndexError> {
         check_unit(probe, self.dim)?;
         let generation = self.published.load();
-        let hits = match limit {
-            0 => Vec::new(),
-            _ => generation.rows.scan_where(probe, 0, limit, accept).into_hits(),
-        };
-        Ok(SearchOutcome { hits, kind: IndexKind::Exact, recall: None })
+        Ok(SearchOutcome::exact(generation.rows.scan_where(probe, 0, limit, accept).into_hits()))
     }
 
-    /// What the index holds.
+    /// Subjects with a live row.
+    pub fn subjects(&self) -> usize {
+        self.published.load().subjects
+    }
+
+    /// Live rows.
+    pub fn rows(&self) -> usize {
+        self.published.load().rows.rows()
+    }
+
+    /// What the index holds. Takes a moment where it is large.
     pub fn stats(&self) -> IndexStats {
-        let Generation { rows, graph, subjects } = &**self.published.load();
+        let Generation { rows, cascade, graph, subjects } = &**self.published.load();
         IndexStats {
             rows: rows.rows(),
             subjects: *subjects,
             tombstones: rows.tombstones(),
-            bytes: rows.bytes() + graph.as_ref().map_or(0, |graph| graph.bytes()),
+            filed_bytes: rows.filed_bytes(),
+            bytes: rows.bytes()
+                + Slots::bytes(rows.rows(), *subjects)
+                + cascade.as_ref().map_or(0, |cascade| cascade.bytes())
+                + graph.as_ref().map_or(0, |graph| graph.bytes()),
+            cascade: cascade.as_ref().map(|cascade| {
+                let Trial { rows, share, recall_at_10, rank_1 } = cascade.trial();
+                CascadeStats { rows, share, recall_at_10, rank_1 }
+            }),
             graph: graph.as_ref().map(|graph| GraphStats {
                 rows: graph.covers(),
                 recall_at_10: graph.recall_at_10(),
@@ -278,21 +404,29 @@ impl GalleryIndex {
         let mut edit = FlatEdit::new(&now.rows);
         change(&mut slots, &mut edit);
         let subjects = slots.subjects();
-        self.published.store(Arc::new(Generation { rows: edit.finish(), graph: now.graph.clone(), subjects }));
+        let (cascade, graph) = (now.cascade.clone(), now.graph.clone());
+        self.published.store(Arc::new(Generation { rows: edit.finish(), cascade, graph, subjects }));
     }
+}
+
+/// How a search is done.
+enum Way<'a> {
+    Exact,
+    Cascade(&'a Cascade),
+    Graph(&'a Graph),
 }
 
 /// Adds or replaces a checked row; gives whether it is another one than before.
 fn put(slots: &mut Slots, edit: &mut FlatEdit, key: RowKey, vector: &[f32]) -> bool {
-    let old = slots.get(&key);
+    let old = slots.get(edit.rows(), &key);
     // Loading what is already there makes no tombstones.
-    if old.and_then(|slot| edit.row(slot)).is_some_and(|row| row.vector == vector) {
+    if old.and_then(|slot| edit.rows().row(slot)).is_some_and(|row| row.vector == vector) {
         return false;
     }
     if let Some(slot) = old {
         edit.kill(slot);
     }
     let slot = edit.push(key.clone(), vector);
-    slots.insert(&key, slot);
+    slots.insert(edit.rows(), &key, slot);
     true
 }

@@ -1,6 +1,7 @@
 //! The approximate index: a navigable small-world graph (Malkov and Yashunin 2018), built by `hnsw_rs`.
 //!
-//! A [`Graph`] is built once over the slots of a compacted state and never changed. It proposes slots; [`GraphIndex`]
+//! A [`Graph`] is built once over the slots of a compacted state and never changed. It walks over vectors as bytes, a quarter of
+//! their size, whose products are a good guess. It proposes slots; [`GraphIndex`]
 //! looks them up among the rows of *now*, so a row that died after the graph was built is dropped and every score is
 //! the exact product. Rows that came after the graph was built are scanned. An approximate answer can therefore miss a
 //! row, but it never holds a wrong score, a dead row, or an old vector.
@@ -15,10 +16,15 @@ use hnsw_rs::anndists::dist::distances::Distance;
 use hnsw_rs::hnsw::Hnsw;
 use rayon::prelude::*;
 
+use super::cascade::Cascade;
 use super::flat::FlatRows;
+use super::scan::Query;
 use super::top::TopSubjects;
-use super::vector::{check_unit, cosine, dot};
+use super::trial::{on_own_threads, seen_anew};
+use super::vector::{check_unit, cosine};
 use super::{IndexError, IndexKind, SearchOutcome, VectorIndex};
+use crate::kernel::bytes::{STEP, products};
+use crate::kernel::isa::Isa;
 
 /// Layers of a graph at most. `hnsw_rs` has no more.
 const MAX_LAYERS: usize = 16;
@@ -30,9 +36,8 @@ const SERIAL_ROWS: usize = 256;
 /// Rows searched for to measure a graph.
 const RECALL_SAMPLE: usize = 200;
 
-/// How much a row is disturbed to measure a graph: 1.25 leaves a cosine of about 0.62 between the row and the probe,
-/// as between two images of one person.
-const DISTURBANCE: f32 = 1.25;
+/// Searches that are timed.
+const TIMED: usize = 101;
 
 /// More candidates than this are not taken to reach the recall target: an exact search would be about as fast.
 const MAX_CALIBRATED: usize = 512;
@@ -75,28 +80,44 @@ impl GraphConfig {
             build_threads: self.build_threads.min(256),
         }
     }
+}
 
-    fn threads(&self) -> usize {
-        match self.build_threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2)),
-            threads => threads,
-        }
+/// Standard deviations of a value that a byte reaches. A larger value is cut, which costs a search a candidate at worst.
+const REACH: f32 = 5.5;
+
+/// A unit vector as bytes, all vectors of a length on the same scale.
+fn bytes_of(vector: &[f32]) -> Vec<i8> {
+    let scale = 127.0 * (vector.len() as f32).sqrt() / REACH;
+    let mut bytes: Vec<i8> = vector.iter().map(|value| (value * scale).round().clamp(-127.0, 127.0) as i8).collect();
+    bytes.resize(vector.len().next_multiple_of(STEP), 0);
+    bytes
+}
+
+/// 1 − cosine of vectors as bytes, never below 0.
+#[derive(Clone, Copy)]
+struct CosineDistance {
+    isa: Isa,
+    /// Value of a product of bytes.
+    scale: f32,
+}
+
+impl CosineDistance {
+    fn new(dim: usize) -> Self {
+        Self { isa: Isa::current(), scale: (REACH / 127.0).powi(2) / dim as f32 }
     }
 }
 
-/// 1 − cosine, never below 0.
-#[derive(Clone, Copy, Default)]
-struct CosineDistance;
-
-impl Distance<f32> for CosineDistance {
-    fn eval(&self, a: &[f32], b: &[f32]) -> f32 {
-        (1.0 - dot(a, b)).max(0.0)
+impl Distance<i8> for CosineDistance {
+    fn eval(&self, a: &[i8], b: &[i8]) -> f32 {
+        let mut product = [0];
+        products(self.isa, a, b, &mut product);
+        (1.0 - product[0] as f32 * self.scale).max(0.0)
     }
 }
 
 /// A graph over the slots below [`Graph::covers`].
 pub struct Graph {
-    links: Hnsw<'static, f32, CosineDistance>,
+    links: Hnsw<'static, i8, CosineDistance>,
     config: GraphConfig,
     dim: usize,
     covers: usize,
@@ -105,20 +126,27 @@ pub struct Graph {
     /// Rows for each subject on average when the graph was built, at least 1.
     rows_per_subject: usize,
     recall_at_10: f32,
+    is_faster: bool,
     build_ms: u64,
 }
 
 impl Graph {
     /// Builds a graph over all rows of a state without dead slots and measures it. Takes minutes for a million rows.
-    pub(super) fn build(rows: &FlatRows, subjects: usize, config: GraphConfig) -> Self {
+    /// `cascade` over the same rows is timed beside it.
+    pub(super) fn build(rows: &FlatRows, subjects: usize, config: GraphConfig, cascade: Option<&Cascade>) -> Self {
         debug_assert_eq!(rows.tombstones(), 0);
         let config = config.clamped();
         let started = Instant::now();
         let covers = rows.slots();
-        let links = Hnsw::new(config.max_links, covers.max(1), MAX_LAYERS, config.build_candidates, CosineDistance);
-        let mut data: Vec<_> = rows.live_rows(0..covers).map(|(slot, row)| (row.vector, slot)).collect();
-        let rest = data.split_off(SERIAL_ROWS.min(data.len()));
-        data.into_iter().for_each(|row| links.insert_slice(row));
+        let distance = CosineDistance::new(rows.dim());
+        let links = Hnsw::new(config.max_links, covers.max(1), MAX_LAYERS, config.build_candidates, distance);
+        let insert = |links: &Hnsw<'static, i8, CosineDistance>, slot: usize| {
+            if let Some(row) = rows.row(slot) {
+                links.insert_slice((&bytes_of(row.vector), slot));
+            }
+        };
+        let serial = SERIAL_ROWS.min(covers);
+        (0..serial).for_each(|slot| insert(&links, slot));
         let mut graph = Self {
             links,
             config,
@@ -127,21 +155,16 @@ impl Graph {
             search_candidates: config.search_candidates,
             rows_per_subject: covers.checked_div(subjects).unwrap_or(1).max(1),
             recall_at_10: 0.0,
+            is_faster: false,
             build_ms: 0,
         };
         let finish = || {
-            rest.into_par_iter().for_each(|row| graph.links.insert_slice(row));
+            (serial..covers).into_par_iter().for_each(|slot| insert(&graph.links, slot));
             graph.links.set_searching_mode(true);
             graph.calibrate(rows);
+            graph.is_faster = cascade.is_none_or(|cascade| graph.beats(cascade, rows));
         };
-        // Not the shared threads: the scan of a search would wait behind all rows that are still to be linked.
-        match rayon::ThreadPoolBuilder::new().num_threads(config.threads()).build() {
-            Ok(threads) => threads.install(finish),
-            Err(error) => {
-                tracing::warn!(%error, "no threads of its own for a graph build, using the shared ones");
-                finish();
-            }
-        }
+        on_own_threads(config.build_threads, finish);
         graph.build_ms = started.elapsed().as_millis() as u64;
         graph
     }
@@ -157,35 +180,24 @@ impl Graph {
         self.recall_at_10
     }
 
+    /// Whether a search was faster than by the cascade over the same rows, or there was none.
+    pub(super) fn is_faster(&self) -> bool {
+        self.is_faster
+    }
+
     /// How long building and measuring took, in milliseconds.
     pub fn build_ms(&self) -> u64 {
         self.build_ms
     }
 
-    /// Memory taken in bytes, estimated: the graph keeps a copy of its vectors, and its links are small allocations.
+    /// Memory taken in bytes, estimated: the graph keeps its vectors as bytes, and its links are small allocations.
     pub fn bytes(&self) -> usize {
-        self.covers * (self.dim * size_of::<f32>() + 800 + 140 * self.config.max_links)
+        self.covers * (self.dim.next_multiple_of(STEP) + 800 + 140 * self.config.max_links)
     }
 
     /// Up to `candidates` slots near the probe. None where the probe is not near anything.
     fn propose(&self, probe: &[f32], candidates: usize) -> impl Iterator<Item = usize> {
-        self.links.search(probe, candidates, candidates).into_iter().map(|found| found.d_id)
-    }
-
-    /// A probe like the ones to come: a row of the gallery, seen anew.
-    ///
-    /// The row itself would flatter the graph, which leads to what it was built from more surely than to a new image of
-    /// the same person. So the row is disturbed, by the mirror image of a row from elsewhere: that varies as faces of
-    /// this gallery vary, and nobody is near it.
-    fn probe(&self, rows: &FlatRows, number: usize, sample: usize) -> Option<Vec<f32>> {
-        // Evenly spread, so that every part of the gallery has its say.
-        let slot = number * self.covers / sample;
-        let other = (slot + self.covers / 2 + number) % self.covers;
-        let (row, other) = (rows.row(slot)?.vector, rows.row(other)?.vector);
-        let mixed: Vec<f32> = row.iter().zip(other).map(|(x, y)| x - DISTURBANCE * y).collect();
-        let norm = dot(&mixed, &mixed).sqrt();
-        // Length 0 only if the two point the same way and the disturbance were 1.
-        (norm > 0.01).then(|| mixed.iter().map(|x| x / norm).collect())
+        self.links.search(&bytes_of(probe), candidates, candidates).into_iter().map(|found| found.d_id)
     }
 
     /// Measures the graph and raises the candidates of a search until it is good enough.
@@ -194,7 +206,7 @@ impl Graph {
         let probes: Vec<_> = (0..sample)
             .into_par_iter()
             .filter_map(|number| {
-                let probe = self.probe(rows, number, sample)?;
+                let probe = seen_anew(rows, number, sample, self.covers)?;
                 let exact = rows.scan(&probe, 0, RECALL_AT).into_hits();
                 exact.last().map(|last| last.score).map(|last| (probe, exact.len(), last))
             })
@@ -208,6 +220,25 @@ impl Graph {
             }
             self.search_candidates = next;
         }
+    }
+
+    /// Times a search beside that of a cascade, taking turns; the medians are compared.
+    fn beats(&self, cascade: &Cascade, rows: &FlatRows) -> bool {
+        let index = GraphIndex { graph: self, rows };
+        let probes = (0..TIMED).filter_map(|number| seen_anew(rows, number, TIMED, self.covers));
+        let (mut own, mut others): (Vec<_>, Vec<_>) = probes
+            .map(|probe| {
+                let started = Instant::now();
+                let mut top = TopSubjects::new(RECALL_AT);
+                index.offer_candidates(&probe, RECALL_AT, &mut top);
+                let own = started.elapsed();
+                cascade.search(rows, Query { probe: &probe, limit: RECALL_AT });
+                (own, started.elapsed() - own)
+            })
+            .unzip();
+        own.sort_unstable();
+        others.sort_unstable();
+        own.get(own.len() / 2) < others.get(others.len() / 2)
     }
 
     /// The share of the exact top 10 that is found for `probes`, each with the length of its exact list and the last

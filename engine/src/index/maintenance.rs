@@ -1,6 +1,6 @@
-//! What an index leaves for the background: dropping dead slots and building graphs.
+//! What an index leaves for the background: dropping dead slots, preparing cascades and building graphs.
 //!
-//! Both renumber slots, so rows and graph are made together and published as one generation. The work starts from the
+//! Dropping dead slots renumbers the others, so rows and what stands on them are made together and published as one generation. The work starts from the
 //! generation of the moment; writes go on meanwhile, and searches never notice. What was written since is then carried
 //! over: every write is either a slot that died or a slot that was appended, so the difference of two states says all.
 //! Most of it is carried over beside the writers and only the rest while they wait.
@@ -9,14 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::VectorIndex;
-use super::flat::{FlatEdit, FlatRows};
+use super::cascade::Cascade;
+use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
 use super::gallery::{GalleryIndex, Generation};
 use super::hnsw::Graph;
 use super::slots::Slots;
+use super::trial::on_own_threads;
 
 /// How often what was written meanwhile is carried over beside the writers, before they have to wait.
 const CATCH_UP_ROUNDS: usize = 2;
+
+/// Rows without bits that are worth adding to a cascade.
+const EXTEND_ROWS: usize = 8 * CHUNK_ROWS;
 
 /// How long a graph that was replaced is kept for the searches that still walk it, in milliseconds.
 const RETIRE_MS: u64 = 2_000;
@@ -26,6 +30,10 @@ const RETIRE_MS: u64 = 2_000;
 pub struct Maintenance {
     /// Dead slots are dropped.
     pub compact: bool,
+    /// A cascade is prepared, the first one or anew.
+    pub prepare_cascade: bool,
+    /// Rows that came since have their bits added to the cascade.
+    pub extend_cascade: bool,
     /// A graph is built, the first one or anew.
     pub build_graph: bool,
 }
@@ -33,7 +41,12 @@ pub struct Maintenance {
 impl Maintenance {
     /// Whether there is anything to do.
     pub fn is_due(&self) -> bool {
-        self.compact || self.build_graph
+        self.compact || self.prepare_cascade || self.extend_cascade || self.build_graph
+    }
+
+    /// Whether no slot is renumbered.
+    fn only_extends(&self) -> bool {
+        !self.compact && !self.prepare_cascade && !self.build_graph
     }
 }
 
@@ -52,9 +65,19 @@ impl GalleryIndex {
         if !due.is_due() {
             return due;
         }
+        if due.only_extends() {
+            self.extend_cascade(&seen);
+            return due;
+        }
         let rows = seen.rows.compacted();
         let mut slots = Slots::of(&rows);
-        let graph = due.build_graph.then(|| Arc::new(Graph::build(&rows, slots.subjects(), self.config.graph)));
+        let cascade = self.cascade_over(&rows, &slots, &seen, due.prepare_cascade);
+        let graph = if due.build_graph {
+            Some(Arc::new(Graph::build(&rows, slots.subjects(), self.config.graph, cascade.as_deref())))
+        } else {
+            // Nothing was renumbered where nothing was compacted.
+            seen.graph.clone().filter(|_| seen.rows.tombstones() == 0)
+        };
         let mut edit = FlatEdit::new(&rows);
         for _ in 0..CATCH_UP_ROUNDS {
             let now = self.published.load_full();
@@ -67,7 +90,7 @@ impl GalleryIndex {
             carry_over(&seen.rows, &now.rows, &mut slots, &mut edit);
             let subjects = slots.subjects();
             *writer = slots;
-            self.published.store(Arc::new(Generation { rows: edit.finish(), graph, subjects }));
+            self.published.store(Arc::new(Generation { rows: edit.finish(), cascade, graph, subjects }));
             now.graph.clone()
         };
         drop(seen);
@@ -77,6 +100,7 @@ impl GalleryIndex {
             rows = stats.rows,
             bytes = stats.bytes,
             compacted = due.compact,
+            cascade = ?stats.cascade,
             graph_rows = stats.graph.map(|graph| graph.rows),
             recall_at_10 = stats.graph.map(|graph| graph.recall_at_10),
             build_ms = stats.graph.map(|graph| graph.build_ms),
@@ -85,35 +109,79 @@ impl GalleryIndex {
         due
     }
 
+    /// The cascade over a state that replaces another.
+    fn cascade_over(&self, rows: &FlatRows, slots: &Slots, before: &Generation, anew: bool) -> Option<Arc<Cascade>> {
+        let config = &self.config;
+        on_own_threads(config.graph.build_threads, || {
+            if anew && rows.slots() >= CHUNK_ROWS {
+                return Some(Cascade::build(rows, config.cascade_recall, &|key| slots.get(rows, key)));
+            }
+            before.cascade.as_ref().map(|cascade| cascade.extended(rows))
+        })
+        .map(Arc::new)
+    }
+
+    /// Adds the bits of rows that came since to the cascade.
+    fn extend_cascade(&self, seen: &Generation) {
+        let Some(cascade) = &seen.cascade else { return };
+        let extended = on_own_threads(self.config.graph.build_threads, || cascade.extended(&seen.rows));
+        // Full chunks stay as they are: only this thread, by its turn, renumbers slots.
+        let _writer = self.writer.lock();
+        let now = self.published.load_full();
+        self.published.store(Arc::new(Generation {
+            rows: now.rows.clone(),
+            cascade: Some(Arc::new(extended)),
+            graph: now.graph.clone(),
+            subjects: now.subjects,
+        }));
+    }
+
     fn due(&self, generation: &Generation) -> Maintenance {
-        let Generation { rows, graph, .. } = generation;
+        let Generation { rows, cascade, graph, .. } = generation;
         let config = &self.config;
         let exceeds = |changed: usize, share: f32, of: usize| {
             changed >= config.maintenance_min_rows.max(1) && changed as f32 > share * of as f32
         };
         let compact = exceeds(rows.tombstones(), config.compact_share, rows.slots());
-        let wanted =
-            graph.is_some() || rows.rows() > config.ann_above_rows || self.graph_requested.load(Ordering::Relaxed);
-        let outdated = graph.as_ref().is_none_or(|graph| {
-            let changed = rows.slots() - graph.covers() + rows.tombstones();
-            // Compaction renumbers the slots, so a graph never outlives it.
-            compact || exceeds(changed, config.rebuild_share, graph.covers())
-        });
-        let enough = rows.rows() >= config.graph_min_rows.max(1);
-        Maintenance { compact, build_graph: wanted && outdated && enough }
+        let large = rows.rows() > config.ann_above_rows;
+        let enough = |least: usize| rows.rows() >= least.max(1);
+        let prepare_cascade = {
+            let wanted = cascade.is_some() || large || self.cascade_requested.load(Ordering::Relaxed);
+            let outdated = cascade.as_ref().is_none_or(|cascade| {
+                let tried = cascade.trial().rows;
+                exceeds(rows.rows().abs_diff(tried) + rows.tombstones(), config.rebuild_share, tried)
+            });
+            wanted && outdated && Cascade::suits(self.dim) && enough(config.cascade_min_rows.max(CHUNK_ROWS))
+        };
+        let extend_cascade =
+            cascade.as_ref().is_some_and(|cascade| cascade.covers() + EXTEND_ROWS <= rows.slots()) && !prepare_cascade;
+        let build_graph = {
+            // A graph is built for who asks for it: cascades cost less and find as much.
+            let wanted =
+                graph.is_some() || self.graph_requested.load(Ordering::Relaxed) || large && !Cascade::suits(self.dim);
+            let outdated = graph.as_ref().is_none_or(|graph| {
+                let changed = rows.slots() - graph.covers() + rows.tombstones();
+                // Compaction renumbers the slots, so a graph never outlives it.
+                compact
+                    || prepare_cascade && rows.tombstones() > 0
+                    || exceeds(changed, config.rebuild_share, graph.covers())
+            });
+            wanted && outdated && enough(config.graph_min_rows)
+        };
+        Maintenance { compact, prepare_cascade, extend_cascade, build_graph }
     }
 }
 
 /// Applies to `edit` and `slots`, which have numbers of their own, what happened between two states.
 fn carry_over(before: &FlatRows, now: &FlatRows, slots: &mut Slots, edit: &mut FlatEdit) {
     for row in now.died_since(before) {
-        if let Some(slot) = slots.remove(row.key) {
+        if let Some(slot) = slots.remove(edit.rows(), row.key) {
             edit.kill(slot);
         }
     }
     for (_, row) in now.live_rows(before.slots()..now.slots()) {
         let slot = edit.push(row.key.clone(), row.vector);
-        slots.insert(row.key, slot);
+        slots.insert(edit.rows(), row.key, slot);
     }
 }
 

@@ -1,25 +1,33 @@
 //! Search over the vectors of one gallery. An index is a cache of the store: it can be thrown away and built again.
 //!
-//! [`GalleryIndex`] is what the rest of the engine uses. It keeps the rows ([`flat`]), a graph over them where the
-//! gallery is large enough for one ([`hnsw`]), and the work that is left for the background ([`maintenance`]).
+//! [`GalleryIndex`] is what the rest of the engine uses. It keeps the rows ([`flat`]), bits of them for a first look where the
+//! gallery is large enough (`cascade`), a graph where one was asked for ([`hnsw`]), and the work that is left for the
+//! background ([`maintenance`]).
 //!
 //! # Invariants
 //! - A search reads one published state and takes no lock. A write that has returned is in every later search.
 //! - A score is the product of the probe and the row, computed in one way only ([`vector`]): exact and approximate
 //!   search, whole and compacted galleries give the same bits.
-//! - An exact search compares rows as bytes first and passes over those whose score provably cannot reach the list (`codes`).
+//! - An exact search reads the coarse half of each row first and passes over those whose score provably cannot reach the list
+//!   (`scan`, `codes`).
 //! - Rows are grouped by subject inside the scan (`top`), and equal scores are ordered by subject id.
 //! - An approximate search may miss a row. It never returns a removed row or a wrong score, and it says that it was
 //!   approximate, with the recall that was measured.
 
+mod cascade;
 mod codes;
+mod combine;
 pub mod flat;
 pub mod gallery;
 pub mod hnsw;
 pub mod maintenance;
+mod scan;
+mod sketch;
 mod slots;
 mod top;
+mod trial;
 pub mod vector;
+mod vectors;
 
 // The fixture names the engine through its including module, so that tests and benches share it.
 #[cfg(test)]
@@ -30,9 +38,10 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use gallery::{GalleryIndex, GraphStats, IndexConfig, IndexStats};
+pub use gallery::{CascadeStats, GalleryIndex, GraphStats, IndexConfig, IndexStats};
 pub use hnsw::GraphConfig;
 pub use maintenance::Maintenance;
+pub use vectors::VectorPool;
 
 use crate::ids::{FaceId, SubjectId};
 
@@ -54,6 +63,8 @@ pub enum SearchMode {
     Auto,
     /// Every row is compared.
     Exact,
+    /// Bits of all rows are looked at, and the rows that look nearest are compared; exact where that is not prepared.
+    Cascade,
     /// The graph is walked; exact where no graph is ready.
     Ann,
 }
@@ -64,6 +75,8 @@ pub enum SearchMode {
 pub enum IndexKind {
     /// Every row was compared.
     Exact,
+    /// Bits of all rows were looked at, and the rows that looked nearest scored exactly.
+    Cascade,
     /// The graph was walked and its candidates scored exactly.
     Ann,
 }
@@ -86,8 +99,14 @@ pub struct SearchOutcome {
     pub hits: Vec<Hit>,
     /// How the search was done.
     pub kind: IndexKind,
-    /// For [`IndexKind::Ann`]: the share of the exact top 10 that the graph found on a sample when it was built.
+    /// Where it was not exact: the share of the exact top 10 that was found on a sample when the index was prepared.
     pub recall: Option<f32>,
+}
+
+impl SearchOutcome {
+    fn exact(hits: Vec<Hit>) -> Self {
+        Self { hits, kind: IndexKind::Exact, recall: None }
+    }
 }
 
 /// Why an index did not do as asked.

@@ -15,7 +15,7 @@ use super::{Hit, RowKey};
 use crate::ids::SubjectId;
 
 /// Candidates kept beyond twice the limit before they are thinned out.
-const SLACK: usize = 256;
+const SLACK: usize = 32;
 
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
@@ -52,6 +52,11 @@ impl<'a> TopSubjects<'a> {
         self.floor
     }
 
+    /// Takes over a floor that another part of the same scan has found.
+    pub(super) fn raise_floor(&mut self, floor: f32) {
+        self.floor = self.floor.max(floor);
+    }
+
     /// Takes a row into account. `score` is not NaN.
     pub(super) fn offer(&mut self, score: f32, key: &'a RowKey) {
         // A row equal to the floor may still come first by its subject id.
@@ -60,13 +65,6 @@ impl<'a> TopSubjects<'a> {
             if self.found.len() >= self.limit.saturating_mul(2).saturating_add(SLACK) {
                 self.thin_out();
             }
-        }
-    }
-
-    /// As [`TopSubjects::offer`], if the row would count and its subject is let through.
-    pub(super) fn offer_if(&mut self, score: f32, key: &'a RowKey, accept: &(dyn Fn(&SubjectId) -> bool + Sync)) {
-        if score >= self.floor && accept(&key.subject) {
-            self.offer(score, key);
         }
     }
 

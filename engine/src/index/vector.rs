@@ -27,6 +27,12 @@ pub fn check_unit(vector: &[f32], dim: usize) -> Result<(), IndexError> {
 
 /// The product of two vectors of the same length. Error against exact arithmetic for unit vectors: below 1e-6.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    dot_inlined(a, b)
+}
+
+/// As [`dot`], for loops that are compiled for each instruction set.
+#[inline(always)]
+pub(super) fn dot_inlined(a: &[f32], b: &[f32]) -> f32 {
     debug_assert_eq!(a.len(), b.len());
     let (a_blocks, a_rest) = a.as_chunks::<LANES>();
     let (b_blocks, b_rest) = b.as_chunks::<LANES>();

@@ -16,7 +16,7 @@
 //! | `network` | what networks are put together from |
 //! | [`conv`] | convolutions by name, and in stock candle: the reference |
 //! | [`gpu`] | convolutions in candle's operations, arranged for GPUs |
-//! | `bytes` | products of rows of bytes |
+//! | `nibbles`, `bytes`, `bits` | products of rows of half bytes and of bytes; distances of rows of bits |
 //! | `plain` | loops over whole numbers, which the compiler makes wide by itself |
 //!
 //! Every loop is written once and compiled for each instruction set; tests compare each with plain sums in double
@@ -25,6 +25,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "loops over registers are unrolled only when they count")]
 
+pub(crate) mod bits;
 pub(crate) mod bytes;
 pub(crate) mod channelwise;
 pub mod conv;
@@ -38,6 +39,7 @@ pub(crate) mod lanes;
 pub(crate) mod map;
 pub(crate) mod maximum;
 pub(crate) mod network;
+pub(crate) mod nibbles;
 pub(crate) mod places;
 pub(crate) mod plain;
 pub(crate) mod resample;
@@ -56,6 +58,21 @@ pub(crate) fn contiguous<'a>(name: &str, storage: &'a CpuStorage, layout: &Layou
         Some((start, end)) => Ok(&data[start..end]),
         None => candle_core::bail!("{name} needs a contiguous tensor"),
     }
+}
+
+/// Asks for memory that will be read soon.
+#[inline(always)]
+pub(crate) fn ask_for(bytes: &[u8]) {
+    /// Bytes that come together.
+    const LINE: usize = 64;
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 machine has the instruction, which reads nothing that could be seen.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, LINE);
 }
 
 /// One element after bias and activation. Slope 1 is no activation, slope 0 is ReLU, anything else PReLU. A NaN stays

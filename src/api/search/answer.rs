@@ -21,6 +21,8 @@ use crate::service::timing::TimingsMs;
 pub enum KindName {
     /// Every row was compared.
     Exact,
+    /// Bits of all rows were looked at, and the rows that looked nearest scored exactly.
+    Cascade,
     /// A graph was walked and its candidates scored exactly.
     Ann,
 }
@@ -35,7 +37,7 @@ pub struct GallerySearched {
     pub revision: u64,
     /// How it was searched.
     pub index: KindName,
-    /// Of a graph: the share of the exact top 10 it found on a sample of this gallery; null for exact search.
+    /// Of a cascade or a graph: the share of the exact top 10 it found on a sample of this gallery; null for exact search.
     #[schema(required = true)]
     pub recall: Option<f32>,
     /// The threshold in force.
@@ -197,6 +199,7 @@ fn gallery_view(gallery: &GalleryId, result: &SearchResult) -> GallerySearched {
         revision: result.revision,
         index: match result.kind {
             IndexKind::Exact => KindName::Exact,
+            IndexKind::Cascade => KindName::Cascade,
             IndexKind::Ann => KindName::Ann,
         },
         recall: result.recall,

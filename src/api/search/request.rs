@@ -31,6 +31,9 @@ pub enum ModeName {
     Auto,
     /// Every row is compared.
     Exact,
+    /// Bits of all rows are looked at, and the rows that look nearest are compared; exact until that is prepared, and always with
+    /// fewer than 8,192 rows.
+    Cascade,
     /// A graph is walked; exact until it is built, and always with fewer than 2,000 rows.
     Ann,
 }
@@ -263,6 +266,7 @@ impl SearchBody {
             mode: match self.mode.unwrap_or(ModeName::Auto) {
                 ModeName::Auto => SearchMode::Auto,
                 ModeName::Exact => SearchMode::Exact,
+                ModeName::Cascade => SearchMode::Cascade,
                 ModeName::Ann => SearchMode::Ann,
             },
             thresholds: thresholds(self.threshold, self.review_threshold)?,

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::Model;
 use crate::ids::SubjectId;
 use crate::index::fixture::{Rng, key};
-use crate::index::{GalleryIndex, GraphConfig, IndexConfig, IndexKind, SearchMode};
+use crate::index::{GalleryIndex, GraphConfig, IndexConfig, IndexKind, SearchMode, VectorPool};
 
-const DIM: usize = 24;
+/// Long enough for bits.
+const DIM: usize = 128;
 const OPERATIONS: usize = 4_000;
 /// Subjects from here on are removed once and never come back.
 const MORTAL: u64 = 1_000;
@@ -25,12 +26,16 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 /// One writer with a model beside it, one thread that keeps compacting and building graphs, one that keeps searching.
 #[test]
 fn nothing_is_lost_and_the_dead_stay_dead() {
+    let folder = tempfile::tempdir().unwrap();
     let index = GalleryIndex::new(
         DIM,
         IndexConfig {
             ann_above_rows: 400,
             auto_min_recall: 0.0,
             graph_min_rows: 300,
+            cascade_min_rows: 600,
+            // Vectors of full chunks lie in files.
+            vectors: Some(VectorPool::new(folder.path(), 0)),
             maintenance_min_rows: 20,
             graph: GraphConfig { build_candidates: 40, build_threads: 1, ..GraphConfig::default() },
             ..IndexConfig::default()
@@ -38,19 +43,21 @@ fn nothing_is_lost_and_the_dead_stay_dead() {
     );
     let done = AtomicBool::new(false);
     let gone: RwLock<HashSet<SubjectId>> = RwLock::default();
-    let (compactions, builds) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (compactions, builds, cascades) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let model = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
                 let did = index.maintain();
                 compactions.fetch_add(usize::from(did.compact), Ordering::Relaxed);
                 builds.fetch_add(usize::from(did.build_graph), Ordering::Relaxed);
+                cascades.fetch_add(usize::from(did.prepare_cascade), Ordering::Relaxed);
             }
         });
         scope.spawn(|| {
             let mut rng = Rng::new(21);
             while !done.load(Ordering::Acquire) {
-                let mode = [SearchMode::Auto, SearchMode::Exact, SearchMode::Ann][rng.below(3) as usize];
+                let modes = [SearchMode::Auto, SearchMode::Exact, SearchMode::Cascade, SearchMode::Ann];
+                let mode = modes[rng.below(4) as usize];
                 let dead_before = gone.read().unwrap().clone();
                 let hits = index.search(&rng.unit(DIM), 20, mode).unwrap().hits;
                 for hit in &hits {
@@ -64,19 +71,22 @@ fn nothing_is_lost_and_the_dead_stay_dead() {
         let _stop = OnDrop(|| done.store(true, Ordering::Release));
         write(&index, &gone)
     });
-    assert!(compactions.into_inner() > 0 && builds.into_inner() > 0);
+    assert!(compactions.into_inner() > 0 && builds.into_inner() > 0 && cascades.into_inner() > 0);
     index.maintain();
     assert_eq!(index.stats().rows, model.0.len());
     let mut rng = Rng::new(22);
-    let mut approximate = 0;
+    let mut approximate = [0, 0];
     for _ in 0..50 {
         let probe = rng.unit(DIM);
         model.check_exact(&probe, 30, &index.search(&probe, 30, SearchMode::Exact).unwrap().hits);
-        let answer = index.search(&probe, 5, SearchMode::Ann).unwrap();
-        approximate += usize::from(answer.kind == IndexKind::Ann);
-        model.check_hits(&probe, &answer.hits);
+        for (mode, kind, count) in [(SearchMode::Ann, IndexKind::Ann, 0), (SearchMode::Cascade, IndexKind::Cascade, 1)]
+        {
+            let answer = index.search(&probe, 5, mode).unwrap();
+            approximate[count] += usize::from(answer.kind == kind);
+            model.check_hits(&probe, &answer.hits);
+        }
     }
-    assert!(approximate > 0);
+    assert!(approximate.iter().all(|count| *count > 0), "{approximate:?}");
 }
 
 fn write(index: &GalleryIndex, gone: &RwLock<HashSet<SubjectId>>) -> Model {
@@ -131,7 +141,7 @@ fn write(index: &GalleryIndex, gone: &RwLock<HashSet<SubjectId>>) -> Model {
             let answer = index.search(&probe, 10, mode).unwrap();
             match answer.kind {
                 IndexKind::Exact => model.check_exact(&probe, 10, &answer.hits),
-                IndexKind::Ann => model.check_hits(&probe, &answer.hits),
+                IndexKind::Cascade | IndexKind::Ann => model.check_hits(&probe, &answer.hits),
             }
         }
     }

@@ -42,7 +42,7 @@ fn recall_has_a_floor() {
     gallery(&index, &people, 4, &mut faces);
     let first = index.search(&people[0], 10, SearchMode::Ann).unwrap();
     assert_eq!((first.kind, first.recall), (IndexKind::Exact, None), "no graph is there yet");
-    assert_eq!(index.maintain(), Maintenance { compact: false, build_graph: true });
+    assert_eq!(index.maintain(), Maintenance { build_graph: true, ..Maintenance::default() });
     let mut rng = Rng::new(12);
     let (mut found, mut first_right) = (0, 0);
     const PROBES: usize = 500;
@@ -94,7 +94,7 @@ fn the_mode_and_the_size_decide() {
     // The newest rows are not in the graph and are found all the same.
     let newest = model.0[&key(1_999, Some(1))].clone();
     assert_eq!(index.search(&newest, 1, SearchMode::Ann).unwrap().hits[0].subject, key(1_999, None).subject);
-    assert_eq!(index.maintain(), Maintenance { compact: false, build_graph: true });
+    assert_eq!(index.maintain(), Maintenance { build_graph: true, ..Maintenance::default() });
     assert_eq!(index.stats().graph.unwrap().rows, 4_000);
     for probe in &people[..20] {
         model.check_hits(probe, &index.search(probe, 10, SearchMode::Auto).unwrap().hits);

@@ -4,7 +4,7 @@
 use anyhow::Context;
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
-use vultus_engine::evaluate::Random;
+use vultus_engine::random::Random;
 
 /// Side of a photo in pixels, that of the photos of LFW.
 const SIDE: u32 = 250;

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use vultus_engine::align::AlignedCrop;
-use vultus_engine::evaluate::Random;
 use vultus_engine::infer::Pipeline;
 use vultus_engine::model::Precision;
+use vultus_engine::random::Random;
 
 use super::super::resident::rss_mb;
 use super::{Output, Setup};

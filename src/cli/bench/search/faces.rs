@@ -5,7 +5,7 @@
 //! strength drawn for each image. At 512 dimensions cosines are about 0.62 between images of a person and spread by about 0.07
 //! between strangers. A rotation mixes the directions, so that no value of a vector says more than another.
 
-use vultus_engine::evaluate::Random;
+use vultus_engine::random::Random;
 
 /// Draws people and images of them.
 pub(super) struct Faces {

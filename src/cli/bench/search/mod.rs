@@ -1,36 +1,36 @@
-//! `vultus bench search`: how fast and how rightly a gallery of drawn vectors is searched on this machine.
+//! `vultus bench search`: how fast and how rightly a gallery is searched on this machine.
 //!
-//! Rows and probes are images of drawn people ([`faces`]). What is found is compared with the people who were looked for and,
-//! on a sample of the probes, with sums of every row in double precision. Searches run one at a time.
+//! Rows and probes are images of drawn people ([`faces`]), or come out of files. What is found is compared with the people who
+//! were looked for and, on a sample of the probes, with sums of every row in double precision.
 
 mod faces;
+mod trial;
+mod vectors;
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use vultus_engine::ids::{FaceId, SubjectId};
-use vultus_engine::index::{GalleryIndex, IndexConfig, IndexKind, RowKey, SearchMode, SearchOutcome};
+use vultus_engine::index::{GalleryIndex, IndexConfig, SearchMode, SearchOutcome, VectorPool};
 
 use super::super::local::progress;
 use super::resident::rss_mb;
-use crate::service::timing::ms;
 use faces::Faces;
+use trial::{Row, measure};
+use vectors::{LIMIT, Probe, Source, key, open, read_vector, row_of};
 
-/// Subjects that a search asks for.
-const LIMIT: usize = 10;
 /// Probes whose lists are compared with sums in double precision.
 const SAMPLE: usize = 50;
-/// Searches before those that count.
-const WARM_UP: usize = 5;
 
-/// Measures how fast and how rightly a gallery of drawn, face-like vectors is searched: a row for each size, mode and number of
-/// threads.
+/// Measures how fast and how rightly a gallery of drawn, face-like vectors is searched: a row for each size, mode, number of
+/// threads and number of probes that wait together.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Search {
-    /// Rows of the gallery
+    /// Rows of the gallery; with --vectors those of the file
     #[arg(long, value_delimiter = ',', default_values_t = [100_000], value_name = "N,…",
         value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     rows: Vec<u64>,
@@ -44,12 +44,29 @@ pub(in crate::cli) struct Search {
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     probes: u32,
     /// How to search; `ann` builds a graph first, which takes minutes for 100,000 rows
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Mode::Exact], value_name = "M,…")]
-    mode: Vec<Mode>,
-    /// Threads that share a search
+    #[arg(long, alias = "mode", value_enum, value_delimiter = ',', default_values_t = [Mode::Exact, Mode::Cascade],
+        value_name = "M,…")]
+    modes: Vec<Mode>,
+    /// Threads that share the searches
     #[arg(long, value_delimiter = ',', default_values_t = [1], value_name = "N,…",
         value_parser = clap::value_parser!(u16).range(1..=1_024))]
     threads: Vec<u16>,
+    /// Probes that wait together
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_name = "N,…",
+        value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    concurrency: Vec<u16>,
+    /// Rows out of a file of raw little-endian f32, each a subject of its own
+    #[arg(long, value_name = "FILE", requires = "queries", conflicts_with_all = ["rows", "images", "probes", "seed"])]
+    vectors: Option<PathBuf>,
+    /// Probes out of such a file
+    #[arg(long, value_name = "FILE", requires = "vectors")]
+    queries: Option<PathBuf>,
+    /// Write the rows that were found for each probe, by mode, and their scores
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
+    /// MB of vectors that may be in memory; others go to files without name in the folder for temporary files
+    #[arg(long, value_name = "MB")]
+    in_memory_mb: Option<usize>,
     /// Draws other vectors
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -59,13 +76,15 @@ pub(in crate::cli) struct Search {
 }
 
 /// How to search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
     /// As the index chooses
     Auto,
     /// Every row is compared
     Exact,
+    /// Bits of every row, then what looks nearest
+    Cascade,
     /// The graph is walked
     Ann,
 }
@@ -75,104 +94,140 @@ impl From<Mode> for SearchMode {
         match mode {
             Mode::Auto => Self::Auto,
             Mode::Exact => Self::Exact,
+            Mode::Cascade => Self::Cascade,
             Mode::Ann => Self::Ann,
         }
     }
 }
 
-/// One measurement.
-#[derive(Debug, Serialize)]
-struct Row {
-    rows: usize,
-    dim: usize,
-    mode: Mode,
-    /// How it was searched.
-    kind: IndexKind,
-    threads: u16,
-    ms_p50: f64,
-    ms_p99: f64,
-    searches_per_s: f64,
-    /// Share of the probes whose person came first.
-    rank_1: f64,
-    /// Share of the ten best subjects, by sums in double precision, that were found.
-    recall_at_10: f64,
-    /// As the index states it.
-    stated_recall: Option<f32>,
-    /// As the index states them.
-    bytes_per_row: f64,
-    /// What the process grew by while the gallery was filled, and the graph built.
-    rss_growth_mb: Option<f64>,
-    fill_s: f64,
-    graph_s: Option<f64>,
+/// What was found in a mode, a list for each probe.
+#[derive(Debug, Default, Serialize)]
+struct Found {
+    ids: Vec<Vec<u128>>,
+    scores: Vec<Vec<f32>>,
 }
 
-/// What is searched for.
-struct Probe {
-    person: usize,
-    vector: Vec<f32>,
-    /// For those of the sample: the best score of each person, summed in double precision.
-    best: Vec<f64>,
+impl Found {
+    fn of(answers: &[SearchOutcome]) -> Self {
+        let hits = || answers.iter().map(|answer| &answer.hits);
+        Self {
+            ids: hits().map(|hits| hits.iter().filter_map(|hit| row_of(hit.face)).collect()).collect(),
+            scores: hits().map(|hits| hits.iter().map(|hit| hit.score).collect()).collect(),
+        }
+    }
 }
 
 impl Search {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let mut any = false;
-        for rows in &self.rows {
-            self.one_size(*rows as usize, &mut any)?;
+        let mut found = BTreeMap::new();
+        if let (Some(vectors), Some(queries)) = (&self.vectors, &self.queries) {
+            let dim = self.dim as usize;
+            let (file, rows) = open(vectors, dim)?;
+            let (mut file_of_probes, count) = open(queries, dim)?;
+            let probes = (0..count)
+                .map(|at| Ok(Probe::new(read_vector(&mut file_of_probes, dim)?, None, at < SAMPLE)))
+                .collect::<anyhow::Result<_>>()?;
+            self.one_size(rows, Source::File { file, dim, left: rows }, probes, &mut any, &mut found)?;
+        } else {
+            ensure!(
+                self.results.is_none() || self.rows.len() == 1,
+                "--results takes one number of rows: the lists of several sizes would stand under the same mode"
+            );
+            for rows in self.rows.iter().map(|rows| *rows as usize) {
+                let (source, probes) = self.drawn(rows);
+                self.one_size(rows, source, probes, &mut any, &mut found)?;
+            }
+        }
+        if let Some(path) = &self.results {
+            let named: BTreeMap<String, Found> = found
+                .into_iter()
+                .map(|(mode, found): (Mode, Found)| (format!("{mode:?}").to_lowercase(), found))
+                .collect();
+            let text = serde_json::to_vec(&named)?;
+            std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
         }
         Ok(())
     }
 
-    fn one_size(&self, rows: usize, any: &mut bool) -> anyhow::Result<()> {
+    /// Images of drawn people, and other images of people who are enrolled, as far apart in the list as can be.
+    fn drawn(&self, rows: usize) -> (Source, Vec<Probe>) {
         let images = usize::from(self.images);
         let mut faces = Faces::new(self.dim as usize, self.seed);
         let people: Vec<Vec<f32>> = (0..rows.div_ceil(images)).map(|_| faces.person()).collect();
-        let mut probes = self.probes(&mut faces, &people);
-        let index = GalleryIndex::new(self.dim as usize, IndexConfig::default());
-        let before = rss_mb();
-        let bar = progress(rows, "rows");
-        let mut filling = Duration::ZERO;
-        for (person, centre) in people.iter().enumerate() {
-            let of_person: Vec<_> = (person * images..rows.min((person + 1) * images))
-                .map(|row| Ok((key(person, row)?, faces.image(centre))))
-                .collect::<anyhow::Result<_>>()?;
-            for probe in probes.iter_mut().take(SAMPLE) {
-                let scores = of_person.iter().map(|(_, vector)| product(&probe.vector, vector));
-                probe.best[person] = scores.fold(f64::MIN, f64::max);
-            }
-            bar.inc(of_person.len() as u64);
-            let started = Instant::now();
-            index.extend(of_person)?;
-            filling += started.elapsed();
-        }
-        bar.finish_and_clear();
-        for mode in &self.mode {
-            if *mode != Mode::Exact {
-                index.search(&probes[0].vector, LIMIT, (*mode).into())?;
-                index.maintain();
-            }
-            let grown = rss_mb().zip(before).map(|(now, before)| now - before);
-            for threads in &self.threads {
-                let row = Row {
-                    rss_growth_mb: grown,
-                    fill_s: filling.as_secs_f64(),
-                    ..measure(&index, &probes, *mode, *threads)?
-                };
-                self.print(&row, any)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Images of people who are enrolled, as far apart in the list as can be.
-    fn probes(&self, faces: &mut Faces, people: &[Vec<f32>]) -> Vec<Probe> {
         let count = self.probes as usize;
         let one = |at: usize| {
             let person = at * people.len() / count;
-            let best = if at < SAMPLE { vec![f64::MIN; people.len()] } else { Vec::new() };
-            Probe { person, vector: faces.image(&people[person]), best }
+            Probe::new(faces.image(&people[person]), Some(person), at < SAMPLE)
         };
-        (0..count).map(one).collect()
+        let probes = (0..count).map(one).collect();
+        (Source::Drawn { faces, people: people.into_iter(), images, left: rows }, probes)
+    }
+
+    fn one_size(
+        &self,
+        rows: usize,
+        mut source: Source,
+        mut probes: Vec<Probe>,
+        any: &mut bool,
+        found: &mut BTreeMap<Mode, Found>,
+    ) -> anyhow::Result<()> {
+        let pool = |mb: usize| VectorPool::new(&std::env::temp_dir(), mb.saturating_mul(1 << 20));
+        let config = IndexConfig { vectors: self.in_memory_mb.map(pool), ..IndexConfig::default() };
+        let index = GalleryIndex::new(self.dim as usize, config);
+        let before = rss_mb();
+        let bar = progress(rows, "rows");
+        let mut filling = Duration::ZERO;
+        let (mut person, mut row) = (0, 0);
+        let mut batch = Vec::new();
+        loop {
+            let next = source.next()?;
+            if let Some(vectors) = &next {
+                for probe in probes.iter_mut().filter(|probe| probe.best.is_some()) {
+                    probe.meet(person, vectors);
+                }
+            }
+            let last = next.is_none();
+            for vector in next.into_iter().flatten() {
+                batch.push((key(person, row)?, vector));
+                row += 1;
+            }
+            person += 1;
+            if last || batch.len() >= 4_096 {
+                bar.inc(batch.len() as u64);
+                let started = Instant::now();
+                index.extend(std::mem::take(&mut batch)).context("a vector cannot be enrolled")?;
+                filling += started.elapsed();
+            }
+            if last {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        for mode in &self.modes {
+            let started = Instant::now();
+            let mut prepared = false;
+            if *mode != Mode::Exact {
+                index.search(&probes[0].vector, LIMIT, (*mode).into())?;
+                prepared = index.maintain().is_due();
+            }
+            let building = started.elapsed().as_secs_f64();
+            let grown = rss_mb().zip(before).map(|(now, before)| now - before);
+            for threads in &self.threads {
+                for concurrency in &self.concurrency {
+                    let (measured, answers) = measure(&index, &probes, *mode, *threads, *concurrency)?;
+                    let row = Row {
+                        build_s: prepared.then_some(building),
+                        fill_s: filling.as_secs_f64(),
+                        rss_growth_mb: grown,
+                        ..measured
+                    };
+                    self.print(&row, any)?;
+                    found.insert(*mode, Found::of(&answers));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn print(&self, row: &Row, any: &mut bool) -> anyhow::Result<()> {
@@ -183,109 +238,46 @@ impl Search {
         if !std::mem::replace(any, true) {
             writeln!(
                 out,
-                "{:>9} {:>5} {:<6} {:<6} {:>7} {:>8} {:>8} {:>11} {:>7} {:>9} {:>9} {:>8} {:>7} {:>8}",
+                "{:>9} {:>5} {:<8} {:<8} {:>7} {:>7} {:>8} {:>8} {:>9} {:>7} {:>9} {:>7} {:>9} {:>8} {:>7} {:>8}",
                 "rows",
                 "dim",
                 "mode",
                 "kind",
                 "threads",
+                "waiting",
                 "p50 ms",
                 "p99 ms",
-                "searches/s",
+                "qps",
                 "rank-1",
                 "recall@10",
+                "stated",
                 "bytes/row",
                 "RSS +MB",
                 "fill s",
-                "graph s"
+                "build s"
             )?;
         }
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
         writeln!(
             out,
-            "{:>9} {:>5} {:<6} {:<6} {:>7} {:>8.3} {:>8.3} {:>11.1} {:>7.4} {:>9.4} {:>9.0} {:>8} {:>7.1} {:>8}",
+            "{:>9} {:>5} {:<8} {:<8} {:>7} {:>7} {:>8.3} {:>8.3} {:>9.1} {:>7.4} {:>9.4} {:>7} {:>9.0} {:>8} {:>7.1} {:>8}",
             row.rows,
             row.dim,
             format!("{:?}", row.mode).to_lowercase(),
             format!("{:?}", row.kind).to_lowercase(),
             row.threads,
-            row.ms_p50,
-            row.ms_p99,
-            row.searches_per_s,
-            row.rank_1,
+            row.concurrency,
+            row.p50_ms,
+            row.p99_ms,
+            row.qps,
+            row.rank1,
             row.recall_at_10,
+            row.stated_recall.map_or("-".to_owned(), |recall| format!("{recall:.4}")),
             row.bytes_per_row,
             number(row.rss_growth_mb),
             row.fill_s,
-            number(row.graph_s)
+            number(row.build_s)
         )?;
         Ok(())
     }
-}
-
-fn measure(index: &GalleryIndex, probes: &[Probe], mode: Mode, threads: u16) -> anyhow::Result<Row> {
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build().context("threads cannot be started")?;
-    let search = |probe: &Probe| pool.install(|| index.search(&probe.vector, LIMIT, mode.into()));
-    for probe in probes.iter().take(WARM_UP) {
-        search(probe)?;
-    }
-    let mut times = Vec::with_capacity(probes.len());
-    let mut answers: Vec<SearchOutcome> = Vec::with_capacity(probes.len());
-    for probe in probes {
-        let started = Instant::now();
-        let answer = search(probe)?;
-        times.push(started.elapsed());
-        answers.push(answer);
-    }
-    let total: Duration = times.iter().sum();
-    times.sort_unstable();
-    let first = probes.iter().zip(&answers).filter(|(probe, answer)| is(answer, 0, probe.person)).count();
-    let recalls: Vec<f64> =
-        probes.iter().zip(&answers).take(SAMPLE).map(|(probe, answer)| recall(probe, answer)).collect();
-    let stats = index.stats();
-    Ok(Row {
-        rows: stats.rows,
-        dim: index.dim(),
-        mode,
-        kind: answers[0].kind,
-        threads,
-        ms_p50: ms(times[times.len() / 2]),
-        ms_p99: ms(times[(times.len() * 99 / 100).min(times.len() - 1)]),
-        searches_per_s: probes.len() as f64 / total.as_secs_f64(),
-        rank_1: first as f64 / probes.len() as f64,
-        recall_at_10: recalls.iter().sum::<f64>() / recalls.len() as f64,
-        stated_recall: answers[0].recall,
-        bytes_per_row: stats.bytes as f64 / stats.rows as f64,
-        rss_growth_mb: None,
-        fill_s: 0.0,
-        graph_s: stats.graph.map(|graph| graph.build_ms as f64 / 1e3),
-    })
-}
-
-/// Whether a place of the list is a person's.
-fn is(answer: &SearchOutcome, place: usize, person: usize) -> bool {
-    answer.hits.get(place).is_some_and(|hit| hit.subject.as_str() == name(person))
-}
-
-/// The share of the best people that were found.
-fn recall(probe: &Probe, answer: &SearchOutcome) -> f64 {
-    let mut order: Vec<usize> = (0..probe.best.len()).collect();
-    order.sort_by(|a, b| probe.best[*b].total_cmp(&probe.best[*a]));
-    order.truncate(LIMIT);
-    let found = order.iter().filter(|person| (0..answer.hits.len()).any(|place| is(answer, place, **person))).count();
-    found as f64 / order.len() as f64
-}
-
-fn product(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
-fn name(person: usize) -> String {
-    format!("s{person:08}")
-}
-
-fn key(person: usize, row: usize) -> anyhow::Result<RowKey> {
-    let subject = SubjectId::try_from(name(person))?;
-    Ok(RowKey { subject, face: Some(FaceId(uuid::Uuid::from_u128(row as u128))) })
 }

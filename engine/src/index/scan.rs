@@ -1,0 +1,329 @@
+//! Exact search: every live row is compared with the probe, coarsely first and in full where its score may reach the list.
+//!
+//! A row costs its coarse digits. Where the bound they give reaches the list's floor, the fine digits give a closer one, and
+//! where that does too, the vectors are multiplied. Few rows come so far, as the floor rises with the first subjects found.
+//! Probes that wait together meet each row together.
+//!
+//! This is also the twin that every other search is measured against.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use rayon::prelude::*;
+
+use super::codes::{CodedProbe, CodedProbes};
+use super::flat::{CHUNK_ROWS, Chunk, FlatRows};
+use super::top::TopSubjects;
+use super::vector::{check_unit, cosine};
+use super::{IndexError, SearchOutcome, VectorIndex};
+use crate::ids::SubjectId;
+
+/// From this many slots on, a scan is shared among threads; below, handing out the work costs more than it saves.
+const PARALLEL_SLOTS: usize = 20_000;
+
+/// Chunks a thread takes at a time.
+const CHUNKS_PER_TASK: usize = 8;
+
+/// Bounds that are compared with the floor at a time.
+const GROUP: usize = 16;
+
+/// Says which subjects count.
+pub(super) type Accept<'a> = &'a (dyn Fn(&SubjectId) -> bool + Sync);
+
+/// A probe that was checked.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'p> {
+    pub(super) probe: &'p [f32],
+    /// Subjects wanted.
+    pub(super) limit: usize,
+}
+
+/// The highest floor that a part of a scan has found: a row below it counts in none of them.
+pub(super) struct SharedFloor(AtomicI32);
+
+impl SharedFloor {
+    pub(super) fn new() -> Self {
+        Self(AtomicI32::new(Self::in_order(f32::NEG_INFINITY)))
+    }
+
+    /// A number whose order is that of the floors, and back.
+    fn in_order(floor: f32) -> i32 {
+        let bits = floor.to_bits().cast_signed();
+        if bits < 0 { bits ^ i32::MAX } else { bits }
+    }
+
+    /// Exchanges what both know.
+    pub(super) fn share(&self, top: &mut TopSubjects<'_>) {
+        let own = Self::in_order(top.floor());
+        let highest = self.0.fetch_max(own, Ordering::Relaxed).max(own);
+        top.raise_floor(f32::from_bits(Self::in_order_back(highest)));
+    }
+
+    fn in_order_back(number: i32) -> u32 {
+        if number < 0 { (number ^ i32::MAX).cast_unsigned() } else { number.cast_unsigned() }
+    }
+}
+
+impl FlatRows {
+    /// Compares `probe` with the live rows from slot `from` on. The probe was checked.
+    pub(super) fn scan<'a>(&'a self, probe: &[f32], from: usize, limit: usize) -> TopSubjects<'a> {
+        self.scan_where(probe, from, limit, &|_| true)
+    }
+
+    /// As [`FlatRows::scan`], of subjects that `accept` lets through. It is asked only of rows that may reach the list, so it
+    /// may cost something.
+    pub(super) fn scan_where<'a>(
+        &'a self,
+        probe: &[f32],
+        from: usize,
+        limit: usize,
+        accept: Accept<'_>,
+    ) -> TopSubjects<'a> {
+        let chunks = self.chunks.get(from / CHUNK_ROWS..).unwrap_or_default();
+        let coded = CodedProbe::new(probe);
+        let floor = SharedFloor::new();
+        let scan_one = |mut top: TopSubjects<'a>, (at, chunk): (usize, &'a Arc<Chunk>)| {
+            let skip = if at == 0 { from % CHUNK_ROWS } else { 0 };
+            floor.share(&mut top);
+            self.scan_chunk(probe, &coded, chunk, skip, accept, &mut top);
+            top
+        };
+        let new_top = || TopSubjects::new(limit);
+        if is_small(chunks) {
+            chunks.iter().enumerate().fold(new_top(), scan_one)
+        } else {
+            chunks
+                .par_iter()
+                .enumerate()
+                .with_min_len(CHUNKS_PER_TASK)
+                .fold(new_top, scan_one)
+                .reduce(new_top, TopSubjects::merge)
+        }
+    }
+
+    fn scan_chunk<'a>(
+        &self,
+        probe: &[f32],
+        coded: &CodedProbe,
+        chunk: &'a Chunk,
+        skip: usize,
+        accept: Accept<'_>,
+        top: &mut TopSubjects<'a>,
+    ) {
+        let rows = &*chunk.rows;
+        let count = rows.keys.len();
+        let (mut products, mut bounds) = ([0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
+        coded.coarse_bounds(&rows.coded, &mut products[..count], &mut bounds[..count]);
+        for (group, bounds) in bounds[..count].chunks(GROUP).enumerate() {
+            let floor = top.floor();
+            if !bounds.iter().fold(false, |any, bound| any | (*bound >= floor)) {
+                continue;
+            }
+            for (row, bound) in (group * GROUP..).zip(bounds).filter(|(row, _)| *row >= skip) {
+                if *bound >= top.floor() && chunk.live.get(row) && accept(&rows.keys[row].subject) {
+                    self.look_closer(probe, coded, chunk, row, products[row], top);
+                }
+            }
+        }
+    }
+
+    /// Takes a live row into account whose coarse bound reaches the list.
+    pub(super) fn look_closer<'a>(
+        &self,
+        probe: &[f32],
+        coded: &CodedProbe,
+        chunk: &'a Chunk,
+        row: usize,
+        coarse: i32,
+        top: &mut TopSubjects<'a>,
+    ) {
+        let rows = &*chunk.rows;
+        if coded.fine_bound(&rows.coded, row, coarse) >= top.floor() {
+            let vector = &rows.vectors[row * self.dim()..(row + 1) * self.dim()];
+            top.offer(cosine(probe, vector), &rows.keys[row]);
+        }
+    }
+
+    /// Whether a scan takes so long that threads share it.
+    pub(super) fn is_large(&self) -> bool {
+        !is_small(&self.chunks)
+    }
+
+    /// Compares several probes with all live rows.
+    pub(super) fn scan_many<'a>(&'a self, queries: &[Query<'_>]) -> Vec<TopSubjects<'a>> {
+        match queries {
+            [] => Vec::new(),
+            [one] => vec![self.scan(one.probe, 0, one.limit)],
+            _ => queries.chunks(CodedProbes::MOST).flat_map(|queries| self.scan_together(queries)).collect(),
+        }
+    }
+
+    fn scan_together<'a>(&'a self, queries: &[Query<'_>]) -> Vec<TopSubjects<'a>> {
+        let coded = CodedProbes::new(queries.iter().map(|query| query.probe));
+        let floors: Vec<SharedFloor> = queries.iter().map(|_| SharedFloor::new()).collect();
+        let scan_one = |mut tops: Vec<TopSubjects<'a>>, chunk: &'a Arc<Chunk>| {
+            floors.iter().zip(&mut tops).for_each(|(floor, top)| floor.share(top));
+            self.scan_chunk_together(queries, &coded, chunk, &mut tops);
+            tops
+        };
+        let new_tops = || queries.iter().map(|query| TopSubjects::new(query.limit)).collect::<Vec<_>>();
+        let merge = |left: Vec<TopSubjects<'a>>, right: Vec<TopSubjects<'a>>| {
+            left.into_iter().zip(right).map(|(left, right)| left.merge(right)).collect()
+        };
+        if is_small(&self.chunks) {
+            self.chunks.iter().fold(new_tops(), scan_one)
+        } else {
+            self.chunks.par_iter().with_min_len(CHUNKS_PER_TASK).fold(new_tops, scan_one).reduce(new_tops, merge)
+        }
+    }
+
+    fn scan_chunk_together<'a>(
+        &self,
+        queries: &[Query<'_>],
+        coded: &CodedProbes,
+        chunk: &'a Chunk,
+        tops: &mut [TopSubjects<'a>],
+    ) {
+        /// Rows between two looks at the floors.
+        const ROWS: usize = 64;
+        let rows = &*chunk.rows;
+        let mut products = [[0; CodedProbes::MOST]; ROWS];
+        let mut reaching = [0; ROWS];
+        for start in (0..rows.keys.len()).step_by(ROWS) {
+            let count = ROWS.min(rows.keys.len() - start);
+            let mut floors = [f32::INFINITY; CodedProbes::MOST];
+            tops.iter().zip(&mut floors).for_each(|(top, floor)| *floor = top.floor());
+            coded.reaching(&rows.coded, start, &floors, &mut products[..count], &mut reaching[..count]);
+            for (at, reaching) in reaching[..count].iter().enumerate().filter(|(_, reaching)| **reaching != 0) {
+                let row = start + at;
+                if !chunk.live.get(row) {
+                    continue;
+                }
+                let mut left = *reaching;
+                while left != 0 {
+                    let number = left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    let (probe, top) = (queries[number].probe, &mut tops[number]);
+                    self.look_closer(probe, coded.probe(number), chunk, row, products[at][number], top);
+                }
+            }
+        }
+    }
+}
+
+fn is_small(chunks: &[Arc<Chunk>]) -> bool {
+    chunks.len() * CHUNK_ROWS < PARALLEL_SLOTS
+}
+
+impl VectorIndex for FlatRows {
+    fn dim(&self) -> usize {
+        self.dim()
+    }
+
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn search(&self, probe: &[f32], limit: usize) -> Result<SearchOutcome, IndexError> {
+        check_unit(probe, self.dim())?;
+        Ok(SearchOutcome::exact(self.scan(probe, 0, limit).into_hits()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Faces, Rng, key};
+    use super::super::flat::FlatEdit;
+    use super::*;
+    use crate::index::RowKey;
+
+    fn rows(count: u64, dim: usize, seed: u64) -> Vec<(RowKey, Vec<f32>)> {
+        let mut rng = Rng::new(seed);
+        (0..count).map(|i| (key(rng.below(count / 3 + 1), Some(i)), rng.unit(dim))).collect()
+    }
+
+    fn filled(rows: &[(RowKey, Vec<f32>)], dim: usize) -> FlatRows {
+        let mut edit = FlatEdit::new(&FlatRows::new(dim));
+        for (key, vector) in rows {
+            edit.push(key.clone(), vector);
+        }
+        edit.finish()
+    }
+
+    /// As the definition has it.
+    fn one_by_one<'a>(rows: &'a FlatRows, probe: &[f32], limit: usize) -> TopSubjects<'a> {
+        let mut top = TopSubjects::new(limit);
+        for (_, row) in rows.live_rows(0..rows.slots()) {
+            top.offer(cosine(probe, row.vector), row.key);
+        }
+        top
+    }
+
+    #[test]
+    fn floors_keep_their_order() {
+        let floors = [f32::NEG_INFINITY, -1.0, -0.5, -0.0, 0.0, 0.25, 1.0, f32::INFINITY];
+        for pair in floors.windows(2) {
+            assert!(SharedFloor::in_order(pair[0]) < SharedFloor::in_order(pair[1]));
+        }
+        for floor in floors {
+            assert_eq!(SharedFloor::in_order_back(SharedFloor::in_order(floor)), floor.to_bits());
+        }
+    }
+
+    #[test]
+    fn probes_together_find_what_each_finds_alone() {
+        let mut faces = Faces::new(96, 9);
+        let people = faces.people(700);
+        let mut edit = FlatEdit::new(&FlatRows::new(96));
+        for (number, person) in people.iter().enumerate() {
+            for image in 0..3 {
+                edit.push(key(number as u64, Some(image)), &faces.image(person));
+            }
+        }
+        (5..2000).step_by(7).for_each(|slot| edit.kill(slot));
+        let flat = edit.finish();
+        let probes: Vec<Vec<f32>> = people.iter().step_by(19).map(|person| faces.image(person)).collect();
+        let queries: Vec<Query<'_>> =
+            probes.iter().enumerate().map(|(at, probe)| Query { probe, limit: [10, 0, 1, 60][at % 4] }).collect();
+        for queries in [&queries[..], &queries[..1], &queries[..16], &queries[..17], &[]] {
+            let together = flat.scan_many(queries);
+            assert_eq!(together.len(), queries.len());
+            for (query, top) in queries.iter().zip(together) {
+                assert_eq!(top.into_hits(), one_by_one(&flat, query.probe, query.limit).into_hits());
+            }
+        }
+    }
+
+    #[test]
+    fn splitting_and_compacting_do_not_change_the_answer() {
+        let rows = rows(PARALLEL_SLOTS as u64 + 3000, 24, 5);
+        let mut edit = FlatEdit::new(&filled(&rows, 24));
+        (0..rows.len()).skip(1500).step_by(3).for_each(|slot| edit.kill(slot));
+        let scattered = edit.finish();
+        let compacted = scattered.compacted();
+        assert_eq!((compacted.tombstones(), compacted.rows()), (0, scattered.rows()));
+        assert!(Arc::ptr_eq(&scattered.chunks[1], &compacted.chunks[1]));
+        let mut rng = Rng::new(6);
+        for limit in [1, 10, 2000] {
+            let probe = rng.unit(24);
+            let answer = scattered.search(&probe, limit).unwrap();
+            assert_eq!(compacted.search(&probe, limit).unwrap(), answer);
+            assert_eq!(one_by_one(&scattered, &probe, limit).into_hits(), answer.hits);
+            let queries: Vec<_> = [&probe; 3].into_iter().map(|probe| Query { probe, limit }).collect();
+            for top in scattered.scan_many(&queries) {
+                assert_eq!(top.into_hits(), answer.hits);
+            }
+        }
+    }
+
+    #[test]
+    fn a_scan_can_start_anywhere() {
+        let rows = rows(1200, 8, 7);
+        let flat = filled(&rows, 8);
+        let probe = Rng::new(8).unit(8);
+        for from in [0, 1, 511, 512, 513, 1199, 1200, 5000] {
+            let tail = filled(rows.get(from..).unwrap_or_default(), 8);
+            assert_eq!(flat.scan(&probe, from, 10).into_hits(), tail.scan(&probe, 0, 10).into_hits(), "{from}");
+        }
+    }
+}

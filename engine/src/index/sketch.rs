@@ -1,0 +1,232 @@
+//! Rows as a few bits each: a first look at all of them that reads little memory.
+//!
+//! A bit says on which side of a plane a vector lies. Vectors of faces do not fill their space evenly, so the planes are laid
+//! through the directions in which the gallery varies most: half as many bits as a vector has values keep most of what tells
+//! people apart. Within those directions the planes are turned at random, since bits count equally and so should directions
+//! (Gong and others 2013 turn them for the same reason).
+
+use rayon::prelude::*;
+
+use super::flat::{CHUNK_ROWS, ChunkRows, FlatRows};
+use super::vector::{dot, dot_inlined};
+use crate::kernel::isa::Isa;
+use crate::kernel::plain::{Plain, plainly};
+use crate::random::Random;
+
+/// Bits of a word.
+const WORD: usize = 64;
+/// Rows that the directions are learnt from.
+const SAMPLE: usize = 4_096;
+/// How often the directions are drawn towards those of most variance.
+const ROUNDS: usize = 8;
+
+/// Where the planes of a gallery lie.
+pub(super) struct Planes {
+    dim: usize,
+    /// A normal of length 1 for each bit, one after the other.
+    normals: Vec<f32>,
+    /// How far from the origin each plane is.
+    offsets: Vec<f32>,
+}
+
+impl Planes {
+    /// Bits for vectors of `dim` values, a whole number of words; none where vectors are too short to gain by them.
+    pub(super) fn bits(dim: usize) -> usize {
+        if dim < 2 * WORD { 0 } else { (dim / 2).next_multiple_of(WORD).min(8 * WORD) }
+    }
+
+    /// Lays the planes for rows of which there are some thousands. Always the same for the same rows.
+    pub(super) fn learn(rows: &FlatRows) -> Self {
+        let (dim, bits) = (rows.dim(), Self::bits(rows.dim()));
+        let step = (rows.slots() / SAMPLE).max(1);
+        let sample: Vec<&[f32]> =
+            (0..rows.slots()).step_by(step).filter_map(|slot| Some(rows.row(slot)?.vector)).collect();
+        let mut mean = vec![0f32; dim];
+        for vector in &sample {
+            mean.iter_mut().zip(*vector).for_each(|(mean, value)| *mean += value / sample.len() as f32);
+        }
+        let covariance = covariance(&sample, &mean);
+        let mut random = Random::new(0x91a2);
+        let mut gaussian =
+            |rows: usize, length: usize| -> Vec<f32> { (0..rows * length).map(|_| random.normal() as f32).collect() };
+        let mut directions = gaussian(bits, dim);
+        for _ in 0..ROUNDS {
+            directions = product(&directions, &covariance, dim);
+            orthonormalise(&mut directions, dim);
+        }
+        // Rows of the turn are directions within the directions.
+        let mut turn = gaussian(bits, bits);
+        orthonormalise(&mut turn, bits);
+        let normals = combine(&turn, &directions, bits, dim);
+        let offsets = normals.chunks_exact(dim).map(|normal| dot(normal, &mean)).collect();
+        Self { dim, normals, offsets }
+    }
+
+    /// Words of a row.
+    pub(super) fn words(&self) -> usize {
+        self.offsets.len() / WORD
+    }
+
+    /// The bits of a vector.
+    pub(super) fn sketch(&self, vector: &[f32]) -> Vec<u64> {
+        let mut words = vec![0; self.words()];
+        plainly(Isa::current(), Sketch { planes: self, vector, words: &mut words });
+        words
+    }
+
+    /// The bits of a full chunk, in blocks of eight rows.
+    pub(super) fn sketch_chunk(&self, rows: &ChunkRows) -> Box<[u64]> {
+        use crate::kernel::bits::BLOCK;
+        let words = self.words();
+        let mut blocks = vec![0; CHUNK_ROWS * words];
+        for (row, vector) in rows.vectors.chunks_exact(self.dim).enumerate() {
+            for (word, bits) in self.sketch(vector).into_iter().enumerate() {
+                blocks[(row / BLOCK * words + word) * BLOCK + row % BLOCK] = bits;
+            }
+        }
+        blocks.into()
+    }
+
+    /// Memory taken in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        (self.normals.len() + self.offsets.len()) * size_of::<f32>()
+    }
+}
+
+/// One vector's bits.
+struct Sketch<'a> {
+    planes: &'a Planes,
+    vector: &'a [f32],
+    words: &'a mut [u64],
+}
+
+impl Plain for Sketch<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Planes { dim, normals, offsets } = self.planes;
+        for (bit, (normal, offset)) in normals.chunks_exact(*dim).zip(offsets).enumerate() {
+            self.words[bit / WORD] |= u64::from(dot_inlined(normal, self.vector) > *offset) << (bit % WORD);
+        }
+    }
+}
+
+/// How values vary together around their mean, a row for each value.
+fn covariance(sample: &[&[f32]], mean: &[f32]) -> Vec<f32> {
+    let dim = mean.len();
+    // Column by column of the sample, so that a value of the result is one product.
+    let mut columns = vec![0f32; dim * sample.len()];
+    for (number, vector) in sample.iter().enumerate() {
+        for (at, (value, mean)) in vector.iter().zip(mean).enumerate() {
+            columns[at * sample.len() + number] = value - mean;
+        }
+    }
+    let column = |at: usize| &columns[at * sample.len()..(at + 1) * sample.len()];
+    let mut all = vec![0f32; dim * dim];
+    all.par_chunks_exact_mut(dim).enumerate().for_each(|(at, row)| {
+        row.iter_mut().enumerate().for_each(|(other, value)| *value = dot(column(at), column(other)));
+    });
+    all
+}
+
+/// Each of `vectors` times a symmetric matrix.
+fn product(vectors: &[f32], symmetric: &[f32], dim: usize) -> Vec<f32> {
+    let mut products = vec![0f32; vectors.len()];
+    products.par_chunks_exact_mut(dim).zip(vectors.par_chunks_exact(dim)).for_each(|(product, vector)| {
+        for (value, row) in product.iter_mut().zip(symmetric.chunks_exact(dim)) {
+            *value = dot(vector, row);
+        }
+    });
+    products
+}
+
+/// Sums of `vectors`, weighted by each row of `weights`.
+fn combine(weights: &[f32], vectors: &[f32], count: usize, dim: usize) -> Vec<f32> {
+    let mut sums = vec![0f32; weights.len() / count * dim];
+    sums.par_chunks_exact_mut(dim).zip(weights.par_chunks_exact(count)).for_each(|(sum, weights)| {
+        for (weight, vector) in weights.iter().zip(vectors.chunks_exact(dim)) {
+            sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += weight * value);
+        }
+    });
+    sums
+}
+
+/// Makes vectors of length 1 that stand upright on those before them; what lies within those becomes 0.
+fn orthonormalise(vectors: &mut [f32], dim: usize) {
+    for at in 0..vectors.len() / dim {
+        let (before, from) = vectors.split_at_mut(at * dim);
+        let vector = &mut from[..dim];
+        let start = dot(vector, vector).sqrt();
+        // Twice, since once leaves what rounding left.
+        for _ in 0..2 {
+            for other in before.chunks_exact(dim) {
+                let share = dot(other, vector);
+                vector.iter_mut().zip(other).for_each(|(value, other)| *value -= share * other);
+            }
+        }
+        let length = dot(vector, vector).sqrt();
+        let factor = if length > start * 1e-4 { 1.0 / length } else { 0.0 };
+        vector.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Faces, key};
+    use super::super::flat::FlatEdit;
+    use super::*;
+
+    fn rows(dim: usize, count: u64) -> FlatRows {
+        let mut faces = Faces::new(dim, 31);
+        let mut edit = FlatEdit::new(&FlatRows::new(dim));
+        for number in 0..count {
+            let person = faces.person();
+            edit.push(key(number, None), &faces.image(&person));
+        }
+        edit.finish()
+    }
+
+    #[test]
+    fn planes_are_upright_and_cut_the_gallery_in_halves() {
+        let rows = rows(128, 3 * CHUNK_ROWS as u64);
+        let planes = Planes::learn(&rows);
+        assert_eq!((planes.words(), Planes::bits(128)), (1, 64));
+        let normals: Vec<&[f32]> = planes.normals.chunks_exact(128).collect();
+        for (at, normal) in normals.iter().enumerate() {
+            for (other_at, other) in normals.iter().enumerate() {
+                let expected = if at == other_at { 1.0 } else { 0.0 };
+                assert!((dot(normal, other) - expected).abs() < 1e-4, "{at} {other_at}");
+            }
+        }
+        let mut set = [0; 64];
+        for (_, row) in rows.live_rows(0..rows.slots()) {
+            let bits = planes.sketch(row.vector)[0];
+            (0..64).for_each(|bit| set[bit] += bits >> bit & 1);
+        }
+        let half = rows.rows() as u64 / 2;
+        assert!(set.iter().all(|count| count.abs_diff(half) < half / 4), "{set:?}");
+        // Most of what varies lies along half as many directions.
+        let sample: Vec<&[f32]> = rows.live_rows(0..rows.slots()).map(|(_, row)| row.vector).collect();
+        let kept: f32 =
+            sample.iter().map(|row| normals.iter().map(|normal| dot(normal, row).powi(2)).sum::<f32>()).sum();
+        assert!(kept / sample.len() as f32 > 0.85, "{}", kept / sample.len() as f32);
+    }
+
+    #[test]
+    fn a_chunk_is_its_rows_in_blocks() {
+        let rows = rows(192, CHUNK_ROWS as u64);
+        let planes = Planes::learn(&rows);
+        let blocks = planes.sketch_chunk(&rows.chunks[0].rows);
+        for slot in [0, 1, 7, 8, 300, 511] {
+            let bits = planes.sketch(rows.row(slot).unwrap().vector);
+            let words: Vec<u64> = (0..2).map(|word| blocks[(slot / 8 * 2 + word) * 8 + slot % 8]).collect();
+            assert_eq!(words, bits);
+        }
+    }
+
+    #[test]
+    fn short_vectors_have_no_sketch_and_all_others_whole_words() {
+        for (dim, bits) in [(2, 0), (64, 0), (128, 64), (130, 128), (192, 128), (256, 128), (512, 256), (4096, 512)] {
+            assert_eq!(Planes::bits(dim), bits);
+        }
+    }
+}

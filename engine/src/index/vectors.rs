@@ -1,0 +1,190 @@
+//! Where the vectors of full chunks are: in memory as long as there is room, then in files.
+//!
+//! A scan reads digits; vectors are read for the few rows that come near the list. So they may lie on disk, at a cost that the
+//! system's cache hides where it has memory to spare. The files are this process's own and have no name: they go when the last
+//! chunk in them does, or with the process. What they hold is in the store.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use memmap2::{Advice, Mmap};
+use parking_lot::Mutex;
+
+/// Bytes of a file. Chunks share it, since a process can map some ten thousand files only.
+const FILE_BYTES: usize = 256 << 20;
+
+/// Values that do not change any more.
+pub(super) enum Vectors {
+    /// In memory.
+    Own {
+        values: Vec<f32>,
+        /// Where they are counted.
+        pool: Option<Arc<VectorPool>>,
+    },
+    /// In a part of a file.
+    Filed { file: Arc<Mapped>, start: usize, len: usize },
+}
+
+impl Default for Vectors {
+    fn default() -> Self {
+        Self::Own { values: Vec::new(), pool: None }
+    }
+}
+
+impl Deref for Vectors {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Own { values, .. } => values,
+            Self::Filed { file, start, len } => bytemuck::cast_slice(&file.map[*start..*start + *len]),
+        }
+    }
+}
+
+impl Drop for Vectors {
+    fn drop(&mut self) {
+        if let Self::Own { values, pool: Some(pool) } = self {
+            pool.in_memory.fetch_sub(size_of_val(&values[..]), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Vectors {
+    /// Whether they take no memory of the process's own.
+    pub(super) fn is_filed(&self) -> bool {
+        matches!(self, Self::Filed { .. })
+    }
+
+    /// The values, to add more. A copy where they are in a file.
+    pub(super) fn into_values(mut self) -> Vec<f32> {
+        match &mut self {
+            Self::Own { values, pool: None } => std::mem::take(values),
+            _ => self.to_vec(),
+        }
+    }
+}
+
+/// A file that is mapped.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    map: Mmap,
+}
+
+/// Places vectors of all galleries of a server.
+#[derive(Debug)]
+pub struct VectorPool {
+    folder: PathBuf,
+    /// Bytes that may be in memory.
+    limit: usize,
+    in_memory: AtomicUsize,
+    filling: Mutex<Option<Filling>>,
+    told: AtomicBool,
+}
+
+/// The file that the next chunk goes to.
+#[derive(Debug)]
+struct Filling {
+    file: File,
+    mapped: Arc<Mapped>,
+    used: usize,
+    len: usize,
+}
+
+impl VectorPool {
+    /// Keeps at most `limit` bytes of vectors in memory, others in files without name in a folder, which is made when the first
+    /// one is needed.
+    pub fn new(folder: &Path, limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            folder: folder.to_owned(),
+            limit,
+            in_memory: AtomicUsize::new(0),
+            filling: Mutex::new(None),
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// Places the vectors of a full chunk.
+    pub(super) fn place(self: &Arc<Self>, values: Vec<f32>) -> Vectors {
+        let bytes = size_of_val(&values[..]);
+        let room = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        if self.in_memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok() {
+            return Vectors::Own { values, pool: Some(Arc::clone(self)) };
+        }
+        match self.file(&values) {
+            Ok(vectors) => {
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    let limit_mb = self.limit >> 20;
+                    tracing::info!(limit_mb, folder = %self.folder.display(), "vectors beyond the limit go to files");
+                }
+                vectors
+            }
+            Err(error) => {
+                tracing::warn!(%error, folder = %self.folder.display(), "vectors stay in memory, beyond the limit");
+                self.in_memory.fetch_add(bytes, Ordering::Relaxed);
+                Vectors::Own { values, pool: Some(Arc::clone(self)) }
+            }
+        }
+    }
+
+    fn file(&self, values: &[f32]) -> io::Result<Vectors> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let mut filling = self.filling.lock();
+        let filling = match &mut *filling {
+            Some(filling) if filling.len - filling.used >= bytes.len() => filling,
+            full => full.insert(self.next_file(bytes.len().max(FILE_BYTES))?),
+        };
+        filling.file.write_all_at(bytes, filling.used as u64)?;
+        let start = filling.used;
+        filling.used += bytes.len();
+        Ok(Vectors::Filed { file: Arc::clone(&filling.mapped), start, len: bytes.len() })
+    }
+
+    fn next_file(&self, len: usize) -> io::Result<Filling> {
+        std::fs::create_dir_all(&self.folder)?;
+        let file = tempfile::tempfile_in(&self.folder)?;
+        file.set_len(len as u64)?;
+        // SAFETY: the file has no name and its handle stays here, so nobody else changes or shortens it. This process writes each
+        // part once, before it is handed out as a slice.
+        let map = unsafe { Mmap::map(&file) }?;
+        // Rows are looked at here and there.
+        map.advise(Advice::Random)?;
+        Ok(Filling { file, mapped: Arc::new(Mapped { map }), used: 0, len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_beyond_the_limit_go_to_files_and_read_back_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = VectorPool::new(&folder.path().join("index"), 2 * 4_000);
+        let values = |number: usize| (0..1_000).map(|at| (at * number) as f32).collect::<Vec<_>>();
+        let mut placed: Vec<Vectors> = (0..5).map(|number| pool.place(values(number))).collect();
+        let filed: Vec<bool> = placed.iter().map(Vectors::is_filed).collect();
+        assert_eq!(filed, [false, false, true, true, true]);
+        placed.iter().enumerate().for_each(|(number, vectors)| assert_eq!(vectors[..], values(number)));
+        assert_eq!(std::fs::read_dir(folder.path().join("index")).unwrap().count(), 0, "files have no name");
+        // What goes leaves room.
+        placed.remove(0);
+        assert!(!pool.place(values(9)).is_filed());
+        assert_eq!(placed.pop().unwrap().into_values(), values(4));
+    }
+
+    #[test]
+    fn without_a_folder_vectors_stay_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a file");
+        std::fs::write(&path, "").unwrap();
+        let pool = VectorPool::new(&path, 0);
+        assert_eq!(pool.place(vec![1.0, 2.0])[..], [1.0, 2.0]);
+        assert_eq!(pool.in_memory.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,163 @@
+//! Distances of rows of bits: how many differ from those of a probe.
+//!
+//! Rows lie in blocks of eight: the first word of each of the eight, then the second word of each, and so on.
+
+use super::isa::Isa;
+
+/// Rows of a block.
+pub(crate) const BLOCK: usize = 8;
+/// Most words of a row: counts are kept in bytes on the way.
+const WORDS: usize = 16;
+
+/// The distance of each row from the probe, and a byte for each block: which of its rows are at most `most` away, the first row
+/// in the lowest bit.
+pub(crate) fn distances(isa: Isa, probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &mut [u8]) {
+    assert!((1..=WORDS).contains(&probe.len()) && into.len() == near.len() * BLOCK);
+    assert!(blocks.len() == into.len() * probe.len());
+    match isa {
+        // SAFETY: `Isa` values other than `Portable` come from `Isa::available` only, which asks the processor; machines
+        // with AVX-512 have AVX2. The lengths were compared above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 | Isa::Avx512 if is_x86_feature_detected!("avx512vpopcntdq") => unsafe {
+            avx512::distances(probe, blocks, most, into, near);
+        },
+        // SAFETY: the same.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::distances(probe, blocks, most, into, near) },
+        _ => portable(probe, blocks, most, into, near),
+    }
+}
+
+fn portable(probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &mut [u8]) {
+    for ((block, into), near) in blocks.chunks_exact(probe.len() * BLOCK).zip(into.chunks_exact_mut(BLOCK)).zip(near) {
+        *near = 0;
+        for (row, distance) in into.iter_mut().enumerate() {
+            let words = block[row..].iter().step_by(BLOCK);
+            *distance = words.zip(probe).map(|(word, probe)| (word ^ probe).count_ones() as u16).sum();
+            *near |= u8::from(*distance <= most) << row;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::BLOCK;
+
+    /// As [`super::distances`].
+    ///
+    /// # Safety
+    ///
+    /// The machine has AVX2; for each place of `near` there are eight of `into` and a block as long as the probe says, of at most
+    /// 31 words a row.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn distances(probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &mut [u8]) {
+        let zero = _mm256_setzero_si256();
+        let order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+        let most = _mm_set1_epi16(most.min(i16::MAX as u16).cast_signed());
+        let (mut block, mut to) = (blocks.as_ptr(), into.as_mut_ptr());
+        for near in near {
+            let (mut first, mut second) = (zero, zero);
+            for probe in probe {
+                let probe = _mm256_set1_epi64x(probe.cast_signed());
+                // SAFETY: the caller's promise.
+                let (four, others) =
+                    unsafe { (_mm256_loadu_si256(block.cast()), _mm256_loadu_si256(block.add(BLOCK / 2).cast())) };
+                first = _mm256_add_epi8(first, ones(_mm256_xor_si256(four, probe)));
+                second = _mm256_add_epi8(second, ones(_mm256_xor_si256(others, probe)));
+                block = block.wrapping_add(BLOCK);
+            }
+            // Sums in the order 0, 4, 1, 5, 2, 6, 3, 7.
+            let (first, second) = (_mm256_sad_epu8(first, zero), _mm256_sad_epu8(second, zero));
+            let sums = _mm256_or_si256(first, _mm256_slli_epi64::<32>(second));
+            let sums = _mm256_permutevar8x32_epi32(sums, order);
+            let sums = _mm_packus_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+            let far = _mm_cmpgt_epi16(sums, most);
+            *near = !(_mm_movemask_epi8(_mm_packs_epi16(far, far)) as u8);
+            // SAFETY: the caller's promise.
+            unsafe { _mm_storeu_si128(to.cast(), sums) };
+            to = to.wrapping_add(BLOCK);
+        }
+    }
+
+    /// How many bits of each byte are set.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn ones(bytes: __m256i) -> __m256i {
+        let of_half = _mm256_setr_epi8(
+            0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
+        );
+        let half = _mm256_set1_epi8(15);
+        let lower = _mm256_shuffle_epi8(of_half, _mm256_and_si256(bytes, half));
+        let upper = _mm256_shuffle_epi8(of_half, _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half));
+        _mm256_add_epi8(lower, upper)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::BLOCK;
+
+    /// As [`super::distances`].
+    ///
+    /// # Safety
+    ///
+    /// The machine has AVX-512 F, BW, VL and VPOPCNTDQ; for each place of `near` there are eight of `into` and a block as long as
+    /// the probe says.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vpopcntdq")]
+    pub(super) unsafe fn distances(probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &mut [u8]) {
+        let most = _mm512_set1_epi64(most.into());
+        let (mut block, mut to) = (blocks.as_ptr(), into.as_mut_ptr());
+        for near in near {
+            let mut sums = _mm512_setzero_si512();
+            for probe in probe {
+                // SAFETY: the caller's promise.
+                let words = unsafe { _mm512_loadu_si512(block.cast()) };
+                let differ = _mm512_xor_si512(words, _mm512_set1_epi64(probe.cast_signed()));
+                sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(differ));
+                block = block.wrapping_add(BLOCK);
+            }
+            *near = _mm512_cmple_epu64_mask(sums, most);
+            // SAFETY: the caller's promise.
+            unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi64_epi16(sums)) };
+            to = to.wrapping_add(BLOCK);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_path_counts_the_same(
+            words in 1usize..=WORDS,
+            blocks in 0usize..5,
+            most in 0u16..1100,
+            alike in any::<bool>(),
+            seed in proptest::collection::vec(any::<u64>(), 101),
+        ) {
+            let word = |at: usize| if alike { if at % 7 < 2 { !0 } else { 0 } } else { seed[at * 3 % seed.len()] };
+            let probe: Vec<u64> = (0..words).map(word).collect();
+            let rows: Vec<u64> = (0..words * blocks * BLOCK).map(|at| word(at + words)).collect();
+            for isa in Isa::available() {
+                let mut found = vec![u16::MAX; blocks * BLOCK];
+                let mut near = vec![0; blocks];
+                distances(*isa, &probe, &rows, most, &mut found, &mut near);
+                for (row, found) in found.into_iter().enumerate() {
+                    let (block, lane) = (row / BLOCK, row % BLOCK);
+                    let word = |at: usize| rows[(block * words + at) * BLOCK + lane];
+                    let expected: u32 = (0..words).map(|at| (word(at) ^ probe[at]).count_ones()).sum();
+                    prop_assert_eq!(u32::from(found), expected, "{:?}", isa);
+                    prop_assert_eq!(near[block] >> lane & 1 == 1, found <= most, "{:?}", isa);
+                }
+            }
+        }
+    }
+}

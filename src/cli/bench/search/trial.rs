@@ -1,0 +1,124 @@
+//! One measurement: all probes in one mode, so many at a time, on so many threads.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::Serialize;
+use vultus_engine::index::{GalleryIndex, IndexKind, SearchOutcome};
+
+use super::Mode;
+use super::vectors::{LIMIT, Probe, person_of};
+use crate::service::timing::ms;
+
+/// Searches before those that count.
+const WARM_UP: usize = 16;
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) mode: Mode,
+    pub(super) rows: usize,
+    pub(super) dim: usize,
+    pub(super) threads: u16,
+    /// Probes that wait together.
+    pub(super) concurrency: u16,
+    pub(super) qps: f64,
+    /// Of a probe, or of the probes that wait together.
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    /// Share of the probes whose person came first; out of files, share of the sample whose best row did.
+    pub(super) rank1: f64,
+    /// Share of the ten best subjects, by sums in double precision, that were found.
+    pub(super) recall_at_10: f64,
+    /// As the index states them.
+    pub(super) bytes_per_row: f64,
+    /// Preparing the cascade or the graph.
+    pub(super) build_s: Option<f64>,
+    /// Loading the index from disk.
+    pub(super) load_s: Option<f64>,
+    /// How it was searched.
+    pub(super) kind: IndexKind,
+    /// As the index states it.
+    pub(super) stated_recall: Option<f32>,
+    /// Filling the gallery.
+    pub(super) fill_s: f64,
+    /// What the process grew by while the gallery was filled and prepared.
+    pub(super) rss_growth_mb: Option<f64>,
+}
+
+/// Searches for all probes; gives what was measured and found.
+pub(super) fn measure(
+    index: &GalleryIndex,
+    probes: &[Probe],
+    mode: Mode,
+    threads: u16,
+    concurrency: u16,
+) -> anyhow::Result<(Row, Vec<SearchOutcome>)> {
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build().context("threads cannot be started")?;
+    let search = |probes: &[Probe]| -> anyhow::Result<Vec<SearchOutcome>> {
+        Ok(match probes {
+            [probe] => vec![pool.install(|| index.search(&probe.vector, LIMIT, mode.into()))?],
+            probes => {
+                let queries: Vec<(&[f32], usize)> = probes.iter().map(|probe| (&probe.vector[..], LIMIT)).collect();
+                pool.install(|| index.search_many(&queries, mode.into()))?
+            }
+        })
+    };
+    let together = usize::from(concurrency);
+    for probes in probes[..WARM_UP.max(together).min(probes.len())].chunks(together) {
+        search(probes)?;
+    }
+    let mut times = Vec::with_capacity(probes.len());
+    let mut answers: Vec<SearchOutcome> = Vec::with_capacity(probes.len());
+    for probes in probes.chunks(together) {
+        let started = Instant::now();
+        let found = search(probes)?;
+        times.push(started.elapsed());
+        answers.extend(found);
+    }
+    let total: Duration = times.iter().sum();
+    times.sort_unstable();
+    let stats = index.stats();
+    let row = Row {
+        mode,
+        rows: stats.rows,
+        dim: index.dim(),
+        threads,
+        concurrency,
+        qps: probes.len() as f64 / total.as_secs_f64(),
+        p50_ms: ms(times[times.len() / 2]),
+        p99_ms: ms(times[(times.len() * 99 / 100).min(times.len() - 1)]),
+        rank1: rank_1(probes, &answers),
+        recall_at_10: mean(probes.iter().zip(&answers).filter_map(|(probe, answer)| recall(probe, answer))),
+        bytes_per_row: stats.bytes as f64 / stats.rows as f64,
+        build_s: None,
+        load_s: None,
+        kind: answers[0].kind,
+        stated_recall: answers[0].recall,
+        fill_s: 0.0,
+        rss_growth_mb: None,
+    };
+    Ok((row, answers))
+}
+
+fn rank_1(probes: &[Probe], answers: &[SearchOutcome]) -> f64 {
+    let right = |(probe, answer): (&Probe, &SearchOutcome)| {
+        let wanted = probe.person.or_else(|| Some(probe.best.as_ref()?.first()?.1))?;
+        let first = answer.hits.first().and_then(|hit| person_of(&hit.subject));
+        Some(if first == Some(wanted) { 1.0 } else { 0.0 })
+    };
+    mean(probes.iter().zip(answers).filter_map(right))
+}
+
+/// The share of the best people that were found; `None` for a probe that is not of the sample.
+fn recall(probe: &Probe, answer: &SearchOutcome) -> Option<f64> {
+    let best = probe.best.as_ref()?;
+    let found: Vec<usize> = answer.hits.iter().filter_map(|hit| person_of(&hit.subject)).collect();
+    Some(best.iter().filter(|(_, person)| found.contains(person)).count() as f64 / best.len() as f64)
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (count, sum) = values.fold((0usize, 0.0), |(count, sum), value| (count + 1, sum + value));
+    if count == 0 { f64::NAN } else { sum / count as f64 }
+}

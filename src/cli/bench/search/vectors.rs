@@ -1,0 +1,142 @@
+//! What a gallery is filled with and searched for: drawn, or out of files.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use vultus_engine::ids::{FaceId, SubjectId};
+use vultus_engine::index::RowKey;
+
+use super::faces::Faces;
+
+/// Subjects whose scores are summed in double precision, and that a search asks for.
+pub(super) const LIMIT: usize = 10;
+
+/// What is searched for.
+pub(super) struct Probe {
+    pub(super) vector: Vec<f32>,
+    /// Who should come first, where that is known.
+    pub(super) person: Option<usize>,
+    /// For those of the sample: the best people by scores summed in double precision, best first.
+    pub(super) best: Option<Vec<(f64, usize)>>,
+}
+
+impl Probe {
+    pub(super) fn new(vector: Vec<f32>, person: Option<usize>, in_sample: bool) -> Self {
+        Self { vector, person, best: in_sample.then(|| Vec::with_capacity(LIMIT + 1)) }
+    }
+
+    /// Takes a person's rows into account.
+    pub(super) fn meet(&mut self, person: usize, rows: &[Vec<f32>]) {
+        let Some(best) = &mut self.best else { return };
+        let score = rows.iter().map(|row| product(&self.vector, row)).fold(f64::MIN, f64::max);
+        if best.len() < LIMIT || score > best[LIMIT - 1].0 {
+            best.insert(best.partition_point(|(other, _)| *other >= score), (score, person));
+            best.truncate(LIMIT);
+        }
+    }
+}
+
+fn product(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+/// People and their rows, one person after the other.
+pub(super) enum Source {
+    /// Images of drawn people.
+    Drawn { faces: Faces, people: std::vec::IntoIter<Vec<f32>>, images: usize, left: usize },
+    /// Vectors of a file, each of a person of its own.
+    File { file: BufReader<File>, dim: usize, left: usize },
+}
+
+impl Source {
+    /// The rows of the next person; `None` after the last.
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Vec<Vec<f32>>>> {
+        Ok(match self {
+            Self::Drawn { faces, people, images, left } => people.next().map(|person| {
+                let count = (*images).min(*left);
+                *left -= count;
+                (0..count).map(|_| faces.image(&person)).collect()
+            }),
+            Self::File { left: 0, .. } => None,
+            Self::File { file, dim, left } => {
+                *left -= 1;
+                Some(vec![read_vector(file, *dim)?])
+            }
+        })
+    }
+}
+
+/// Opens a file of vectors of raw little-endian f32; gives how many there are.
+pub(super) fn open(path: &Path, dim: usize) -> anyhow::Result<(BufReader<File>, usize)> {
+    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let (bytes, row) = (file.metadata()?.len(), (dim * size_of::<f32>()) as u64);
+    ensure!(
+        bytes > 0 && bytes.is_multiple_of(row),
+        "{} has {bytes} bytes, which are no vectors of {dim} values of four bytes",
+        path.display()
+    );
+    Ok((BufReader::with_capacity(1 << 20, file), (bytes / row) as usize))
+}
+
+/// The next vector of a file.
+pub(super) fn read_vector(file: &mut impl Read, dim: usize) -> anyhow::Result<Vec<f32>> {
+    let mut bytes = vec![0; dim * size_of::<f32>()];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+}
+
+/// Names a row: its number is its face.
+pub(super) fn key(person: usize, row: usize) -> anyhow::Result<RowKey> {
+    let subject = SubjectId::try_from(format!("s{person:08}"))?;
+    Ok(RowKey { subject, face: Some(FaceId(uuid::Uuid::from_u128(row as u128))) })
+}
+
+/// The person of a subject.
+pub(super) fn person_of(subject: &SubjectId) -> Option<usize> {
+    subject.as_str().strip_prefix('s')?.parse().ok()
+}
+
+/// The number of a row.
+pub(super) fn row_of(face: Option<FaceId>) -> Option<u128> {
+    face.map(|face| face.0.as_u128())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_people_are_kept_in_order() {
+        let mut probe = Probe::new(vec![1.0, 0.0], None, true);
+        for person in 0..100usize {
+            let score = ((person * 37) % 100) as f32 / 100.0;
+            probe.meet(person, &[vec![score, 0.0], vec![score / 2.0, 0.0]]);
+        }
+        let best = probe.best.unwrap();
+        assert_eq!(best.len(), LIMIT);
+        assert!(best.iter().zip(0..).all(|((score, _), rank)| (score - f64::from(99 - rank) / 100.0).abs() < 1e-6));
+        assert_eq!(best[0].1 * 37 % 100, 99);
+    }
+
+    #[test]
+    fn files_hold_whole_vectors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.f32");
+        std::fs::write(&path, [1.0f32, 2.0, 3.0, -4.0].map(f32::to_le_bytes).concat()).unwrap();
+        let (mut file, rows) = open(&path, 2).unwrap();
+        assert_eq!(rows, 2);
+        assert_eq!(read_vector(&mut file, 2).unwrap(), [1.0, 2.0]);
+        assert_eq!(read_vector(&mut file, 2).unwrap(), [3.0, -4.0]);
+        assert!(open(&path, 3).is_err());
+        std::fs::write(&path, []).unwrap();
+        assert!(open(&path, 2).is_err() && open(&folder.path().join("none"), 2).is_err());
+    }
+
+    #[test]
+    fn names_lead_back() {
+        let key = key(7, 31).unwrap();
+        assert_eq!((person_of(&key.subject), row_of(key.face)), (Some(7), Some(31)));
+    }
+}
