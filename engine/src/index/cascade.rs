@@ -4,17 +4,18 @@
 //! mislead is missed. How many rows go on is chosen for each gallery by trying it on probes made of its own rows; what it
 //! finds is measured on other probes, and said in every answer.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::codes::CodedProbe;
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
-use super::scan::SharedFloor;
+use super::scan::{Look, Query, SharedFloor};
 use super::sketch::Planes;
 use super::top::TopSubjects;
 use super::trial::seen_anew;
-use super::{Hit, RowKey, scan::Query};
+use super::{Hit, RowKey};
 use crate::kernel::bits::{BLOCK, distances};
 use crate::kernel::isa::Isa;
 
@@ -117,76 +118,69 @@ impl Cascade {
         if query.limit == 0 || share > 2.0 * MOST {
             return None;
         }
-        let probe = Probe {
-            query,
-            coded: CodedProbe::new(query.probe),
-            bits: self.planes.sketch(query.probe),
-            floor: SharedFloor::new(),
-        };
-        let most = self.distances_of(&probe.bits).distance_of(share);
-        let pairs = self.chunks.par_iter().zip(&rows.chunks[..self.chunks.len()]);
-        let new_top = || TopSubjects::new(query.limit);
+        let (coded, bits) = (CodedProbe::new(query.probe), self.planes.sketch(query.probe));
+        let floor = SharedFloor::new();
+        let most = self.distances_of(&bits).distance_of(share);
+        let new_look = || Look::new(query.probe, &coded, query.limit);
         let top = if rows.slots() < PARALLEL_SLOTS || rayon::current_num_threads() == 1 {
-            self.look(rows, &probe, most, 0..self.chunks.len(), new_top())
+            self.look(rows, &bits, most, 0..self.chunks.len(), &floor, new_look()).finish()
         } else {
-            let tasks = pairs.len().div_ceil(CHUNKS_PER_TASK);
-            (0..tasks)
+            let task = |number: usize| {
+                let start = number * CHUNKS_PER_TASK;
+                start..(start + CHUNKS_PER_TASK).min(self.chunks.len())
+            };
+            (0..self.chunks.len().div_ceil(CHUNKS_PER_TASK))
                 .into_par_iter()
-                .fold(new_top, |top, task| {
-                    let start = task * CHUNKS_PER_TASK;
-                    let end = (start + CHUNKS_PER_TASK).min(self.chunks.len());
-                    self.look(rows, &probe, most, start..end, top)
-                })
-                .reduce(new_top, TopSubjects::merge)
+                .fold(new_look, |look, number| self.look(rows, &bits, most, task(number), &floor, look))
+                .map(Look::finish)
+                .reduce(|| TopSubjects::new(query.limit), TopSubjects::merge)
         };
         Some(top.merge(rows.scan(query.probe, self.covers(), query.limit)))
     }
 
     /// Takes the rows of some chunks into account whose bits are at most `most` away.
-    fn look<'a>(
+    fn look<'a, 'p>(
         &self,
         rows: &'a FlatRows,
-        probe: &Probe<'_>,
+        bits: &[u64],
         most: u16,
-        chunks: std::ops::Range<usize>,
-        mut top: TopSubjects<'a>,
-    ) -> TopSubjects<'a> {
-        let isa = Isa::current();
+        chunks: Range<usize>,
+        floor: &SharedFloor,
+        mut look: Look<'a, 'p>,
+    ) -> Look<'a, 'p> {
+        let (isa, coded) = (Isa::current(), look.coded);
         let (mut away, mut near) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / BLOCK]);
-        // Digits are asked for a chunk before they are looked at.
-        let mut waiting: (Option<&'a Chunk>, Vec<usize>) = (None, Vec::with_capacity(CHUNK_ROWS));
-        let mut coming: Vec<usize> = Vec::with_capacity(CHUNK_ROWS);
-        let look_at = |top: &mut TopSubjects<'a>, (chunk, found): &(Option<&'a Chunk>, Vec<usize>)| {
-            let Some(chunk) = chunk else { return };
-            for row in found {
-                let (coarse, bound) = probe.coded.coarse_bound(&chunk.rows.coded, *row);
-                if bound >= top.floor() {
-                    rows.look_closer(probe.query.probe, &probe.coded, chunk, *row, coarse, top);
+        // Coarse digits are asked for a chunk before they are looked at.
+        let (mut before, mut now): (Vec<(&'a Chunk, usize)>, Vec<(&'a Chunk, usize)>) = (Vec::new(), Vec::new());
+        let turn = |look: &mut Look<'a, 'p>, before: &mut Vec<(&'a Chunk, usize)>| {
+            for (chunk, row) in before.drain(..) {
+                let (coarse, bound) = coded.coarse_bound(&chunk.rows.coded, row);
+                if bound >= look.top.floor() {
+                    look.suspect(chunk, row, coarse);
                 }
             }
-            probe.floor.share(top);
+            look.turn();
+            floor.share(&mut look.top);
         };
         for number in chunks {
             let chunk = &*rows.chunks[number];
-            distances(isa, &probe.bits, &self.chunks[number].blocks, most, &mut away, &mut near);
-            coming.clear();
+            distances(isa, bits, &self.chunks[number].blocks, most, &mut away, &mut near);
             for (block, near) in near.iter().enumerate() {
                 let mut left = *near;
                 while left != 0 {
                     let row = block * BLOCK + left.trailing_zeros() as usize;
                     left &= left - 1;
                     if chunk.live.get(row) {
-                        chunk.rows.coded.ask_for(row);
-                        coming.push(row);
+                        chunk.rows.coded.ask_for_coarse(row);
+                        now.push((chunk, row));
                     }
                 }
             }
-            look_at(&mut top, &waiting);
-            waiting.0 = Some(chunk);
-            std::mem::swap(&mut waiting.1, &mut coming);
+            turn(&mut look, &mut before);
+            std::mem::swap(&mut before, &mut now);
         }
-        look_at(&mut top, &waiting);
-        top
+        turn(&mut look, &mut before);
+        look
     }
 
     /// How far a part of the rows is from a probe.
@@ -241,14 +235,6 @@ impl Cascade {
         self.trial.recall_at_10 = share_of(found, wanted);
         self.trial.rank_1 = share_of(right, others().count());
     }
-}
-
-/// A probe in all its forms.
-struct Probe<'p> {
-    query: Query<'p>,
-    coded: CodedProbe,
-    bits: Vec<u64>,
-    floor: SharedFloor,
 }
 
 /// How many rows are how far away.

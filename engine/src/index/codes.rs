@@ -8,6 +8,7 @@
 //! length of the other, and the other way round; so digits tell how high a score can be, and a row whose score cannot reach
 //! the list need not be looked at further. What is left out is left out rightly: the scan is exact.
 
+use super::mapped::Plane;
 use super::vector::UNIT_TOLERANCE;
 use crate::kernel::ask_for;
 use crate::kernel::isa::Isa;
@@ -27,6 +28,9 @@ const LARGEST: f32 = 119.0;
 /// The largest code of a probe, which is not cut into digits.
 const LARGEST_OF_PROBE: f32 = 127.0;
 
+/// Rows that a mask tells about.
+pub(super) const MASK_ROWS: usize = 32;
+
 /// Codes of a vector of `dim` values, padding included.
 fn coded_len(dim: usize) -> usize {
     dim.next_multiple_of(STEP)
@@ -36,7 +40,7 @@ fn coded_len(dim: usize) -> usize {
 #[derive(Default)]
 pub(super) struct CodedRows {
     /// Half as many bytes a row as codes.
-    coarse: Vec<u8>,
+    coarse: Plane,
     /// Likewise.
     fine: Vec<u8>,
     /// Value of a code, for each row.
@@ -58,7 +62,7 @@ impl CodedRows {
         let Coded { codes, scale, rest } = encode(vector, LARGEST);
         let coarse: Vec<u8> = codes.iter().map(|code| lifted(coarse(*code))).collect();
         let fine: Vec<u8> = codes.iter().map(|code| lifted(i32::from(*code) - COARSE * self::coarse(*code))).collect();
-        pack(&coarse, &mut self.coarse);
+        self.coarse.change(|plane| pack(&coarse, plane));
         pack(&fine, &mut self.fine);
         self.scales.push(scale);
         self.coarse_rests.push(rest_of(vector, scale, codes.iter().map(|code| COARSE * self::coarse(*code))));
@@ -75,7 +79,7 @@ impl CodedRows {
             copy
         }
         Self {
-            coarse: copy(&self.coarse, row * rows),
+            coarse: Plane::from(copy(&self.coarse, row * rows)),
             fine: copy(&self.fine, row * rows),
             scales: copy(&self.scales, rows),
             coarse_rests: copy(&self.coarse_rests, rows),
@@ -84,14 +88,20 @@ impl CodedRows {
     }
 
     /// Asks for the coarse digits of a row, which will be looked at soon.
-    pub(super) fn ask_for(&self, row: usize) {
+    pub(super) fn ask_for_coarse(&self, row: usize) {
         let width = self.coarse.len() / self.scales.len();
         ask_for(&self.coarse[row * width..(row + 1) * width]);
     }
 
-    /// Gives back room that is not used.
-    pub(super) fn shrink_to_fit(&mut self) {
-        self.coarse.shrink_to_fit();
+    /// Asks for the fine digits of a row.
+    pub(super) fn ask_for_fine(&self, row: usize) {
+        let width = self.fine.len() / self.scales.len();
+        ask_for(&self.fine[row * width..(row + 1) * width]);
+    }
+
+    /// Gives back room that is not used, and lays what every search reads where it is read fast.
+    pub(super) fn settle(&mut self) {
+        self.coarse.settle();
         self.fine.shrink_to_fit();
         self.scales.shrink_to_fit();
         self.coarse_rests.shrink_to_fit();
@@ -185,15 +195,15 @@ impl CodedProbe {
         Self { isa: Isa::current(), line: Line::of(&coded), codes: coded.codes }
     }
 
-    /// For each row the product of its coarse digits, and a score that its own does not exceed. `products` and `bounds` are as
-    /// long as there are rows.
-    pub(super) fn coarse_bounds(&self, rows: &CodedRows, into: &mut [i32], bounds: &mut [f32]) {
+    /// For each row the product of its coarse digits, and whether a score that its own does not exceed is at least `floor`: a bit
+    /// of [`MASK_ROWS`] together, the first row in the lowest. There are as many products as rows, and masks for all of them.
+    pub(super) fn reaching(&self, rows: &CodedRows, floor: f32, into: &mut [i32], masks: &mut [u32]) {
         products(self.isa, &self.codes, &rows.coarse, into);
         let (products, scales, rests) = (&*into, &rows.scales[..], &rows.coarse_rests[..]);
-        plainly(self.isa, CoarseBounds { line: self.line, products, scales, rests, bounds });
+        plainly(self.isa, Reaching { line: self.line, floor, products, scales, rests, masks });
     }
 
-    /// As [`CodedProbe::coarse_bounds`], of one row.
+    /// Of one row the product of its coarse digits, and a score that its own does not exceed.
     pub(super) fn coarse_bound(&self, rows: &CodedRows, row: usize) -> (i32, f32) {
         let (mut product, width) = ([0], self.codes.len() / 2);
         products(self.isa, &self.codes, &rows.coarse[row * width..(row + 1) * width], &mut product);
@@ -210,20 +220,27 @@ impl CodedProbe {
     }
 }
 
-struct CoarseBounds<'a> {
+struct Reaching<'a> {
     line: Line,
+    floor: f32,
     products: &'a [i32],
     scales: &'a [f32],
     rests: &'a [f32],
-    bounds: &'a mut [f32],
+    masks: &'a mut [u32],
 }
 
-impl Plain for CoarseBounds<'_> {
+impl Plain for Reaching<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { line, products, scales, rests, bounds } = self;
-        for (((bound, product), scale), rest) in bounds.iter_mut().zip(products).zip(scales).zip(rests) {
-            *bound = line.coarse(*product, *scale, *rest);
+        let Self { line, floor, products, scales, rests, masks } = self;
+        let parts = products.chunks(MASK_ROWS).zip(scales.chunks(MASK_ROWS)).zip(rests.chunks(MASK_ROWS));
+        for (mask, ((products, scales), rests)) in masks.iter_mut().zip(parts) {
+            let mut flags = [0u32; MASK_ROWS];
+            let each = flags.iter_mut().zip(products).zip(scales).zip(rests).enumerate();
+            for (at, (((flag, product), scale), rest)) in each {
+                *flag = u32::from(line.coarse(*product, *scale, *rest) >= floor) << at;
+            }
+            *mask = flags.iter().fold(0, |all, flag| all | flag);
         }
     }
 }
@@ -268,11 +285,11 @@ impl CodedProbes {
         let (end, width) = (start + into.len(), self.probes[0].codes.len() / 2);
         self.tile.products(isa, &rows.coarse[start * width..end * width], into);
         let (products, scales, rests) = (&*into, &rows.scales[start..end], &rows.coarse_rests[start..end]);
-        plainly(isa, Reaching { lines: &self.lines, floors, products, scales, rests, reaching });
+        plainly(isa, ReachingTogether { lines: &self.lines, floors, products, scales, rests, reaching });
     }
 }
 
-struct Reaching<'a> {
+struct ReachingTogether<'a> {
     lines: &'a [Line; PROBES],
     floors: &'a [f32; PROBES],
     products: &'a [[i32; PROBES]],
@@ -281,7 +298,7 @@ struct Reaching<'a> {
     reaching: &'a mut [u16],
 }
 
-impl Plain for Reaching<'_> {
+impl Plain for ReachingTogether<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { lines, floors, products, scales, rests, reaching } = self;
@@ -315,10 +332,13 @@ mod tests {
         let mut rows = CodedRows::default();
         rows.push(row);
         let coded = CodedProbe::new(probe);
-        let (mut products, mut bounds) = ([0], [0.0]);
-        coded.coarse_bounds(&rows, &mut products, &mut bounds);
-        assert_eq!(coded.coarse_bound(&rows, 0), (products[0], bounds[0]));
-        (bounds[0], coded.fine_bound(&rows, 0, products[0]), cosine(probe, row))
+        let (product, bound) = coded.coarse_bound(&rows, 0);
+        for (floor, reaches) in [(bound, 1), (bound.next_up(), 0)] {
+            let (mut products, mut masks) = ([0], [7]);
+            coded.reaching(&rows, floor, &mut products, &mut masks);
+            assert_eq!((products[0], masks[0]), (product, reaches));
+        }
+        (bound, coded.fine_bound(&rows, 0, product), cosine(probe, row))
     }
 
     /// Vectors that are hard to put into bytes.

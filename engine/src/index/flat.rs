@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::RowKey;
 use super::codes::CodedRows;
-use super::vectors::{VectorPool, Vectors};
+use super::mapped::{VectorPool, Vectors};
 
 /// Rows in a full chunk.
 pub const CHUNK_ROWS: usize = 512;
@@ -78,7 +78,7 @@ impl ChunkRows {
         if is_full {
             self.keys.shrink_to_fit();
             values.shrink_to_fit();
-            self.coded.shrink_to_fit();
+            self.coded.settle();
         }
         self.vectors = match pool {
             Some(pool) if is_full => pool.place(values),

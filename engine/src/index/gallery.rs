@@ -15,10 +15,10 @@ use super::cascade::{Cascade, Trial};
 use super::combine::Combiner;
 use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
 use super::hnsw::{Graph, GraphConfig, GraphIndex};
+use super::mapped::VectorPool;
 use super::scan::Query;
 use super::slots::Slots;
 use super::vector::check_unit;
-use super::vectors::VectorPool;
 use super::{IndexError, IndexKind, RowKey, SearchMode, SearchOutcome, VectorIndex};
 use crate::ids::SubjectId;
 
@@ -59,8 +59,8 @@ impl Default for IndexConfig {
     fn default() -> Self {
         Self {
             ann_above_rows: 200_000,
-            auto_min_recall: 0.9,
-            cascade_recall: 0.95,
+            auto_min_recall: 0.85,
+            cascade_recall: 0.9,
             cascade_min_rows: 8_192,
             graph_min_rows: 2_000,
             rebuild_share: 0.2,

@@ -21,13 +21,13 @@ pub mod flat;
 pub mod gallery;
 pub mod hnsw;
 pub mod maintenance;
+mod mapped;
 mod scan;
 mod sketch;
 mod slots;
 mod top;
 mod trial;
 pub mod vector;
-mod vectors;
 
 // The fixture names the engine through its including module, so that tests and benches share it.
 #[cfg(test)]
@@ -41,7 +41,7 @@ mod tests;
 pub use gallery::{CascadeStats, GalleryIndex, GraphStats, IndexConfig, IndexStats};
 pub use hnsw::GraphConfig;
 pub use maintenance::Maintenance;
-pub use vectors::VectorPool;
+pub use mapped::VectorPool;
 
 use crate::ids::{FaceId, SubjectId};
 

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rayon::prelude::*;
 
-use super::codes::{CodedProbe, CodedProbes};
-use super::flat::{CHUNK_ROWS, Chunk, FlatRows};
+use super::codes::{CodedProbe, CodedProbes, MASK_ROWS};
+use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
 use super::top::TopSubjects;
 use super::vector::{check_unit, cosine};
 use super::{IndexError, SearchOutcome, VectorIndex};
@@ -23,9 +23,6 @@ const PARALLEL_SLOTS: usize = 20_000;
 
 /// Chunks a thread takes at a time.
 const CHUNKS_PER_TASK: usize = 8;
-
-/// Bounds that are compared with the floor at a time.
-const GROUP: usize = 16;
 
 /// Says which subjects count.
 pub(super) type Accept<'a> = &'a (dyn Fn(&SubjectId) -> bool + Sync);
@@ -82,65 +79,16 @@ impl FlatRows {
         let chunks = self.chunks.get(from / CHUNK_ROWS..).unwrap_or_default();
         let coded = CodedProbe::new(probe);
         let floor = SharedFloor::new();
-        let scan_one = |mut top: TopSubjects<'a>, (at, chunk): (usize, &'a Arc<Chunk>)| {
-            let skip = if at == 0 { from % CHUNK_ROWS } else { 0 };
-            floor.share(&mut top);
-            self.scan_chunk(probe, &coded, chunk, skip, accept, &mut top);
-            top
-        };
-        let new_top = || TopSubjects::new(limit);
+        let skip = |at: usize| if at == 0 { from % CHUNK_ROWS } else { 0 };
+        let new_look = || Look::new(probe, &coded, limit);
         if is_small(chunks) {
-            chunks.iter().enumerate().fold(new_top(), scan_one)
+            let all = chunks.iter().enumerate();
+            all.fold(new_look(), |look, (at, chunk)| look.after(chunk, skip(at), accept, &floor)).finish()
         } else {
-            chunks
-                .par_iter()
-                .enumerate()
-                .with_min_len(CHUNKS_PER_TASK)
-                .fold(new_top, scan_one)
-                .reduce(new_top, TopSubjects::merge)
-        }
-    }
-
-    fn scan_chunk<'a>(
-        &self,
-        probe: &[f32],
-        coded: &CodedProbe,
-        chunk: &'a Chunk,
-        skip: usize,
-        accept: Accept<'_>,
-        top: &mut TopSubjects<'a>,
-    ) {
-        let rows = &*chunk.rows;
-        let count = rows.keys.len();
-        let (mut products, mut bounds) = ([0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
-        coded.coarse_bounds(&rows.coded, &mut products[..count], &mut bounds[..count]);
-        for (group, bounds) in bounds[..count].chunks(GROUP).enumerate() {
-            let floor = top.floor();
-            if !bounds.iter().fold(false, |any, bound| any | (*bound >= floor)) {
-                continue;
-            }
-            for (row, bound) in (group * GROUP..).zip(bounds).filter(|(row, _)| *row >= skip) {
-                if *bound >= top.floor() && chunk.live.get(row) && accept(&rows.keys[row].subject) {
-                    self.look_closer(probe, coded, chunk, row, products[row], top);
-                }
-            }
-        }
-    }
-
-    /// Takes a live row into account whose coarse bound reaches the list.
-    pub(super) fn look_closer<'a>(
-        &self,
-        probe: &[f32],
-        coded: &CodedProbe,
-        chunk: &'a Chunk,
-        row: usize,
-        coarse: i32,
-        top: &mut TopSubjects<'a>,
-    ) {
-        let rows = &*chunk.rows;
-        if coded.fine_bound(&rows.coded, row, coarse) >= top.floor() {
-            let vector = &rows.vectors[row * self.dim()..(row + 1) * self.dim()];
-            top.offer(cosine(probe, vector), &rows.keys[row]);
+            let all = chunks.par_iter().enumerate().with_min_len(CHUNKS_PER_TASK);
+            all.fold(new_look, |look, (at, chunk)| look.after(chunk, skip(at), accept, &floor))
+                .map(Look::finish)
+                .reduce(|| TopSubjects::new(limit), TopSubjects::merge)
         }
     }
 
@@ -161,53 +109,139 @@ impl FlatRows {
     fn scan_together<'a>(&'a self, queries: &[Query<'_>]) -> Vec<TopSubjects<'a>> {
         let coded = CodedProbes::new(queries.iter().map(|query| query.probe));
         let floors: Vec<SharedFloor> = queries.iter().map(|_| SharedFloor::new()).collect();
-        let scan_one = |mut tops: Vec<TopSubjects<'a>>, chunk: &'a Arc<Chunk>| {
-            floors.iter().zip(&mut tops).for_each(|(floor, top)| floor.share(top));
-            self.scan_chunk_together(queries, &coded, chunk, &mut tops);
-            tops
-        };
-        let new_tops = || queries.iter().map(|query| TopSubjects::new(query.limit)).collect::<Vec<_>>();
-        let merge = |left: Vec<TopSubjects<'a>>, right: Vec<TopSubjects<'a>>| {
-            left.into_iter().zip(right).map(|(left, right)| left.merge(right)).collect()
+        let new_looks = || {
+            let numbered = queries.iter().enumerate();
+            numbered.map(|(number, query)| Look::new(query.probe, coded.probe(number), query.limit)).collect()
         };
         if is_small(&self.chunks) {
-            self.chunks.iter().fold(new_tops(), scan_one)
+            let looks =
+                self.chunks.iter().fold(new_looks(), |looks, chunk| after_together(looks, &coded, chunk, &floors));
+            looks.into_iter().map(Look::finish).collect()
         } else {
-            self.chunks.par_iter().with_min_len(CHUNKS_PER_TASK).fold(new_tops, scan_one).reduce(new_tops, merge)
+            let new_tops = || queries.iter().map(|query| TopSubjects::new(query.limit)).collect();
+            let all = self.chunks.par_iter().with_min_len(CHUNKS_PER_TASK);
+            all.fold(new_looks, |looks, chunk| after_together(looks, &coded, chunk, &floors))
+                .map(|looks| looks.into_iter().map(Look::finish).collect::<Vec<_>>())
+                .reduce(new_tops, |left, right| {
+                    left.into_iter().zip(right).map(|(left, right)| left.merge(right)).collect()
+                })
         }
     }
+}
 
-    fn scan_chunk_together<'a>(
-        &self,
-        queries: &[Query<'_>],
-        coded: &CodedProbes,
-        chunk: &'a Chunk,
-        tops: &mut [TopSubjects<'a>],
-    ) {
-        /// Rows between two looks at the floors.
-        const ROWS: usize = 64;
+/// Searches that have also looked at a chunk.
+fn after_together<'a, 'p>(
+    mut looks: Vec<Look<'a, 'p>>,
+    coded: &CodedProbes,
+    chunk: &'a Chunk,
+    floors: &[SharedFloor],
+) -> Vec<Look<'a, 'p>> {
+    floors.iter().zip(&mut looks).for_each(|(floor, look)| floor.share(&mut look.top));
+    scan_chunk_together(coded, chunk, &mut looks);
+    looks
+}
+
+fn scan_chunk_together<'a>(coded: &CodedProbes, chunk: &'a Chunk, looks: &mut [Look<'a, '_>]) {
+    /// Rows between two looks at the floors.
+    const ROWS: usize = 64;
+    let rows = &*chunk.rows;
+    let mut products = [[0; CodedProbes::MOST]; ROWS];
+    let mut reaching = [0; ROWS];
+    for start in (0..rows.keys.len()).step_by(ROWS) {
+        let count = ROWS.min(rows.keys.len() - start);
+        let mut floors = [f32::INFINITY; CodedProbes::MOST];
+        looks.iter().zip(&mut floors).for_each(|(look, floor)| *floor = look.top.floor());
+        coded.reaching(&rows.coded, start, &floors, &mut products[..count], &mut reaching[..count]);
+        for (at, reaching) in reaching[..count].iter().enumerate().filter(|(_, reaching)| **reaching != 0) {
+            if !chunk.live.get(start + at) {
+                continue;
+            }
+            let mut left = *reaching;
+            while left != 0 {
+                let number = left.trailing_zeros() as usize;
+                left &= left - 1;
+                looks[number].suspect(chunk, start + at, products[at][number]);
+            }
+        }
+        looks.iter_mut().for_each(Look::turn);
+    }
+}
+
+/// A search under way.
+///
+/// What a suspect is compared by lies here and there in memory. It is asked for when the row is first suspected, and read a
+/// turn later.
+pub(super) struct Look<'a, 'p> {
+    probe: &'p [f32],
+    pub(super) coded: &'p CodedProbe,
+    pub(super) top: TopSubjects<'a>,
+    before: Vec<Suspect<'a>>,
+    now: Vec<Suspect<'a>>,
+}
+
+/// A live row whose coarse bound reached the list.
+struct Suspect<'a> {
+    rows: &'a ChunkRows,
+    row: usize,
+    /// The product of its coarse digits.
+    coarse: i32,
+}
+
+impl<'a, 'p> Look<'a, 'p> {
+    pub(super) fn new(probe: &'p [f32], coded: &'p CodedProbe, limit: usize) -> Self {
+        Self { probe, coded, top: TopSubjects::new(limit), before: Vec::new(), now: Vec::new() }
+    }
+
+    /// The search that has also looked at a chunk from row `skip` on, and exchanged floors before.
+    fn after(mut self, chunk: &'a Chunk, skip: usize, accept: Accept<'_>, floor: &SharedFloor) -> Self {
+        floor.share(&mut self.top);
+        self.scan(chunk, skip, accept);
+        self
+    }
+
+    /// Looks at all rows of a chunk from `skip` on.
+    fn scan(&mut self, chunk: &'a Chunk, skip: usize, accept: Accept<'_>) {
         let rows = &*chunk.rows;
-        let mut products = [[0; CodedProbes::MOST]; ROWS];
-        let mut reaching = [0; ROWS];
-        for start in (0..rows.keys.len()).step_by(ROWS) {
-            let count = ROWS.min(rows.keys.len() - start);
-            let mut floors = [f32::INFINITY; CodedProbes::MOST];
-            tops.iter().zip(&mut floors).for_each(|(top, floor)| *floor = top.floor());
-            coded.reaching(&rows.coded, start, &floors, &mut products[..count], &mut reaching[..count]);
-            for (at, reaching) in reaching[..count].iter().enumerate().filter(|(_, reaching)| **reaching != 0) {
-                let row = start + at;
-                if !chunk.live.get(row) {
-                    continue;
-                }
-                let mut left = *reaching;
-                while left != 0 {
-                    let number = left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    let (probe, top) = (queries[number].probe, &mut tops[number]);
-                    self.look_closer(probe, coded.probe(number), chunk, row, products[at][number], top);
+        let count = rows.keys.len();
+        let (mut products, mut masks) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / MASK_ROWS]);
+        // What the floor rises by meanwhile is seen when suspects are looked at.
+        self.coded.reaching(&rows.coded, self.top.floor(), &mut products[..count], &mut masks);
+        for (group, mask) in masks[..count.div_ceil(MASK_ROWS)].iter().enumerate() {
+            let mut left = *mask;
+            while left != 0 {
+                let row = group * MASK_ROWS + left.trailing_zeros() as usize;
+                left &= left - 1;
+                if row >= skip && chunk.live.get(row) && accept(&rows.keys[row].subject) {
+                    self.suspect(chunk, row, products[row]);
                 }
             }
         }
+        self.turn();
+    }
+
+    /// Notes a live row whose coarse bound reaches the list.
+    pub(super) fn suspect(&mut self, chunk: &'a Chunk, row: usize, coarse: i32) {
+        chunk.rows.coded.ask_for_fine(row);
+        self.now.push(Suspect { rows: &chunk.rows, row, coarse });
+    }
+
+    /// Looks at the suspects of the turn before.
+    pub(super) fn turn(&mut self) {
+        let Self { probe, coded, top, before, now } = self;
+        for Suspect { rows, row, coarse } in before.drain(..) {
+            if coded.fine_bound(&rows.coded, row, coarse) >= top.floor() {
+                let vector = &rows.vectors[row * probe.len()..(row + 1) * probe.len()];
+                top.offer(cosine(probe, vector), &rows.keys[row]);
+            }
+        }
+        std::mem::swap(before, now);
+    }
+
+    /// What was found.
+    pub(super) fn finish(mut self) -> TopSubjects<'a> {
+        self.turn();
+        self.turn();
+        self.top
     }
 }
 

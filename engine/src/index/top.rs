@@ -12,7 +12,6 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use super::{Hit, RowKey};
-use crate::ids::SubjectId;
 
 /// Candidates kept beyond twice the limit before they are thinned out.
 const SLACK: usize = 32;

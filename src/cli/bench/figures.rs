@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use vultus_engine::evaluate::{Cell, DetPoint, Interval, LEAST_EXPECTED, Plan, Random, Report, Tally, bootstrap};
+use vultus_engine::evaluate::{Cell, DetPoint, Interval, LEAST_EXPECTED, Plan, Report, Tally, bootstrap};
+use vultus_engine::random::Random;
 use vultus_engine::template::{Fusion, FusionRule};
 
 /// The FPIRs that TPIR is told for. Intervals and comparisons are at the first one.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use vultus_engine::align::AlignedCrop;
-use vultus_engine::evaluate::{Degradation, Person, Random};
+use vultus_engine::evaluate::{Degradation, Person};
 use vultus_engine::face::Feature;
+use vultus_engine::random::Random;
 
 use crate::cli::enrol::subject_folders;
 use crate::cli::local::{Local, progress};

@@ -1,4 +1,5 @@
-//! Where the vectors of full chunks are: in memory as long as there is room, then in files.
+//! What lies in memory that the system maps: vectors of full chunks in files, where there is no more room for them, and what every
+//! search reads in large pages.
 //!
 //! A scan reads digits; vectors are read for the few rows that come near the list. So they may lie on disk, at a cost that the
 //! system's cache hides where it has memory to spare. The files are this process's own and have no name: they go when the last
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 
 /// Bytes of a file. Chunks share it, since a process can map some ten thousand files only.
@@ -158,9 +159,122 @@ impl VectorPool {
     }
 }
 
+/// Bytes of a region of large pages.
+const REGION_BYTES: usize = 32 << 20;
+
+/// Bytes that every search reads from first to last. They grow on the heap and then settle among those of others in large pages,
+/// where the processor finds them a quarter faster.
+pub(super) enum Plane {
+    /// On the heap.
+    Own(Vec<u8>),
+    /// A part of a region.
+    Settled { region: Arc<Region>, start: usize, len: usize },
+}
+
+impl Default for Plane {
+    fn default() -> Self {
+        Self::Own(Vec::new())
+    }
+}
+
+impl From<Vec<u8>> for Plane {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Own(bytes)
+    }
+}
+
+impl Deref for Plane {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            // SAFETY: the part lies within the region, which lives as long as this does. It was written before this was made,
+            // and is not written again.
+            Self::Settled { region, start, len } => unsafe {
+                std::slice::from_raw_parts(region.map.as_ptr().add(*start), *len)
+            },
+        }
+    }
+}
+
+impl Plane {
+    /// Changes the bytes, which come back to the heap for it.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = match std::mem::take(self) {
+            Self::Own(bytes) => bytes,
+            settled => settled.to_vec(),
+        };
+        change(&mut bytes);
+        *self = Self::Own(bytes);
+    }
+
+    /// Lays the bytes into large pages, or leaves them on the heap where the system has none.
+    pub(super) fn settle(&mut self) {
+        let Self::Own(bytes) = self else { return };
+        match settled(bytes) {
+            Ok(settled) => *self = settled,
+            Err(error) => {
+                tracing::debug!(%error, "rows stay on the heap");
+                bytes.shrink_to_fit();
+            }
+        }
+    }
+}
+
+/// Memory that is written once, part by part.
+pub(super) struct Region {
+    map: MmapRaw,
+}
+
+fn settled(bytes: &[u8]) -> io::Result<Plane> {
+    /// The region that the next bytes go to, and how much of it is taken.
+    static FILLING: Mutex<Option<(Arc<Region>, usize)>> = Mutex::new(None);
+    /// Parts begin where the processor fetches.
+    const LINE: usize = 64;
+    let mut filling = FILLING.lock();
+    let (region, used) = match &mut *filling {
+        Some((region, used)) if region.map.len() - *used >= bytes.len() => (region, used),
+        full => {
+            let map = MmapOptions::new().len(bytes.len().max(REGION_BYTES)).map_anon()?;
+            #[cfg(target_os = "linux")]
+            if let Err(error) = map.advise(Advice::HugePage) {
+                tracing::debug!(%error, "the system has no large pages");
+            }
+            let (region, used) = full.insert((Arc::new(Region { map: map.into() }), 0));
+            (region, used)
+        }
+    };
+    let start = *used;
+    *used = (start + bytes.len()).next_multiple_of(LINE).min(region.map.len());
+    // SAFETY: so many bytes are left from here on, and nobody has them: under the lock each part is handed out once, after this.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), region.map.as_mut_ptr().add(start), bytes.len()) };
+    Ok(Plane::Settled { region: Arc::clone(region), start, len: bytes.len() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn planes_settle_and_can_be_changed_again() {
+        let planes: Vec<Plane> = (0..40u8)
+            .map(|number| {
+                let mut plane = Plane::from(vec![number; 1_000_000 + usize::from(number)]);
+                plane.settle();
+                assert!(matches!(plane, Plane::Settled { .. }));
+                plane.settle();
+                plane
+            })
+            .collect();
+        for (number, plane) in (0..40u8).zip(&planes) {
+            assert!(plane.len() == 1_000_000 + usize::from(number) && plane.iter().all(|byte| *byte == number));
+        }
+        let mut plane = Plane::from(vec![7; REGION_BYTES + 1]);
+        plane.settle();
+        plane.change(|bytes| bytes.push(8));
+        assert_eq!((plane.len(), plane[REGION_BYTES], plane[REGION_BYTES + 1]), (REGION_BYTES + 2, 7, 8));
+    }
 
     #[test]
     fn vectors_beyond_the_limit_go_to_files_and_read_back_the_same() {
