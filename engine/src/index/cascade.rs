@@ -36,6 +36,9 @@ const PARALLEL_SLOTS: usize = 400_000;
 /// Chunks a thread takes at a time.
 const CHUNKS_PER_TASK: usize = 64;
 
+/// Rows whose bits are near, in their chunks.
+type Near<'a> = Vec<(&'a Chunk, usize)>;
+
 /// A full chunk as bits.
 #[derive(Clone)]
 struct Sketched {
@@ -151,8 +154,8 @@ impl Cascade {
         let (isa, coded) = (Isa::current(), look.coded);
         let (mut away, mut near) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / BLOCK]);
         // Coarse digits are asked for a chunk before they are looked at.
-        let (mut before, mut now): (Vec<(&'a Chunk, usize)>, Vec<(&'a Chunk, usize)>) = (Vec::new(), Vec::new());
-        let turn = |look: &mut Look<'a, 'p>, before: &mut Vec<(&'a Chunk, usize)>| {
+        let (mut before, mut now) = (Near::new(), Near::new());
+        let turn = |look: &mut Look<'a, 'p>, before: &mut Near<'a>| {
             for (chunk, row) in before.drain(..) {
                 let (coarse, bound) = coded.coarse_bound(&chunk.rows.coded, row);
                 if bound >= look.top.floor() {

@@ -478,7 +478,7 @@ mod tests {
         for isa in Isa::available() {
             let mut found = [0i32];
             products(*isa, &probe, &plane, &mut found);
-            assert_eq!(found[0], -(127 * 15 << 17));
+            assert_eq!(found[0], -((127 * 15) << 17));
         }
     }
 }
