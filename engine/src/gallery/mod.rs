@@ -2,7 +2,7 @@
 //!
 //! Every write goes to the store first and is durable there before the index hears of it; the index row of a subject
 //! is then made again from what the store holds, under the gallery's writer lock. Whatever order concurrent writes
-//! come in, the last one to refresh a subject has read all of them. Searches take no lock.
+//! come in, the last one to refresh a subject has read all of them. Searches wait for no writer.
 //!
 //! ```text
 //! enrol ─► store.commit (durable) ─► refresh subject: store.faces ─► template::fuse ─► index.upsert

@@ -264,16 +264,18 @@ impl FlatEdit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::fixture::{Rng, key};
     use super::*;
 
-    fn rows(count: u64, dim: usize, seed: u64) -> Vec<(RowKey, Vec<f32>)> {
+    /// Rows of some subjects.
+    pub(in crate::index) fn rows(count: u64, dim: usize, seed: u64) -> Vec<(RowKey, Vec<f32>)> {
         let mut rng = Rng::new(seed);
         (0..count).map(|i| (key(rng.below(count / 3 + 1), Some(i)), rng.unit(dim))).collect()
     }
 
-    fn filled(rows: &[(RowKey, Vec<f32>)], dim: usize) -> FlatRows {
+    /// A state of these rows.
+    pub(in crate::index) fn filled(rows: &[(RowKey, Vec<f32>)], dim: usize) -> FlatRows {
         let mut edit = FlatEdit::new(&FlatRows::new(dim));
         for (key, vector) in rows {
             edit.push(key.clone(), vector);

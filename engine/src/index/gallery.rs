@@ -1,7 +1,7 @@
 //! The index of one gallery: its rows, and a cascade and a graph over them where they are worth it.
 //!
 //! Rows, cascade and graph are published together as one generation through [`ArcSwap`]. Searches take the generation of the
-//! moment and no lock; writers take turns, make the next generation and publish it before they return. What takes long
+//! moment and wait for no writer; writers take turns, make the next generation and publish it before they return. What takes long
 //! is left to [`GalleryIndex::maintain`](super::maintenance), which runs beside both.
 
 use std::sync::Arc;
@@ -264,7 +264,9 @@ impl GalleryIndex {
     pub fn search(&self, probe: &[f32], limit: usize, mode: SearchMode) -> Result<SearchOutcome, IndexError> {
         check_unit(probe, self.dim)?;
         let generation = self.published.load();
-        if matches!(self.way(&generation, mode), Way::Exact) && generation.rows.is_large() {
+        // A thread of a pool must not wait for another search: the one that leads may be further down its own stack.
+        let may_wait = rayon::current_thread_index().is_none();
+        if may_wait && matches!(self.way(&generation, mode), Way::Exact) && generation.rows.is_large() {
             drop(generation);
             return Ok(self.combiner.search(probe, limit, TOGETHER, |probes| self.scan_many(probes)));
         }

@@ -1,8 +1,8 @@
 //! What an index leaves for the background: dropping dead slots, preparing cascades and building graphs.
 //!
-//! Dropping dead slots renumbers the others, so rows and what stands on them are made together and published as one generation. The work starts from the
-//! generation of the moment; writes go on meanwhile, and searches never notice. What was written since is then carried
-//! over: every write is either a slot that died or a slot that was appended, so the difference of two states says all.
+//! Dropping dead slots renumbers the others, so rows and what stands on them are made together and published as one
+//! generation. The work starts from the generation of the moment; writes go on meanwhile, and searches never notice. What was
+//! written since is then carried over: every write is either a slot that died or a slot that was appended, so the difference of two states says all.
 //! Most of it is carried over beside the writers and only the rest while they wait.
 
 use std::sync::Arc;
@@ -90,8 +90,11 @@ impl GalleryIndex {
             carry_over(&seen.rows, &now.rows, &mut slots, &mut edit);
             let subjects = slots.subjects();
             *writer = slots;
+            let kept = graph.clone();
             self.published.store(Arc::new(Generation { rows: edit.finish(), cascade, graph, subjects }));
-            now.graph.clone()
+            // One that stays in use is not waited for.
+            let is_kept = |old: &Arc<Graph>| kept.as_ref().is_some_and(|kept| Arc::ptr_eq(old, kept));
+            now.graph.clone().filter(|old| !is_kept(old))
         };
         drop(seen);
         retire(replaced);

@@ -5,7 +5,8 @@
 //! background ([`maintenance`]).
 //!
 //! # Invariants
-//! - A search reads one published state and takes no lock. A write that has returned is in every later search.
+//! - A search reads one published state and waits for no writer. Exact searches of a large gallery that come while one runs wait
+//!   for it, to be done together (`combine`). A write that has returned is in every later search.
 //! - A score is the product of the probe and the row, computed in one way only ([`vector`]): exact and approximate
 //!   search, whole and compacted galleries give the same bits.
 //! - An exact search reads the coarse half of each row first and passes over those whose score provably cannot reach the list

@@ -268,21 +268,8 @@ impl VectorIndex for FlatRows {
 mod tests {
     use super::super::fixture::{Faces, Rng, key};
     use super::super::flat::FlatEdit;
+    use super::super::flat::tests::{filled, rows};
     use super::*;
-    use crate::index::RowKey;
-
-    fn rows(count: u64, dim: usize, seed: u64) -> Vec<(RowKey, Vec<f32>)> {
-        let mut rng = Rng::new(seed);
-        (0..count).map(|i| (key(rng.below(count / 3 + 1), Some(i)), rng.unit(dim))).collect()
-    }
-
-    fn filled(rows: &[(RowKey, Vec<f32>)], dim: usize) -> FlatRows {
-        let mut edit = FlatEdit::new(&FlatRows::new(dim));
-        for (key, vector) in rows {
-            edit.push(key.clone(), vector);
-        }
-        edit.finish()
-    }
 
     /// As the definition has it.
     fn one_by_one<'a>(rows: &'a FlatRows, probe: &[f32], limit: usize) -> TopSubjects<'a> {

@@ -21,7 +21,7 @@
 //!
 //! Every loop is written once and compiled for each instruction set; tests compare each with plain sums in double
 //! precision. Machines with and without a fused multiply-add differ in the last bits. This is the only place with `unsafe`
-//! beside the mapped file: pointers into maps whose bounds are checked once for each layer.
+//! beside `index/mapped.rs`: pointers into maps whose bounds are checked once for each layer.
 
 #![allow(clippy::needless_range_loop, reason = "loops over registers are unrolled only when they count")]
 

@@ -34,6 +34,24 @@ fn unpack(row: &[u8], into: &mut [u8]) {
     }
 }
 
+/// Unpacks rows, `ROWS` at a time and the last ones each alone, and hands them over with their places.
+#[cfg(target_arch = "x86_64")]
+fn unpacked<const ROWS: usize>(
+    length: usize,
+    rows: &[u8],
+    into: &mut [[i32; PROBES]],
+    mut multiply: impl FnMut(&[u8], &mut [[i32; PROBES]]),
+) {
+    let mut values = vec![0; ROWS * length];
+    for (rows, into) in rows.chunks(ROWS * length / 2).zip(into.chunks_mut(ROWS)) {
+        for (row, values) in rows.chunks_exact(length / 2).zip(values.chunks_exact_mut(length)) {
+            unpack(row, values);
+        }
+        let together = if into.len() == ROWS { ROWS } else { 1 };
+        values.chunks_exact(together * length).zip(into.chunks_mut(together)).for_each(|(v, i)| multiply(v, i));
+    }
+}
+
 /// The product of `probe` with each row of `rows`, which lie one after the other. The probe is a multiple of [`STEP`] long,
 /// 131,072 values at most, and its bytes are −127 to 127, so that no sum on the way is too large.
 pub(crate) fn products(isa: Isa, probe: &[i8], rows: &[u8], into: &mut [i32]) {
@@ -239,23 +257,15 @@ mod avx2 {
     /// each place of `into`.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn tile(codes: &[i8], length: usize, rows: &[u8], into: &mut [[i32; PROBES]]) {
-        let mut values = vec![0u8; ROWS * length];
-        for (rows, into) in rows.chunks(ROWS * length / 2).zip(into.chunks_mut(ROWS)) {
-            for (row, values) in rows.chunks_exact(length / 2).zip(values.chunks_exact_mut(length)) {
-                super::unpack(row, values);
-            }
-            // SAFETY: as many rows as there are places were unpacked.
+        super::unpacked::<ROWS>(length, rows, into, |values, into| {
+            // SAFETY: the caller's promise; as many rows as there are places were unpacked.
             unsafe {
                 match into.len() {
-                    ROWS => block::<ROWS>(codes, &values, length, into),
-                    count => {
-                        for at in 0..count {
-                            block::<1>(codes, &values[at * length..], length, &mut into[at..]);
-                        }
-                    }
+                    ROWS => block::<ROWS>(codes, values, length, into),
+                    _ => block::<1>(codes, values, length, into),
                 }
             }
-        }
+        });
     }
 
     /// The products of the first `R` rows of `values`.
@@ -364,23 +374,15 @@ mod vnni {
     /// half as many bytes for each place of `into`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) unsafe fn tile(codes: &[i8], length: usize, rows: &[u8], into: &mut [[i32; PROBES]]) {
-        let mut values = vec![0u8; ROWS * length];
-        for (rows, into) in rows.chunks(ROWS * length / 2).zip(into.chunks_mut(ROWS)) {
-            for (row, values) in rows.chunks_exact(length / 2).zip(values.chunks_exact_mut(length)) {
-                super::unpack(row, values);
-            }
-            // SAFETY: as many rows as there are places were unpacked.
+        super::unpacked::<ROWS>(length, rows, into, |values, into| {
+            // SAFETY: the caller's promise; as many rows as there are places were unpacked.
             unsafe {
                 match into.len() {
-                    ROWS => block::<ROWS>(codes, &values, length, into),
-                    count => {
-                        for at in 0..count {
-                            block::<1>(codes, &values[at * length..], length, &mut into[at..]);
-                        }
-                    }
+                    ROWS => block::<ROWS>(codes, values, length, into),
+                    _ => block::<1>(codes, values, length, into),
                 }
             }
-        }
+        });
     }
 
     /// The products of the first `R` rows of `values`.

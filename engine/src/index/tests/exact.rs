@@ -1,6 +1,7 @@
 //! Exact search equals brute force, whatever was done to the gallery before.
 
 use proptest::prelude::*;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::Model;
 use crate::index::fixture::{Rng, key};
@@ -168,4 +169,30 @@ fn changes_are_applied_together_or_not_at_all() {
     let found = index.search(&unit(4), 9, SearchMode::Exact).unwrap().hits;
     assert_eq!((found.len(), &found[0].subject), (2, &key(4, None).subject));
     assert_eq!(index.stats().subjects, 2);
+}
+
+/// Searches within a pool of threads, of which one could come upon another that it waits for; together; and from threads of
+/// their own, which do wait for each other.
+#[test]
+fn searches_at_the_same_time_find_what_each_finds_alone() {
+    const DIM: usize = 16;
+    let mut rng = Rng::new(17);
+    // So many that threads share a search.
+    let rows: Vec<_> = (0..21_000).map(|row| (key(row / 2, Some(row)), rng.unit(DIM))).collect();
+    let index = GalleryIndex::new(DIM, IndexConfig::default());
+    index.extend(rows).unwrap();
+    let probes: Vec<(Vec<f32>, usize)> = (0..90).map(|number| (rng.unit(DIM), [10, 1, 40][number % 3])).collect();
+    let search = |(probe, limit): &(Vec<f32>, usize)| index.search(probe, *limit, SearchMode::Exact).unwrap();
+    let alone: Vec<_> = probes.iter().map(search).collect();
+    let in_pool: Vec<_> = probes.par_iter().map(search).collect();
+    assert_eq!(in_pool, alone);
+    let queries: Vec<(&[f32], usize)> = probes.iter().map(|(probe, limit)| (&probe[..], *limit)).collect();
+    assert_eq!(index.search_many(&queries, SearchMode::Exact).unwrap(), alone);
+    let own_threads: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = probes.iter().map(|probe| scope.spawn(|| search(probe))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(own_threads, alone);
+    let bad = [(&probes[0].0[..], 1), (&[0.0; DIM][..], 1)];
+    assert_eq!(index.search_many(&bad, SearchMode::Exact), Err(IndexError::NotUnit));
 }
