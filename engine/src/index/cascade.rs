@@ -1,40 +1,41 @@
-//! The cascade: a first look at the bits of all rows, then digits, then vectors, of ever fewer of them.
+//! The cascade: a first look at the bits of all rows, a second one at those of the rows that look near, then digits, then vectors,
+//! of ever fewer of them.
 //!
-//! Rows whose bits are nearest to the probe's go on to the exact scan's steps, so scores are exact and only a row whose bits
-//! mislead is missed. How many rows go on is chosen for each gallery by trying it on probes made of its own rows; what it
-//! finds is measured on other probes, and said in every answer.
+//! On the first look all bits count the same, which is fast; on the second they count by how far the probe is from their
+//! planes, which tells better. Rows that are near on both go on to the exact scan's steps, so scores are exact and only a row whose
+//! bits mislead is missed. How near is near is chosen for each gallery by trying it on probes made of its own rows
+//! (`calibration`); what is found is measured on other probes, and said in every answer. Probes that wait together meet each
+//! chunk together.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::codes::CodedProbe;
+use super::RowKey;
+use super::codes::{CodedProbe, Digits};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
 use super::scan::{Look, Query, SharedFloor};
-use super::sketch::Planes;
+use super::sketch::{Planes, bits_of, weighed};
 use super::top::TopSubjects;
-use super::trial::seen_anew;
-use super::{Hit, RowKey};
-use crate::kernel::bits::{BLOCK, distances};
+use crate::kernel::bits::{BLOCK, WEIGHT_BITS, Weighed, distances};
 use crate::kernel::isa::Isa;
 
-/// Probes that say how many rows have to go on, and as many others that say what is found then.
-const TRIALS: usize = 400;
 /// The list length that recall is measured for.
-const RECALL_AT: usize = 10;
-/// The share of probes whose best subject has to be found.
-const RANK_1: f64 = 0.9995;
+pub(super) const RECALL_AT: usize = 10;
 /// More rows than this share do not go on: an exact search would be about as fast.
-const MOST: f64 = 0.1;
+pub(super) const MOST: f64 = 0.1;
 /// Chunks that say which distance how many rows have.
-const LOOKED_AT: usize = 32;
+const LOOKED_AT: usize = 16;
 /// Rows that go on at least.
 const LEAST: usize = 64;
-/// From this many slots on, a search is shared among threads.
-const PARALLEL_SLOTS: usize = 400_000;
-/// Chunks a thread takes at a time.
+/// Probes that meet each chunk together.
+const TOGETHER: usize = 16;
+/// From this many rows on, times probes, a search is shared among threads.
+const PARALLEL_ROWS: usize = 400_000;
+/// Chunks a thread takes at a time: one probe alone, and several.
 const CHUNKS_PER_TASK: usize = 64;
+const CHUNKS_PER_TASK_TOGETHER: usize = 16;
 
 /// Rows whose bits are near, in their chunks.
 type Near<'a> = Vec<(&'a Chunk, usize)>;
@@ -47,13 +48,22 @@ struct Sketched {
     blocks: Arc<[u64]>,
 }
 
+/// What shares of the rows are near.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Shares {
+    /// On the first look.
+    pub(super) first: f64,
+    /// On the second one: these go on.
+    pub(super) second: f64,
+}
+
 /// What trying a cascade showed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Trial {
     /// Rows that it was tried on.
     pub(super) rows: usize,
-    /// Share of the rows that go on.
-    pub(super) share: f64,
+    /// What goes on.
+    pub(super) shares: Shares,
     /// The share of the exact top 10 subjects that were found.
     pub(super) recall_at_10: f32,
     /// The share of probes whose best subject was found.
@@ -64,7 +74,25 @@ pub(super) struct Trial {
 pub(super) struct Cascade {
     planes: Arc<Planes>,
     chunks: Vec<Sketched>,
-    trial: Trial,
+    pub(super) trial: Trial,
+}
+
+/// A probe as bits.
+pub(super) struct Sight {
+    bits: Vec<u64>,
+    weighed: Weighed,
+}
+
+/// A probe that is searched for.
+struct Sought<'p> {
+    query: Query<'p>,
+    coded: CodedProbe,
+    sight: Sight,
+    /// Largest distance of what is near on the first look.
+    most: u16,
+    /// On the second one.
+    most_weighed: u16,
+    floor: SharedFloor,
 }
 
 impl Cascade {
@@ -78,7 +106,8 @@ impl Cascade {
     pub(super) fn build(rows: &FlatRows, target: f32, slot_of: &dyn Fn(&RowKey) -> Option<usize>) -> Self {
         let planes = Arc::new(Planes::learn(rows));
         let chunks = sketched(&planes, rows, &[]);
-        let trial = Trial { rows: rows.rows(), share: MOST, recall_at_10: 0.0, rank_1: 0.0 };
+        let shares = Shares { first: 1.0, second: MOST };
+        let trial = Trial { rows: rows.rows(), shares, recall_at_10: 0.0, rank_1: 0.0 };
         let mut cascade = Self { planes, chunks, trial };
         cascade.try_out(rows, target, slot_of);
         cascade
@@ -111,137 +140,180 @@ impl Cascade {
         self.covers() * self.planes.words() * size_of::<u64>() + self.planes.bytes()
     }
 
+    /// A probe or a row as bits.
+    pub(super) fn sight(&self, vector: &[f32]) -> Sight {
+        let sides = self.planes.sides(vector);
+        Sight { bits: bits_of(&sides), weighed: weighed(&sides) }
+    }
+
     /// The best subjects for a checked probe; `None` where so many are wanted that looking at bits first saves nothing.
     pub(super) fn search<'a>(&self, rows: &'a FlatRows, query: Query<'_>) -> Option<TopSubjects<'a>> {
-        debug_assert!(self.is_of(rows));
-        // Recall is measured for the first ten; longer lists reach further down.
-        let share = self.trial.share * (query.limit as f64 / RECALL_AT as f64).max(1.0);
-        let least = LEAST.saturating_mul(query.limit.div_ceil(RECALL_AT)) as f64 / self.covers() as f64;
-        let share = share.max(least);
-        if query.limit == 0 || share > 2.0 * MOST {
-            return None;
-        }
-        let (coded, bits) = (CodedProbe::new(query.probe), self.planes.sketch(query.probe));
-        let floor = SharedFloor::new();
-        let most = self.distances_of(&bits).distance_of(share);
-        let new_look = || Look::new(query.probe, &coded, query.limit);
-        let top = if rows.slots() < PARALLEL_SLOTS || rayon::current_num_threads() == 1 {
-            self.look(rows, &bits, most, 0..self.chunks.len(), &floor, new_look()).finish()
-        } else {
-            let task = |number: usize| {
-                let start = number * CHUNKS_PER_TASK;
-                start..(start + CHUNKS_PER_TASK).min(self.chunks.len())
-            };
-            (0..self.chunks.len().div_ceil(CHUNKS_PER_TASK))
-                .into_par_iter()
-                .fold(new_look, |look, number| self.look(rows, &bits, most, task(number), &floor, look))
-                .map(Look::finish)
-                .reduce(|| TopSubjects::new(query.limit), TopSubjects::merge)
-        };
-        Some(top.merge(rows.scan(query.probe, self.covers(), query.limit)))
+        self.search_many(rows, &[query]).pop().flatten()
     }
 
-    /// Takes the rows of some chunks into account whose bits are at most `most` away.
-    fn look<'a, 'p>(
-        &self,
-        rows: &'a FlatRows,
-        bits: &[u64],
-        most: u16,
-        chunks: Range<usize>,
-        floor: &SharedFloor,
-        mut look: Look<'a, 'p>,
-    ) -> Look<'a, 'p> {
-        let (isa, coded) = (Isa::current(), look.coded);
-        let (mut away, mut near) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / BLOCK]);
-        // Coarse digits are asked for a chunk before they are looked at.
-        let (mut before, mut now) = (Near::new(), Near::new());
-        let turn = |look: &mut Look<'a, 'p>, before: &mut Near<'a>| {
-            for (chunk, row) in before.drain(..) {
-                let (coarse, bound) = coded.coarse_bound(&chunk.rows.coded, row);
-                if bound >= look.top.floor() {
-                    look.suspect(chunk, row, coarse);
-                }
+    /// The same for several probes.
+    pub(super) fn search_many<'a>(&self, rows: &'a FlatRows, queries: &[Query<'_>]) -> Vec<Option<TopSubjects<'a>>> {
+        debug_assert!(self.is_of(rows));
+        let mut answers: Vec<Option<TopSubjects<'a>>> = queries.iter().map(|_| None).collect();
+        let wanted: Vec<usize> =
+            (0..queries.len()).filter(|&number| self.shares_for(queries[number].limit).is_some()).collect();
+        for numbers in wanted.chunks(TOGETHER) {
+            let sought: Vec<Sought<'_>> = numbers.iter().filter_map(|&number| self.seek(queries[number])).collect();
+            for (number, top) in numbers.iter().zip(self.search_together(rows, &sought)) {
+                let Query { probe, limit } = queries[*number];
+                answers[*number] = Some(top.merge(rows.scan(probe, self.covers(), limit)));
             }
-            look.turn();
-            floor.share(&mut look.top);
-        };
+        }
+        answers
+    }
+
+    /// What is near for a list of so many subjects.
+    fn shares_for(&self, limit: usize) -> Option<Shares> {
+        let Shares { first, second } = self.trial.shares;
+        // Recall is measured for the first ten; longer lists reach further down.
+        let longer = (limit as f64 / RECALL_AT as f64).max(1.0);
+        let least = LEAST.saturating_mul(limit.div_ceil(RECALL_AT)) as f64 / self.covers() as f64;
+        let second = (second * longer).max(least);
+        let first = (first * longer).max(second).min(1.0);
+        (limit > 0 && second <= 2.0 * MOST).then_some(Shares { first, second })
+    }
+
+    fn seek<'p>(&self, query: Query<'p>) -> Option<Sought<'p>> {
+        let Shares { first, second } = self.shares_for(query.limit)?;
+        let sight = self.sight(query.probe);
+        let [histogram, histogram_weighed] = self.distances_of(&sight);
+        Some(Sought {
+            query,
+            coded: CodedProbe::new(query.probe),
+            most: histogram.distance_of(first),
+            most_weighed: histogram_weighed.distance_of(second),
+            sight,
+            floor: SharedFloor::new(),
+        })
+    }
+
+    fn search_together<'a>(&self, rows: &'a FlatRows, sought: &[Sought<'_>]) -> Vec<TopSubjects<'a>> {
+        let all = self.chunks.len();
+        let new_passes = || sought.iter().map(Pass::new).collect::<Vec<_>>();
+        let is_small = self.covers() * sought.len() < PARALLEL_ROWS || rayon::current_num_threads() == 1;
+        if is_small {
+            return self.walk(rows, 0..all, new_passes()).into_iter().map(Pass::finish).collect();
+        }
+        let chunks = if sought.len() == 1 { CHUNKS_PER_TASK } else { CHUNKS_PER_TASK_TOGETHER };
+        let new_tops = || sought.iter().map(|sought| TopSubjects::new(sought.query.limit)).collect();
+        (0..all.div_ceil(chunks))
+            .into_par_iter()
+            .fold(new_passes, |passes, task| {
+                let start = task * chunks;
+                self.walk(rows, start..(start + chunks).min(all), passes)
+            })
+            .map(|passes| passes.into_iter().map(Pass::finish).collect::<Vec<_>>())
+            .reduce(new_tops, |left, right| left.into_iter().zip(right).map(|(l, r)| l.merge(r)).collect())
+    }
+
+    /// Takes the rows of some chunks into account that are near.
+    fn walk<'a, 's>(&self, rows: &'a FlatRows, chunks: Range<usize>, mut passes: Vec<Pass<'a, 's>>) -> Vec<Pass<'a, 's>> {
+        let isa = Isa::current();
+        let block_words = self.planes.words() * BLOCK;
+        let (mut away, mut near) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / BLOCK]);
         for number in chunks {
-            let chunk = &*rows.chunks[number];
-            distances(isa, bits, &self.chunks[number].blocks, most, &mut away, &mut near);
-            for (block, near) in near.iter().enumerate() {
-                let mut left = *near;
-                while left != 0 {
-                    let row = block * BLOCK + left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    if chunk.live.get(row) {
-                        chunk.rows.coded.ask_for_coarse(row);
-                        now.push((chunk, row));
+            let (chunk, blocks) = (&*rows.chunks[number], &self.chunks[number].blocks);
+            for pass in &mut passes {
+                let Sought { sight, most, most_weighed, .. } = pass.sought;
+                distances(isa, &sight.bits, blocks, *most, &mut away, &mut near);
+                for (block, near) in near.iter().enumerate().filter(|(_, near)| **near != 0) {
+                    let weighed =
+                        sight.weighed.distances(isa, &blocks[block * block_words..(block + 1) * block_words]);
+                    let mut left = *near;
+                    while left != 0 {
+                        let at = left.trailing_zeros() as usize;
+                        left &= left - 1;
+                        if weighed[at] <= *most_weighed {
+                            pass.meet(chunk, block * BLOCK + at);
+                        }
                     }
                 }
+                pass.turn();
             }
-            turn(&mut look, &mut before);
-            std::mem::swap(&mut before, &mut now);
         }
-        turn(&mut look, &mut before);
-        look
+        passes
     }
 
-    /// How far a part of the rows is from a probe.
-    fn distances_of(&self, bits: &[u64]) -> Histogram {
+    /// How far a part of the rows is from a probe, on the first and on the second look.
+    pub(super) fn distances_of(&self, sight: &Sight) -> [Histogram; 2] {
         let isa = Isa::current();
-        let mut counts = vec![0; self.planes.words() * 64 + 1];
+        let bits = self.planes.words() * u64::BITS as usize;
+        let (mut counts, mut counts_weighed) = (vec![0; bits + 1], vec![0; (bits << WEIGHT_BITS) + 1]);
         let (mut away, mut near) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / BLOCK]);
         let count = LOOKED_AT.min(self.chunks.len());
         for number in 0..count {
             let chunk = &self.chunks[number * self.chunks.len() / count];
-            distances(isa, bits, &chunk.blocks, 0, &mut away, &mut near);
+            distances(isa, &sight.bits, &chunk.blocks, 0, &mut away, &mut near);
             away.iter().for_each(|away| counts[usize::from(*away)] += 1);
-        }
-        Histogram { counts, of: count * CHUNK_ROWS }
-    }
-
-    /// Chooses the share that goes on, and measures what is found.
-    fn try_out(&mut self, rows: &FlatRows, target: f32, slot_of: &dyn Fn(&RowKey) -> Option<usize>) {
-        let probes: Vec<Vec<f32>> =
-            (0..2 * TRIALS).filter_map(|number| seen_anew(rows, number, 2 * TRIALS, self.covers())).collect();
-        let queries: Vec<Query<'_>> = probes.iter().map(|probe| Query { probe, limit: RECALL_AT }).collect();
-        let exact: Vec<Vec<Hit>> = rows.scan_many(&queries).into_iter().map(TopSubjects::into_hits).collect();
-        // Every other one, so that both halves are of the whole gallery.
-        let (mut firsts, mut all) = (Vec::new(), Vec::new());
-        for (probe, hits) in probes.iter().zip(&exact).step_by(2) {
-            let bits = self.planes.sketch(probe);
-            let histogram = self.distances_of(&bits);
-            for (rank, hit) in hits.iter().enumerate() {
-                let key = RowKey { subject: hit.subject.clone(), face: hit.face };
-                let Some(row) = slot_of(&key).and_then(|slot| rows.row(slot)) else { continue };
-                let away: u32 =
-                    self.planes.sketch(row.vector).iter().zip(&bits).map(|(a, b)| (a ^ b).count_ones()).sum();
-                let share = histogram.share_within(away as u16);
-                all.push(share);
-                if rank == 0 {
-                    firsts.push(share);
-                }
+            for block in chunk.blocks.chunks_exact(self.planes.words() * BLOCK) {
+                let weighed = sight.weighed.distances(isa, block);
+                weighed.iter().for_each(|away| counts_weighed[usize::from(*away)] += 1);
             }
         }
-        self.trial.share = quantile(&mut all, target.into()).max(quantile(&mut firsts, RANK_1)).min(MOST);
-        let (mut wanted, mut found, mut right) = (0, 0, 0);
-        let others = || queries.iter().zip(&exact).skip(1).step_by(2);
-        for (query, hits) in others() {
-            let answer = self.search(rows, *query).map_or_else(|| hits.clone(), TopSubjects::into_hits);
-            // A subject that ties with the last counts.
-            let Some(last) = hits.last() else { continue };
-            wanted += hits.len();
-            found += answer.iter().filter(|hit| hit.score >= last.score).count();
-            right += usize::from(answer.first().is_some_and(|hit| hit.score >= hits[0].score));
+        [counts, counts_weighed].map(|counts| Histogram { counts, of: count * CHUNK_ROWS })
+    }
+}
+
+impl Sight {
+    /// How far another vector is from a probe, on the first and on the second look.
+    pub(super) fn distances_to(&self, other: &Self) -> [u16; 2] {
+        let differing = self.bits.iter().zip(&other.bits).map(|(a, b)| (a ^ b).count_ones() as u16).sum();
+        let block: Vec<u64> = other.bits.iter().flat_map(|word| [*word; BLOCK]).collect();
+        [differing, self.weighed.distances(Isa::current(), &block)[0]]
+    }
+}
+
+/// A walk over chunks for one probe.
+struct Pass<'a, 's> {
+    sought: &'s Sought<'s>,
+    look: Look<'a, 's>,
+    /// What was near in the chunk before, and in this one: digits are asked for a chunk before they are looked at.
+    before: Near<'a>,
+    now: Near<'a>,
+}
+
+impl<'a, 's> Pass<'a, 's> {
+    fn new(sought: &'s Sought<'s>) -> Self {
+        let look = Look::new(sought.query.probe, &sought.coded, sought.query.limit);
+        Self { sought, look, before: Near::new(), now: Near::new() }
+    }
+
+    /// Notes a row that is near.
+    fn meet(&mut self, chunk: &'a Chunk, row: usize) {
+        if chunk.live.get(row) {
+            chunk.rows.coded.ask_for_coarse(row);
+            self.now.push((chunk, row));
         }
-        let share_of = |part: usize, of: usize| if of == 0 { 1.0 } else { part as f32 / of as f32 };
-        self.trial.recall_at_10 = share_of(found, wanted);
-        self.trial.rank_1 = share_of(right, others().count());
+    }
+
+    /// Looks at what was near in the chunk before.
+    fn turn(&mut self) {
+        let Self { sought, look, before, now } = self;
+        for (chunk, row) in before.drain(..) {
+            let (coarse, bound) = sought.coded.coarse_bound(&chunk.rows.coded, row);
+            if bound >= look.top.floor() {
+                look.suspect(chunk, row, coarse, Digits::Coarse);
+            }
+        }
+        look.turn();
+        sought.floor.share(&mut look.top);
+        std::mem::swap(before, now);
+    }
+
+    fn finish(mut self) -> TopSubjects<'a> {
+        self.turn();
+        self.turn();
+        self.look.finish()
     }
 }
 
 /// How many rows are how far away.
-struct Histogram {
+pub(super) struct Histogram {
     counts: Vec<u32>,
     of: usize,
 }
@@ -259,16 +331,9 @@ impl Histogram {
     }
 
     /// The share of the rows that is within a distance.
-    fn share_within(&self, distance: u16) -> f64 {
+    pub(super) fn share_within(&self, distance: u16) -> f64 {
         f64::from(self.counts[..=usize::from(distance)].iter().sum::<u32>()) / self.of as f64
     }
-}
-
-/// The value that this share of values does not exceed; 0 without values.
-fn quantile(values: &mut [f64], share: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = (share * values.len() as f64).ceil() as usize;
-    values.get(at.saturating_sub(1).min(values.len().saturating_sub(1))).copied().unwrap_or(0.0)
 }
 
 /// The full chunks of a state as bits; those that are there already are taken over.
@@ -310,13 +375,15 @@ mod tests {
         let (rows, centres, slots) = gallery(6_000, &mut faces);
         let cascade = Cascade::build(&rows, 0.9, &|key| slots.get(key).copied());
         let trial = cascade.trial();
-        assert!(trial.share <= MOST && trial.recall_at_10 > 0.85 && trial.rank_1 > 0.98, "{trial:?}");
+        assert!(trial.shares.second <= MOST && trial.recall_at_10 > 0.85 && trial.rank_1 > 0.98, "{trial:?}");
         assert_eq!((cascade.covers(), trial.rows), (12_000 / CHUNK_ROWS * CHUNK_ROWS, 12_000));
         let (mut found, mut wanted) = (0, 0);
-        for centre in centres.iter().step_by(20) {
-            let probe = faces.image(centre);
-            let exact = rows.scan(&probe, 0, 10).into_hits();
-            let answer = cascade.search(&rows, Query { probe: &probe, limit: 10 }).unwrap().into_hits();
+        let probes: Vec<Vec<f32>> = centres.iter().step_by(20).map(|centre| faces.image(centre)).collect();
+        let queries: Vec<Query<'_>> = probes.iter().map(|probe| Query { probe, limit: 10 }).collect();
+        for (query, together) in queries.iter().zip(cascade.search_many(&rows, &queries)) {
+            let exact = rows.scan(query.probe, 0, 10).into_hits();
+            let answer = cascade.search(&rows, *query).unwrap().into_hits();
+            assert_eq!(together.unwrap().into_hits(), answer);
             wanted += exact.len();
             found += answer.iter().filter(|hit| exact.contains(hit)).count();
         }
@@ -325,6 +392,9 @@ mod tests {
         // Whoever asks for a tenth of the gallery is better served by an exact search.
         let probe = faces.image(&centres[0]);
         assert!(cascade.search(&rows, Query { probe: &probe, limit: 6_000 }).is_none());
+        let limits = [6_000, 10, 0].map(|limit| Query { probe: &probe, limit });
+        let found: Vec<bool> = cascade.search_many(&rows, &limits).iter().map(Option::is_some).collect();
+        assert_eq!(found, [false, true, false]);
     }
 
     #[test]
@@ -352,13 +422,5 @@ mod tests {
         assert!(Arc::ptr_eq(&extended.chunks[0].blocks, &cascade.chunks[0].blocks));
         assert!(!cascade.is_of(&FlatRows::new(DIM)));
         assert_eq!(extended.trial(), cascade.trial());
-    }
-
-    #[test]
-    fn quantiles_are_values() {
-        assert_eq!(quantile(&mut [], 0.5), 0.0);
-        assert_eq!(quantile(&mut [3.0, 1.0, 2.0, 4.0], 0.5), 2.0);
-        assert_eq!(quantile(&mut [3.0, 1.0, 2.0, 4.0], 0.51), 3.0);
-        assert_eq!(quantile(&mut [3.0, 1.0, 2.0, 4.0], 1.0), 4.0);
     }
 }

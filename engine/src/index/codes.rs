@@ -110,18 +110,22 @@ impl CodedRows {
 }
 
 /// A vector as codes.
-struct Coded {
-    /// [`coded_len`] of them.
-    codes: Vec<i8>,
+pub(super) struct Coded {
+    /// As many as values, and zeros up to a multiple of [`STEP`].
+    pub(super) codes: Vec<i8>,
     /// Value of a code.
-    scale: f32,
+    pub(super) scale: f32,
     /// At least the length of what the codes leave out.
     rest: f32,
 }
 
-/// The codes of a checked vector, at most `largest`.
+/// The codes of a vector with a value other than 0, as large as bytes allow.
+pub(super) fn encode_largest(vector: &[f32]) -> Coded {
+    encode(vector, LARGEST_OF_PROBE)
+}
+
+/// The codes of a vector with a value other than 0, at most `largest`.
 fn encode(vector: &[f32], largest: f32) -> Coded {
-    // A vector of length 1 has a value above 0.
     let scale = vector.iter().fold(0f32, |largest, value| largest.max(value.abs())) / largest;
     let mut codes: Vec<i8> =
         vector.iter().map(|value| (value / scale).round().clamp(-largest, largest) as i8).collect();
@@ -148,6 +152,15 @@ fn coarse(code: i8) -> i32 {
 /// A digit as it is kept.
 fn lifted(digit: i32) -> u8 {
     (digit + LIFT) as u8
+}
+
+/// Which digits of a row a product is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Digits {
+    /// The coarse ones.
+    Coarse,
+    /// Coarse and fine ones.
+    Both,
 }
 
 /// What makes a bound of the product of one probe's codes and a row's digits.
@@ -191,7 +204,7 @@ pub(super) struct CodedProbe {
 
 impl CodedProbe {
     pub(super) fn new(probe: &[f32]) -> Self {
-        let coded = encode(probe, LARGEST_OF_PROBE);
+        let coded = encode_largest(probe);
         Self { isa: Isa::current(), line: Line::of(&coded), codes: coded.codes }
     }
 
@@ -214,8 +227,13 @@ impl CodedProbe {
     pub(super) fn fine_bound(&self, rows: &CodedRows, row: usize, coarse: i32) -> f32 {
         let (mut fine, width) = ([0], self.codes.len() / 2);
         products(self.isa, &self.codes, &rows.fine[row * width..(row + 1) * width], &mut fine);
+        self.bound_of_both(rows, row, COARSE * coarse + fine[0])
+    }
+
+    /// The same, given the product of both digits.
+    pub(super) fn bound_of_both(&self, rows: &CodedRows, row: usize, product: i32) -> f32 {
         let Line { scale, lifted, per_rest, slack } = self.line;
-        let digits = (coarse - lifted) as f32 * COARSE as f32 + (fine[0] - lifted) as f32;
+        let digits = (product - (COARSE + 1) * lifted) as f32;
         (digits * (scale * rows.scales[row]) + rows.rests[row] * per_rest + slack).max(-1.0)
     }
 }
@@ -271,8 +289,10 @@ impl CodedProbes {
         &self.probes[number]
     }
 
-    /// For each row from `start` on, as many as there are places: the products of its coarse digits, and which of the probes have
-    /// a bound of at least their floor, the first probe in the lowest bit. Absent probes have a floor of infinity.
+    /// For each row from `start` on, as many as there are places: its products, and which of the probes have a bound of at least
+    /// their floor, the first probe in the lowest bit. Absent probes have a floor of infinity. Gives what the products are of:
+    /// where the machine multiplies bytes as fast as half bytes both digits are read at once, as somebody's bound reaches the
+    /// list for every other row.
     pub(super) fn reaching(
         &self,
         rows: &CodedRows,
@@ -280,17 +300,26 @@ impl CodedProbes {
         floors: &[f32; PROBES],
         into: &mut [[i32; PROBES]],
         reaching: &mut [u16],
-    ) {
+    ) -> Digits {
         let isa = self.probes[0].isa;
         let (end, width) = (start + into.len(), self.probes[0].codes.len() / 2);
-        self.tile.products(isa, &rows.coarse[start * width..end * width], into);
-        let (products, scales, rests) = (&*into, &rows.scales[start..end], &rows.coarse_rests[start..end]);
-        plainly(isa, ReachingTogether { lines: &self.lines, floors, products, scales, rests, reaching });
+        let (coarse, fine) = (&rows.coarse[start * width..end * width], &rows.fine[start * width..end * width]);
+        let (digits, rests) = if Tile::multiplies_whole(isa) {
+            self.tile.whole_products(isa, coarse, fine, into);
+            (Digits::Both, &rows.rests[start..end])
+        } else {
+            self.tile.products(isa, coarse, into);
+            (Digits::Coarse, &rows.coarse_rests[start..end])
+        };
+        let (products, scales) = (&*into, &rows.scales[start..end]);
+        plainly(isa, ReachingTogether { lines: &self.lines, digits, floors, products, scales, rests, reaching });
+        digits
     }
 }
 
 struct ReachingTogether<'a> {
     lines: &'a [Line; PROBES],
+    digits: Digits,
     floors: &'a [f32; PROBES],
     products: &'a [[i32; PROBES]],
     scales: &'a [f32],
@@ -301,12 +330,15 @@ struct ReachingTogether<'a> {
 impl Plain for ReachingTogether<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { lines, floors, products, scales, rests, reaching } = self;
+        let Self { lines, digits, floors, products, scales, rests, reaching } = self;
         // Each part of all lines together, as registers want it.
         let (mut scale_of, mut lifted) = ([0f32; PROBES], [0i32; PROBES]);
         let (mut per_rest, mut slack) = ([0f32; PROBES], [0f32; PROBES]);
         for (at, line) in lines.iter().enumerate() {
-            (scale_of[at], lifted[at]) = (COARSE as f32 * line.scale, line.lifted);
+            (scale_of[at], lifted[at]) = match digits {
+                Digits::Coarse => (COARSE as f32 * line.scale, line.lifted),
+                Digits::Both => (line.scale, (COARSE + 1) * line.lifted),
+            };
             (per_rest[at], slack[at]) = (line.per_rest, line.slack);
         }
         for (((reaching, products), scale), rest) in reaching.iter_mut().zip(products).zip(scales).zip(rests) {
@@ -391,12 +423,25 @@ mod tests {
                 floors[..count].iter_mut().for_each(|floor| *floor = 0.15 + rng.uniform() * 0.1);
                 floors[0] = f32::NEG_INFINITY;
                 let (mut products, mut reaching) = (vec![[0; CodedProbes::MOST]; 53], vec![0; 53]);
-                together.reaching(&rows, 0, &floors, &mut products, &mut reaching);
+                let digits = together.reaching(&rows, 0, &floors, &mut products, &mut reaching);
                 for row in 0..53 {
                     for (number, floor) in floors.iter().enumerate() {
-                        let alone = probes.get(number).map(|_| together.probe(number).coarse_bound(&rows, row));
-                        let (product, bound) = alone.unwrap_or((0, 0.0));
-                        assert_eq!(products[row][number], product);
+                        let product = products[row][number];
+                        let bound = probes.get(number).map_or(0.0, |_| {
+                            let alone = together.probe(number);
+                            let (coarse, bound) = alone.coarse_bound(&rows, row);
+                            let fine = alone.fine_bound(&rows, row, coarse);
+                            match digits {
+                                Digits::Coarse => {
+                                    assert_eq!(product, coarse);
+                                    bound
+                                }
+                                Digits::Both => {
+                                    assert_eq!(alone.bound_of_both(&rows, row, product), fine);
+                                    fine
+                                }
+                            }
+                        });
                         assert_eq!(reaching[row] >> number & 1 == 1, bound >= *floor, "row {row}, probe {number}");
                     }
                 }

@@ -18,6 +18,7 @@ use super::hnsw::{Graph, GraphConfig, GraphIndex};
 use super::mapped::VectorPool;
 use super::scan::Query;
 use super::slots::Slots;
+use super::top::TopSubjects;
 use super::vector::check_unit;
 use super::{IndexError, IndexKind, RowKey, SearchMode, SearchOutcome, VectorIndex};
 use crate::ids::SubjectId;
@@ -291,8 +292,13 @@ impl GalleryIndex {
         if matches!(self.way(&generation, mode), Way::Exact) {
             return Ok(self.scan_many(probes));
         }
-        let queries = probes.par_iter().map(|(probe, limit)| Query { probe, limit: *limit });
-        queries.map(|query| self.search_in(&generation, query, mode)).collect()
+        let queries: Vec<Query<'_>> = probes.iter().map(|(probe, limit)| Query { probe, limit: *limit }).collect();
+        if let Way::Cascade(cascade) = self.way(&generation, mode) {
+            let tops = cascade.search_many(&generation.rows, &queries);
+            let answers = queries.iter().zip(tops);
+            return answers.map(|(query, top)| answer_of(cascade, top, &generation.rows, *query)).collect();
+        }
+        queries.into_par_iter().map(|query| self.search_in(&generation, query, mode)).collect()
     }
 
     /// Searches with a probe that was checked.
@@ -306,14 +312,7 @@ impl GalleryIndex {
         let Query { probe, limit } = query;
         match self.way(generation, mode) {
             Way::Graph(graph) => GraphIndex::new(graph, rows).search(probe, limit),
-            Way::Cascade(cascade) => match cascade.search(rows, query) {
-                Some(top) => Ok(SearchOutcome {
-                    hits: top.into_hits(),
-                    kind: IndexKind::Cascade,
-                    recall: Some(cascade.trial().recall_at_10),
-                }),
-                None => rows.search(probe, limit),
-            },
+            Way::Cascade(cascade) => answer_of(cascade, cascade.search(rows, query), rows, query),
             Way::Exact => rows.search(probe, limit),
         }
     }
@@ -388,8 +387,8 @@ impl GalleryIndex {
                 + cascade.as_ref().map_or(0, |cascade| cascade.bytes())
                 + graph.as_ref().map_or(0, |graph| graph.bytes()),
             cascade: cascade.as_ref().map(|cascade| {
-                let Trial { rows, share, recall_at_10, rank_1 } = cascade.trial();
-                CascadeStats { rows, share, recall_at_10, rank_1 }
+                let Trial { rows, shares, recall_at_10, rank_1 } = cascade.trial();
+                CascadeStats { rows, share: shares.second, recall_at_10, rank_1 }
             }),
             graph: graph.as_ref().map(|graph| GraphStats {
                 rows: graph.covers(),
@@ -408,6 +407,20 @@ impl GalleryIndex {
         let subjects = slots.subjects();
         let (cascade, graph) = (now.cascade.clone(), now.graph.clone());
         self.published.store(Arc::new(Generation { rows: edit.finish(), cascade, graph, subjects }));
+    }
+}
+
+/// What a cascade found, or every row compared where it did not look.
+fn answer_of(
+    cascade: &Cascade,
+    found: Option<TopSubjects<'_>>,
+    rows: &FlatRows,
+    query: Query<'_>,
+) -> Result<SearchOutcome, IndexError> {
+    let recall = Some(cascade.trial().recall_at_10);
+    match found {
+        Some(top) => Ok(SearchOutcome { hits: top.into_hits(), kind: IndexKind::Cascade, recall }),
+        None => rows.search(query.probe, query.limit),
     }
 }
 

@@ -15,6 +15,7 @@
 //! - An approximate search may miss a row. It never returns a removed row or a wrong score, and it says that it was
 //!   approximate, with the recall that was measured.
 
+mod calibration;
 mod cascade;
 mod codes;
 mod combine;

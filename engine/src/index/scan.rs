@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rayon::prelude::*;
 
-use super::codes::{CodedProbe, CodedProbes, MASK_ROWS};
+use super::codes::{CodedProbe, CodedProbes, Digits, MASK_ROWS};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
 use super::top::TopSubjects;
 use super::vector::{check_unit, cosine};
 use super::{IndexError, SearchOutcome, VectorIndex};
 use crate::ids::SubjectId;
+use crate::kernel::ask_for;
 
 /// From this many slots on, a scan is shared among threads; below, handing out the work costs more than it saves.
 const PARALLEL_SLOTS: usize = 20_000;
@@ -151,7 +152,7 @@ fn scan_chunk_together<'a>(coded: &CodedProbes, chunk: &'a Chunk, looks: &mut [L
         let count = ROWS.min(rows.keys.len() - start);
         let mut floors = [f32::INFINITY; CodedProbes::MOST];
         looks.iter().zip(&mut floors).for_each(|(look, floor)| *floor = look.top.floor());
-        coded.reaching(&rows.coded, start, &floors, &mut products[..count], &mut reaching[..count]);
+        let digits = coded.reaching(&rows.coded, start, &floors, &mut products[..count], &mut reaching[..count]);
         for (at, reaching) in reaching[..count].iter().enumerate().filter(|(_, reaching)| **reaching != 0) {
             if !chunk.live.get(start + at) {
                 continue;
@@ -160,7 +161,7 @@ fn scan_chunk_together<'a>(coded: &CodedProbes, chunk: &'a Chunk, looks: &mut [L
             while left != 0 {
                 let number = left.trailing_zeros() as usize;
                 left &= left - 1;
-                looks[number].suspect(chunk, start + at, products[at][number]);
+                looks[number].suspect(chunk, start + at, products[at][number], digits);
             }
         }
         looks.iter_mut().for_each(Look::turn);
@@ -179,12 +180,13 @@ pub(super) struct Look<'a, 'p> {
     now: Vec<Suspect<'a>>,
 }
 
-/// A live row whose coarse bound reached the list.
+/// A live row whose bound reached the list.
 struct Suspect<'a> {
     rows: &'a ChunkRows,
     row: usize,
-    /// The product of its coarse digits.
-    coarse: i32,
+    product: i32,
+    /// What the product is of.
+    digits: Digits,
 }
 
 impl<'a, 'p> Look<'a, 'p> {
@@ -212,24 +214,35 @@ impl<'a, 'p> Look<'a, 'p> {
                 let row = group * MASK_ROWS + left.trailing_zeros() as usize;
                 left &= left - 1;
                 if row >= skip && chunk.live.get(row) && accept(&rows.keys[row].subject) {
-                    self.suspect(chunk, row, products[row]);
+                    self.suspect(chunk, row, products[row], Digits::Coarse);
                 }
             }
         }
         self.turn();
     }
 
-    /// Notes a live row whose coarse bound reaches the list.
-    pub(super) fn suspect(&mut self, chunk: &'a Chunk, row: usize, coarse: i32) {
-        chunk.rows.coded.ask_for_fine(row);
-        self.now.push(Suspect { rows: &chunk.rows, row, coarse });
+    /// Notes a live row whose bound, by the product of some of its digits, reaches the list.
+    pub(super) fn suspect(&mut self, chunk: &'a Chunk, row: usize, product: i32, digits: Digits) {
+        match digits {
+            Digits::Coarse => chunk.rows.coded.ask_for_fine(row),
+            Digits::Both => ask_for(bytemuck::cast_slice(self.vector(&chunk.rows, row))),
+        }
+        self.now.push(Suspect { rows: &chunk.rows, row, product, digits });
+    }
+
+    fn vector(&self, rows: &'a ChunkRows, row: usize) -> &'a [f32] {
+        &rows.vectors[row * self.probe.len()..(row + 1) * self.probe.len()]
     }
 
     /// Looks at the suspects of the turn before.
     pub(super) fn turn(&mut self) {
         let Self { probe, coded, top, before, now } = self;
-        for Suspect { rows, row, coarse } in before.drain(..) {
-            if coded.fine_bound(&rows.coded, row, coarse) >= top.floor() {
+        for Suspect { rows, row, product, digits } in before.drain(..) {
+            let bound = match digits {
+                Digits::Coarse => coded.fine_bound(&rows.coded, row, product),
+                Digits::Both => coded.bound_of_both(&rows.coded, row, product),
+            };
+            if bound >= top.floor() {
                 let vector = &rows.vectors[row * probe.len()..(row + 1) * probe.len()];
                 top.offer(cosine(probe, vector), &rows.keys[row]);
             }

@@ -7,10 +7,11 @@
 
 use rayon::prelude::*;
 
+use super::codes::{Coded, encode_largest};
 use super::flat::{CHUNK_ROWS, ChunkRows, FlatRows};
-use super::vector::{dot, dot_inlined};
+use super::vector::dot;
+use crate::kernel::bits::{WEIGHT_BITS, Weighed};
 use crate::kernel::isa::Isa;
-use crate::kernel::plain::{Plain, plainly};
 use crate::random::Random;
 
 /// Bits of a word.
@@ -23,8 +24,10 @@ const ROUNDS: usize = 8;
 /// Where the planes of a gallery lie.
 pub(super) struct Planes {
     dim: usize,
-    /// A normal of length 1 for each bit, one after the other.
-    normals: Vec<f32>,
+    /// A normal for each bit as bytes, one after the other, each padded as rows of bytes are.
+    normals: Vec<i8>,
+    /// What a byte of each normal counts.
+    scales: Vec<f32>,
     /// How far from the origin each plane is.
     offsets: Vec<f32>,
 }
@@ -59,7 +62,9 @@ impl Planes {
         orthonormalise(&mut turn, bits);
         let normals = combine(&turn, &directions, bits, dim);
         let offsets = normals.chunks_exact(dim).map(|normal| dot(normal, &mean)).collect();
-        Self { dim, normals, offsets }
+        let coded: Vec<Coded> = normals.chunks_exact(dim).map(encode_largest).collect();
+        let scales = coded.iter().map(|coded| coded.scale).collect();
+        Self { dim, normals: coded.into_iter().flat_map(|coded| coded.codes).collect(), scales, offsets }
     }
 
     /// Words of a row.
@@ -67,11 +72,18 @@ impl Planes {
         self.offsets.len() / WORD
     }
 
-    /// The bits of a vector.
+    /// How far a vector is on which side of each plane, within a percent of what they are apart: all is done in bytes.
+    pub(super) fn sides(&self, vector: &[f32]) -> Vec<f32> {
+        let Coded { codes, scale, .. } = encode_largest(vector);
+        let mut products = vec![0; self.offsets.len()];
+        crate::kernel::bytes::products(Isa::current(), &codes, &self.normals, &mut products);
+        let each = products.iter().zip(&self.scales).zip(&self.offsets);
+        each.map(|((product, of_normal), offset)| *product as f32 * (scale * of_normal) - offset).collect()
+    }
+
+    /// The bits of a vector: set where it is above the plane.
     pub(super) fn sketch(&self, vector: &[f32]) -> Vec<u64> {
-        let mut words = vec![0; self.words()];
-        plainly(Isa::current(), Sketch { planes: self, vector, words: &mut words });
-        words
+        bits_of(&self.sides(vector))
     }
 
     /// The bits of a full chunk, in blocks of eight rows.
@@ -89,25 +101,26 @@ impl Planes {
 
     /// Memory taken in bytes.
     pub(super) fn bytes(&self) -> usize {
-        (self.normals.len() + self.offsets.len()) * size_of::<f32>()
+        self.normals.len() + (self.scales.len() + self.offsets.len()) * size_of::<f32>()
     }
 }
 
-/// One vector's bits.
-struct Sketch<'a> {
-    planes: &'a Planes,
-    vector: &'a [f32],
-    words: &'a mut [u64],
+/// A bit for each side, set where it is the upper one.
+pub(super) fn bits_of(sides: &[f32]) -> Vec<u64> {
+    let word = |sides: &[f32]| sides.iter().rev().fold(0, |word, side| word << 1 | u64::from(*side > 0.0));
+    sides.chunks(WORD).map(word).collect()
 }
 
-impl Plain for Sketch<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Planes { dim, normals, offsets } = self.planes;
-        for (bit, (normal, offset)) in normals.chunks_exact(*dim).zip(offsets).enumerate() {
-            self.words[bit / WORD] |= u64::from(dot_inlined(normal, self.vector) > *offset) << (bit % WORD);
-        }
-    }
+/// The bits of a probe, which count the more the farther it is from the plane: what lies near one may as well be on its other
+/// side.
+pub(super) fn weighed(sides: &[f32]) -> Weighed {
+    /// The largest weight.
+    const MOST: f32 = ((1 << WEIGHT_BITS) - 1) as f32;
+    /// Root mean squares from the plane on which all count the same.
+    const FAR: f32 = 2.5;
+    let mean_square = sides.iter().map(|side| side * side).sum::<f32>() / sides.len() as f32;
+    let step = (FAR * mean_square.sqrt() / MOST).max(f32::MIN_POSITIVE);
+    Weighed::new(sides.iter().map(|side| (*side > 0.0, (side.abs() / step).round().min(MOST) as u8)))
 }
 
 /// How values vary together around their mean, a row for each value.
@@ -190,12 +203,21 @@ mod tests {
         let rows = rows(128, 3 * CHUNK_ROWS as u64);
         let planes = Planes::learn(&rows);
         assert_eq!((planes.words(), Planes::bits(128)), (1, 64));
-        let normals: Vec<&[f32]> = planes.normals.chunks_exact(128).collect();
+        let normals: Vec<Vec<f32>> = planes
+            .normals
+            .chunks_exact(128)
+            .zip(&planes.scales)
+            .map(|(codes, scale)| codes.iter().map(|code| f32::from(*code) * scale).collect())
+            .collect();
         for (at, normal) in normals.iter().enumerate() {
             for (other_at, other) in normals.iter().enumerate() {
                 let expected = if at == other_at { 1.0 } else { 0.0 };
-                assert!((dot(normal, other) - expected).abs() < 1e-4, "{at} {other_at}");
+                assert!((dot(normal, other) - expected).abs() < 0.01, "{at} {other_at}");
             }
+        }
+        let vector = rows.row(5).unwrap().vector;
+        for (side, (normal, offset)) in planes.sides(vector).iter().zip(normals.iter().zip(&planes.offsets)) {
+            assert!((side - (dot(normal, vector) - offset)).abs() < 0.01);
         }
         let mut set = [0; 64];
         for (_, row) in rows.live_rows(0..rows.slots()) {
@@ -221,6 +243,17 @@ mod tests {
             let words: Vec<u64> = (0..2).map(|word| blocks[(slot / 8 * 2 + word) * 8 + slot % 8]).collect();
             assert_eq!(words, bits);
         }
+    }
+
+    #[test]
+    fn bits_near_a_plane_count_less() {
+        let sides: Vec<f32> = (0..64).map(|at| (at as f32 - 31.5) / 10.0).collect();
+        let bits = bits_of(&sides)[0];
+        assert_eq!(bits, !0 << 32);
+        let weighed = weighed(&sides);
+        let one_off = |bit: usize| weighed.distances(Isa::Portable, &[bits ^ 1 << bit; 8])[0];
+        assert_eq!([one_off(0), one_off(63), one_off(31), one_off(32)], [5, 5, 0, 0]);
+        assert!((32..63).all(|bit| one_off(bit) <= one_off(bit + 1)));
     }
 
     #[test]

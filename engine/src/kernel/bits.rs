@@ -1,6 +1,7 @@
 //! Distances of rows of bits: how many differ from those of a probe.
 //!
-//! Rows lie in blocks of eight: the first word of each of the eight, then the second word of each, and so on.
+//! Rows lie in blocks of eight: the first word of each of the eight, then the second word of each, and so on. Bits count the same,
+//! or each by a weight of its own.
 
 use super::isa::Isa;
 
@@ -8,6 +9,58 @@ use super::isa::Isa;
 pub(crate) const BLOCK: usize = 8;
 /// Most words of a row: counts are kept in bytes on the way.
 const WORDS: usize = 16;
+
+/// Weights that a bit can have: 0 to 7.
+pub(crate) const WEIGHT_BITS: usize = 3;
+
+/// A probe's bits of which some count more than others.
+pub(crate) struct Weighed {
+    /// For each word the bits, and the first to last bit of each one's weight.
+    words: Vec<[u64; 1 + WEIGHT_BITS]>,
+}
+
+impl Weighed {
+    /// Of bits that are set where the value is above 0, each with a weight of 0 to 7. A multiple of 64 of them, at most 1,024.
+    pub(crate) fn new(bits: impl ExactSizeIterator<Item = (bool, u8)>) -> Self {
+        assert!(bits.len().is_multiple_of(64) && (1..=WORDS).contains(&(bits.len() / 64)));
+        let mut words = vec![[0; 1 + WEIGHT_BITS]; bits.len() / 64];
+        for (at, (bit, weight)) in bits.enumerate() {
+            debug_assert!(weight < 1 << WEIGHT_BITS);
+            let word = &mut words[at / 64];
+            word[0] |= u64::from(bit) << (at % 64);
+            (0..WEIGHT_BITS).for_each(|b| word[1 + b] |= u64::from(weight >> b & 1) << (at % 64));
+        }
+        Self { words }
+    }
+
+    /// The sum of the weights of the bits in which each row of a block differs.
+    pub(crate) fn distances(&self, isa: Isa, block: &[u64]) -> [u16; BLOCK] {
+        assert!(block.len() == self.words.len() * BLOCK);
+        match isa {
+            // SAFETY: as in `distances`; the block is as long as the probe says.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 if is_x86_feature_detected!("avx512vpopcntdq") => unsafe {
+                avx512::weighed(&self.words, block)
+            },
+            // SAFETY: the same.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::weighed(&self.words, block) },
+            _ => self.portable(block),
+        }
+    }
+
+    fn portable(&self, block: &[u64]) -> [u16; BLOCK] {
+        let mut sums = [0; BLOCK];
+        for (words, [bits, weights @ ..]) in block.chunks_exact(BLOCK).zip(&self.words) {
+            for (sum, word) in sums.iter_mut().zip(words) {
+                for (b, weights) in weights.iter().enumerate() {
+                    *sum += (((word ^ bits) & weights).count_ones() as u16) << b;
+                }
+            }
+        }
+        sums
+    }
+}
 
 /// The distance of each row from the probe, and a byte for each block: which of its rows are at most `most` away, the first row
 /// in the lowest bit.
@@ -43,7 +96,38 @@ fn portable(probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &m
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::BLOCK;
+    use super::{BLOCK, WEIGHT_BITS};
+
+    /// As [`super::Weighed::distances`].
+    ///
+    /// # Safety
+    ///
+    /// The machine has AVX2; the block has eight words for each of at most 31 of the probe.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn weighed(probe: &[[u64; 1 + WEIGHT_BITS]], block: &[u64]) -> [u16; BLOCK] {
+        let zero = _mm256_setzero_si256();
+        let mut all = [0; BLOCK];
+        for half in 0..2 {
+            let mut counts = [zero; WEIGHT_BITS];
+            for (at, [bits, weights @ ..]) in probe.iter().enumerate() {
+                let bits = _mm256_set1_epi64x(bits.cast_signed());
+                // SAFETY: the caller's promise.
+                let four = unsafe { _mm256_loadu_si256(block.as_ptr().add(at * BLOCK + half * BLOCK / 2).cast()) };
+                let differ = _mm256_xor_si256(four, bits);
+                for (count, weights) in counts.iter_mut().zip(weights) {
+                    let weighed = _mm256_and_si256(differ, _mm256_set1_epi64x(weights.cast_signed()));
+                    *count = _mm256_add_epi8(*count, ones(weighed));
+                }
+            }
+            let sums = counts.map(|counts| _mm256_sad_epu8(counts, zero));
+            let upper = _mm256_add_epi64(_mm256_slli_epi64::<1>(sums[1]), _mm256_slli_epi64::<2>(sums[2]));
+            let mut four = [0u64; BLOCK / 2];
+            // SAFETY: four words are written.
+            unsafe { _mm256_storeu_si256(four.as_mut_ptr().cast(), _mm256_add_epi64(sums[0], upper)) };
+            all[half * BLOCK / 2..].iter_mut().zip(four).for_each(|(to, sum)| *to = sum as u16);
+        }
+        all
+    }
 
     /// As [`super::distances`].
     ///
@@ -99,7 +183,33 @@ mod avx2 {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::BLOCK;
+    use super::{BLOCK, WEIGHT_BITS};
+
+    /// As [`super::Weighed::distances`].
+    ///
+    /// # Safety
+    ///
+    /// The machine has AVX-512 F, BW, VL and VPOPCNTDQ; the block has eight words for each of the probe.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vpopcntdq")]
+    pub(super) unsafe fn weighed(probe: &[[u64; 1 + WEIGHT_BITS]], block: &[u64]) -> [u16; BLOCK] {
+        let mut sums = [_mm512_setzero_si512(); WEIGHT_BITS];
+        for (at, [bits, weights @ ..]) in probe.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            let words = unsafe { _mm512_loadu_si512(block.as_ptr().add(at * BLOCK).cast()) };
+            let differ = _mm512_xor_si512(words, _mm512_set1_epi64(bits.cast_signed()));
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                let weighed = _mm512_and_si512(differ, _mm512_set1_epi64(weights.cast_signed()));
+                *sum = _mm512_add_epi64(*sum, _mm512_popcnt_epi64(weighed));
+            }
+        }
+        let upper = _mm512_add_epi64(_mm512_slli_epi64::<1>(sums[1]), _mm512_slli_epi64::<2>(sums[2]));
+        let mut all = [0u16; BLOCK];
+        // SAFETY: eight places are written.
+        unsafe {
+            _mm_storeu_si128(all.as_mut_ptr().cast(), _mm512_cvtepi64_epi16(_mm512_add_epi64(sums[0], upper)));
+        }
+        all
+    }
 
     /// As [`super::distances`].
     ///
@@ -146,7 +256,16 @@ mod tests {
             let word = |at: usize| if alike { if at % 7 < 2 { !0 } else { 0 } } else { seed[at * 3 % seed.len()] };
             let probe: Vec<u64> = (0..words).map(word).collect();
             let rows: Vec<u64> = (0..words * blocks * BLOCK).map(|at| word(at + words)).collect();
+            let weight = |bit: usize| (seed[bit % seed.len()] % 8) as u8;
+            let weighed = Weighed::new((0..words * 64).map(|bit| (probe[bit / 64] >> (bit % 64) & 1 == 1, weight(bit))));
             for isa in Isa::available() {
+                for block in rows.chunks_exact(words * BLOCK) {
+                    let expected: [u16; BLOCK] = std::array::from_fn(|row| {
+                        let differs = |bit: &usize| (block[bit / 64 * BLOCK + row] ^ probe[bit / 64]) >> (bit % 64) & 1 == 1;
+                        (0..words * 64).filter(differs).map(|bit| u16::from(weight(bit))).sum()
+                    });
+                    prop_assert_eq!(weighed.distances(*isa, block), expected, "{:?}", isa);
+                }
                 let mut found = vec![u16::MAX; blocks * BLOCK];
                 let mut near = vec![0; blocks];
                 distances(*isa, &probe, &rows, most, &mut found, &mut near);

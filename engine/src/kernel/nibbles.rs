@@ -25,6 +25,7 @@ pub(crate) fn pack(values: &[u8], into: &mut Vec<u8>) {
 }
 
 /// The values of a row, in order.
+#[inline(always)]
 fn unpack(row: &[u8], into: &mut [u8]) {
     for (packed, values) in row.chunks(BLOCK / 2).zip(into.chunks_mut(BLOCK)) {
         let (lower, upper) = values.split_at_mut(packed.len());
@@ -34,18 +35,32 @@ fn unpack(row: &[u8], into: &mut [u8]) {
     }
 }
 
-/// Unpacks rows, `ROWS` at a time and the last ones each alone, and hands them over with their places.
+/// Whole values, 0 to 255, of a row whose upper halves and lower halves are packed apart.
+#[inline(always)]
+fn join(upper_halves: &[u8], lower_halves: &[u8], into: &mut [u8]) {
+    let packed = upper_halves.chunks(BLOCK / 2).zip(lower_halves.chunks(BLOCK / 2));
+    for ((uppers, lowers), values) in packed.zip(into.chunks_mut(BLOCK)) {
+        let (first, second) = values.split_at_mut(uppers.len());
+        for (((upper, lower), first), second) in uppers.iter().zip(lowers).zip(first).zip(second) {
+            (*first, *second) = (upper << 4 | lower & 15, upper & 0xf0 | lower >> 4);
+        }
+    }
+}
+
+/// Has values of rows written with `unpack`, `ROWS` rows at a time and the last ones each alone, and hands them over with their
+/// places.
 #[cfg(target_arch = "x86_64")]
-fn unpacked<const ROWS: usize>(
+#[inline(always)]
+fn in_blocks<const ROWS: usize>(
     length: usize,
-    rows: &[u8],
     into: &mut [[i32; PROBES]],
+    unpack: impl Fn(usize, &mut [u8]),
     mut multiply: impl FnMut(&[u8], &mut [[i32; PROBES]]),
 ) {
     let mut values = vec![0; ROWS * length];
-    for (rows, into) in rows.chunks(ROWS * length / 2).zip(into.chunks_mut(ROWS)) {
-        for (row, values) in rows.chunks_exact(length / 2).zip(values.chunks_exact_mut(length)) {
-            unpack(row, values);
+    for (block, into) in into.chunks_mut(ROWS).enumerate() {
+        for (at, values) in values.chunks_exact_mut(length).take(into.len()).enumerate() {
+            unpack(block * ROWS + at, values);
         }
         let together = if into.len() == ROWS { ROWS } else { 1 };
         values.chunks_exact(together * length).zip(into.chunks_mut(together)).for_each(|(v, i)| multiply(v, i));
@@ -123,6 +138,39 @@ impl Tile {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::tile(&self.codes, self.length, rows, into) },
             _ => self.portable(rows, into),
+        }
+    }
+
+    /// Whether [`Tile::whole_products`] takes no longer than [`Tile::products`].
+    pub(crate) fn multiplies_whole(isa: Isa) -> bool {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 => has_vnni(),
+            _ => false,
+        }
+    }
+
+    /// The product of each probe, at most 65,536 values long, with each row of values of 0 to 255, whose upper halves are packed
+    /// in one place and whose lower halves in another.
+    pub(crate) fn whole_products(
+        &self,
+        isa: Isa,
+        upper_halves: &[u8],
+        lower_halves: &[u8],
+        into: &mut [[i32; PROBES]],
+    ) {
+        assert!(2 * upper_halves.len() == self.length * into.len() && lower_halves.len() == upper_halves.len());
+        debug_assert!(self.length <= 1 << 16);
+        #[cfg(target_arch = "x86_64")]
+        if Self::multiplies_whole(isa) {
+            // SAFETY: it says so only where the machine has the instructions; the lengths were compared above.
+            return unsafe { vnni::whole_tile(&self.codes, self.length, upper_halves, lower_halves, into) };
+        }
+        self.products(isa, upper_halves, into);
+        let mut lower = vec![[0; PROBES]; into.len()];
+        self.products(isa, lower_halves, &mut lower);
+        for (sum, lower) in into.as_flattened_mut().iter_mut().zip(lower.as_flattened()) {
+            *sum = 16 * *sum + lower;
         }
     }
 
@@ -257,7 +305,9 @@ mod avx2 {
     /// each place of `into`.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn tile(codes: &[i8], length: usize, rows: &[u8], into: &mut [[i32; PROBES]]) {
-        super::unpacked::<ROWS>(length, rows, into, |values, into| {
+        let row = |at: usize| &rows[at * length / 2..(at + 1) * length / 2];
+        let unpack = |at: usize, values: &mut [u8]| super::unpack(row(at), values);
+        super::in_blocks::<ROWS>(length, into, unpack, |values, into| {
             // SAFETY: the caller's promise; as many rows as there are places were unpacked.
             unsafe {
                 match into.len() {
@@ -325,6 +375,8 @@ mod vnni {
     const AHEAD: usize = 2048;
     /// Rows of a tile that are multiplied at a time.
     const ROWS: usize = 8;
+    /// So many rows ahead both halves of a row are asked for.
+    const ROWS_AHEAD: usize = 8;
 
     /// As [`super::products`].
     ///
@@ -374,8 +426,40 @@ mod vnni {
     /// half as many bytes for each place of `into`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) unsafe fn tile(codes: &[i8], length: usize, rows: &[u8], into: &mut [[i32; PROBES]]) {
-        super::unpacked::<ROWS>(length, rows, into, |values, into| {
+        let row = |at: usize| &rows[at * length / 2..(at + 1) * length / 2];
+        let unpack = |at: usize, values: &mut [u8]| super::unpack(row(at), values);
+        super::in_blocks::<ROWS>(length, into, unpack, |values, into| {
             // SAFETY: the caller's promise; as many rows as there are places were unpacked.
+            unsafe {
+                match into.len() {
+                    ROWS => block::<ROWS>(codes, values, length, into),
+                    _ => block::<1>(codes, values, length, into),
+                }
+            }
+        });
+    }
+
+    /// As [`super::Tile::whole_products`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`tile`], of both halves.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    pub(super) unsafe fn whole_tile(
+        codes: &[i8],
+        length: usize,
+        upper_halves: &[u8],
+        lower_halves: &[u8],
+        into: &mut [[i32; PROBES]],
+    ) {
+        let place = |at: usize| at * length / 2..(at + 1) * length / 2;
+        let join = |at: usize, values: &mut [u8]| {
+            super::super::ask_for(upper_halves.get(place(at + ROWS_AHEAD)).unwrap_or_default());
+            super::super::ask_for(lower_halves.get(place(at + ROWS_AHEAD)).unwrap_or_default());
+            super::join(&upper_halves[place(at)], &lower_halves[place(at)], values);
+        };
+        super::in_blocks::<ROWS>(length, into, join, |values, into| {
+            // SAFETY: the caller's promise; as many rows as there are places were joined.
             unsafe {
                 match into.len() {
                     ROWS => block::<ROWS>(codes, values, length, into),
@@ -389,7 +473,7 @@ mod vnni {
     ///
     /// # Safety
     ///
-    /// As for [`tile`]; `values` holds `R` rows of `length` values of 0 to 15, and `into` as many places.
+    /// As for [`tile`]; `values` holds `R` rows of `length` values of 0 to 255, and `into` as many places.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn block<const R: usize>(codes: &[i8], values: &[u8], length: usize, into: &mut [[i32; PROBES]]) {
         let mut sums = [_mm512_setzero_si512(); R];
@@ -447,7 +531,9 @@ mod tests {
                 (0..probes).map(|number| (0..length).map(|at| byte(at + 31 * number)).collect()).collect();
             let rows: Vec<Vec<u8>> =
                 (0..count).map(|row| (0..length).map(|at| nibble(at + length * row)).collect()).collect();
-            let plane = packed(&rows);
+            let lower_rows: Vec<Vec<u8>> =
+                (0..count).map(|row| (0..length).map(|at| nibble(at * 3 + 5 * length * row)).collect()).collect();
+            let (plane, lower_plane) = (packed(&rows), packed(&lower_rows));
             prop_assert_eq!(plane.len(), count * length / 2);
             let mut values = vec![0; length];
             for (row, packed) in rows.iter().zip(plane.chunks(length / 2)) {
@@ -467,6 +553,14 @@ mod tests {
                     for (number, found) in found.into_iter().enumerate() {
                         let expected = probes.get(number).map_or(0, |probe| exact(probe, row));
                         prop_assert_eq!(found, expected, "{:?}, probe {}", isa, number);
+                    }
+                }
+                let mut found = vec![[-1i32; PROBES]; count];
+                tile.whole_products(*isa, &plane, &lower_plane, &mut found);
+                for ((upper, lower), found) in rows.iter().zip(&lower_rows).zip(found) {
+                    for (number, found) in found.into_iter().enumerate() {
+                        let whole = |probe: &Vec<i8>| 16 * exact(probe, upper) + exact(probe, lower);
+                        prop_assert_eq!(found, probes.get(number).map_or(0, whole), "{:?}, probe {}", isa, number);
                     }
                 }
             }
