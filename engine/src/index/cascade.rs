@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::RowKey;
 use super::codes::{CodedProbe, Digits};
@@ -18,13 +19,15 @@ use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
 use super::scan::{Look, Query, SharedFloor};
 use super::sketch::{Planes, bits_of, weighed};
 use super::top::TopSubjects;
-use crate::kernel::bits::{BLOCK, WEIGHT_BITS, Weighed, distances};
+use crate::kernel::bits::{BLOCK, WEIGHT_BITS, Weighed, distances, nearest};
 use crate::kernel::isa::Isa;
 
 /// The list length that recall is measured for.
 pub(super) const RECALL_AT: usize = 10;
 /// More rows than this share do not go on: an exact search would be about as fast.
 pub(super) const MOST: f64 = 0.1;
+/// Rows whose nearness is a word.
+const WORD_ROWS: usize = 64;
 /// Chunks that say which distance how many rows have.
 const LOOKED_AT: usize = 16;
 /// Rows that go on at least.
@@ -49,7 +52,7 @@ struct Sketched {
 }
 
 /// What shares of the rows are near.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shares {
     /// On the first look.
     pub(super) first: f64,
@@ -58,7 +61,7 @@ pub(super) struct Shares {
 }
 
 /// What trying a cascade showed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Trial {
     /// Rows that it was tried on.
     pub(super) rows: usize,
@@ -119,6 +122,23 @@ impl Cascade {
         Self { planes: Arc::clone(&self.planes), chunks, trial: self.trial }
     }
 
+    /// Of planes, the bits of the first full chunks of a state, and what trying it showed.
+    pub(super) fn of_parts(planes: Planes, rows: &FlatRows, bits: Vec<Arc<[u64]>>, trial: Trial) -> Self {
+        let chunks = bits.into_iter().zip(&rows.chunks);
+        let chunks = chunks.map(|(blocks, chunk)| Sketched { rows: Arc::clone(&chunk.rows), blocks }).collect();
+        Self { planes: Arc::new(planes), chunks, trial }
+    }
+
+    /// Where its planes lie.
+    pub(super) fn planes(&self) -> &Planes {
+        &self.planes
+    }
+
+    /// The bits of a chunk, where it has them.
+    pub(super) fn bits_of(&self, chunk: usize) -> Option<&[u64]> {
+        self.chunks.get(chunk).map(|chunk| &*chunk.blocks)
+    }
+
     /// What trying it showed.
     pub(super) fn trial(&self) -> Trial {
         self.trial
@@ -161,7 +181,8 @@ impl Cascade {
             let sought: Vec<Sought<'_>> = numbers.iter().filter_map(|&number| self.seek(queries[number])).collect();
             for (number, top) in numbers.iter().zip(self.search_together(rows, &sought)) {
                 let Query { probe, limit } = queries[*number];
-                answers[*number] = Some(top.merge(rows.scan(probe, self.covers(), limit)));
+                let rest = rows.scan_above(probe, self.covers(), limit, top.floor());
+                answers[*number] = Some(top.merge(rest));
             }
         }
         answers
@@ -212,25 +233,26 @@ impl Cascade {
     }
 
     /// Takes the rows of some chunks into account that are near.
-    fn walk<'a, 's>(&self, rows: &'a FlatRows, chunks: Range<usize>, mut passes: Vec<Pass<'a, 's>>) -> Vec<Pass<'a, 's>> {
+    fn walk<'a, 's>(
+        &self,
+        rows: &'a FlatRows,
+        chunks: Range<usize>,
+        mut passes: Vec<Pass<'a, 's>>,
+    ) -> Vec<Pass<'a, 's>> {
         let isa = Isa::current();
-        let block_words = self.planes.words() * BLOCK;
-        let (mut away, mut near) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / BLOCK]);
+        let mut near = [0; CHUNK_ROWS / BLOCK];
         for number in chunks {
             let (chunk, blocks) = (&*rows.chunks[number], &self.chunks[number].blocks);
             for pass in &mut passes {
                 let Sought { sight, most, most_weighed, .. } = pass.sought;
-                distances(isa, &sight.bits, blocks, *most, &mut away, &mut near);
-                for (block, near) in near.iter().enumerate().filter(|(_, near)| **near != 0) {
-                    let weighed =
-                        sight.weighed.distances(isa, &blocks[block * block_words..(block + 1) * block_words]);
-                    let mut left = *near;
+                nearest(isa, &sight.bits, blocks, *most, &mut near);
+                sight.weighed.refine(isa, blocks, *most_weighed, &mut near);
+                let (words, _) = near.as_chunks::<{ WORD_ROWS / BLOCK }>();
+                for (at, word) in words.iter().enumerate() {
+                    let mut left = u64::from_le_bytes(*word);
                     while left != 0 {
-                        let at = left.trailing_zeros() as usize;
+                        pass.meet(chunk, at * WORD_ROWS + left.trailing_zeros() as usize);
                         left &= left - 1;
-                        if weighed[at] <= *most_weighed {
-                            pass.meet(chunk, block * BLOCK + at);
-                        }
                     }
                 }
                 pass.turn();
@@ -244,11 +266,11 @@ impl Cascade {
         let isa = Isa::current();
         let bits = self.planes.words() * u64::BITS as usize;
         let (mut counts, mut counts_weighed) = (vec![0; bits + 1], vec![0; (bits << WEIGHT_BITS) + 1]);
-        let (mut away, mut near) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / BLOCK]);
+        let mut away = [0; CHUNK_ROWS];
         let count = LOOKED_AT.min(self.chunks.len());
         for number in 0..count {
             let chunk = &self.chunks[number * self.chunks.len() / count];
-            distances(isa, &sight.bits, &chunk.blocks, 0, &mut away, &mut near);
+            distances(isa, &sight.bits, &chunk.blocks, &mut away);
             away.iter().for_each(|away| counts[usize::from(*away)] += 1);
             for block in chunk.blocks.chunks_exact(self.planes.words() * BLOCK) {
                 let weighed = sight.weighed.distances(isa, block);

@@ -57,6 +57,23 @@ impl CodedRows {
         coded_len(dim) + 3 * size_of::<f32>()
     }
 
+    /// Bytes that the coarse digits of a row of `dim` values take, and the fine ones.
+    pub(super) fn digits_bytes(dim: usize) -> usize {
+        coded_len(dim) / 2
+    }
+
+    /// All there is of the rows, as bytes.
+    pub(super) fn parts(&self) -> [&[u8]; 5] {
+        let [scales, coarse_rests, rests] =
+            [&self.scales, &self.coarse_rests, &self.rests].map(|values| bytemuck::cast_slice(values));
+        [&self.coarse, &self.fine, scales, coarse_rests, rests]
+    }
+
+    /// The rows of which [`CodedRows::parts`] were these.
+    pub(super) fn of_parts(coarse: Plane, fine: Vec<u8>, [scales, coarse_rests, rests]: [Vec<f32>; 3]) -> Self {
+        Self { coarse, fine, scales, coarse_rests, rests }
+    }
+
     /// Appends a checked vector.
     pub(super) fn push(&mut self, vector: &[f32]) {
         let Coded { codes, scale, rest } = encode(vector, LARGEST);
@@ -87,16 +104,19 @@ impl CodedRows {
         }
     }
 
-    /// Asks for the coarse digits of a row, which will be looked at soon.
+    /// Asks for what the coarse bound of a row is made of, which will be looked at soon.
     pub(super) fn ask_for_coarse(&self, row: usize) {
         let width = self.coarse.len() / self.scales.len();
         ask_for(&self.coarse[row * width..(row + 1) * width]);
+        ask_for(bytemuck::bytes_of(&self.scales[row]));
+        ask_for(bytemuck::bytes_of(&self.coarse_rests[row]));
     }
 
-    /// Asks for the fine digits of a row.
+    /// Asks for what its fine bound is made of beside that.
     pub(super) fn ask_for_fine(&self, row: usize) {
         let width = self.fine.len() / self.scales.len();
         ask_for(&self.fine[row * width..(row + 1) * width]);
+        ask_for(bytemuck::bytes_of(&self.rests[row]));
     }
 
     /// Gives back room that is not used, and lays what every search reads where it is read fast.

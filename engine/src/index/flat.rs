@@ -18,7 +18,7 @@ use super::mapped::{VectorPool, Vectors};
 pub const CHUNK_ROWS: usize = 512;
 
 /// One bit for each row of a chunk: set while the row is live.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct LiveBits([u64; CHUNK_ROWS / 64]);
 
 impl LiveBits {
@@ -33,6 +33,12 @@ impl LiveBits {
         } else {
             self.0[row / 64] &= !bit;
         }
+    }
+
+    /// The same without rows from `rows` on.
+    pub(super) fn of_first(mut self, rows: usize) -> Self {
+        (rows..CHUNK_ROWS).for_each(|row| self.set(row, false));
+        self
     }
 
     fn count(&self) -> usize {
@@ -129,6 +135,12 @@ impl FlatRows {
     /// A state without rows, whose vectors are placed by a pool.
     pub(super) fn with_pool(dim: usize, pool: Option<Arc<VectorPool>>) -> Self {
         Self { pool, ..Self::new(dim) }
+    }
+
+    /// A state of these chunks, of which all but the last are full.
+    pub(super) fn of_chunks(dim: usize, chunks: Vec<Arc<Chunk>>, pool: Option<Arc<VectorPool>>) -> Self {
+        let live = chunks.iter().map(|chunk| chunk.live.count()).sum();
+        Self { dim, chunks, live, pool }
     }
 
     /// Values in a vector.

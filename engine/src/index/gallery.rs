@@ -361,7 +361,7 @@ impl GalleryIndex {
     ) -> Result<SearchOutcome, IndexError> {
         check_unit(probe, self.dim)?;
         let generation = self.published.load();
-        Ok(SearchOutcome::exact(generation.rows.scan_where(probe, 0, limit, accept).into_hits()))
+        Ok(SearchOutcome::exact(generation.rows.scan_where(probe, limit, accept).into_hits()))
     }
 
     /// Subjects with a live row.

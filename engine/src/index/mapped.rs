@@ -77,6 +77,42 @@ pub(super) struct Mapped {
     map: Mmap,
 }
 
+impl Mapped {
+    /// A file that was written whole and is not written to any more, only replaced by another of its name.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: such files lie in the data directory, which belongs to this process while it runs, and are written under another
+        // name before they get their own.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(Self { map })
+    }
+
+    /// Says that all of it will be read soon.
+    pub(super) fn will_be_read(&self) {
+        self.advise(Advice::WillNeed);
+        self.advise(Advice::Sequential);
+    }
+
+    /// Says that it is read here and there from now on.
+    pub(super) fn is_read_here_and_there(&self) {
+        self.advise(Advice::Random);
+    }
+
+    fn advise(&self, advice: Advice) {
+        if let Err(error) = self.map.advise(advice) {
+            tracing::debug!(%error, "the system takes no advice about a file");
+        }
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
 /// Places vectors of all galleries of a server.
 #[derive(Debug)]
 pub struct VectorPool {
@@ -199,6 +235,11 @@ impl Deref for Plane {
 }
 
 impl Plane {
+    /// A copy in large pages, or on the heap where the system has none.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        settled(bytes).unwrap_or_else(|_| Self::Own(bytes.to_vec()))
+    }
+
     /// Changes the bytes, which come back to the heap for it.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = match std::mem::take(self) {

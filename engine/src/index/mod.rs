@@ -2,7 +2,7 @@
 //!
 //! [`GalleryIndex`] is what the rest of the engine uses. It keeps the rows ([`flat`]), bits of them for a first look where the
 //! gallery is large enough (`cascade`), a graph where one was asked for ([`hnsw`]), and the work that is left for the
-//! background ([`maintenance`]).
+//! background ([`maintenance`]). It can be written to a file and read again (`snapshot`).
 //!
 //! # Invariants
 //! - A search reads one published state and waits for no writer. Exact searches of a large gallery that come while one runs wait
@@ -27,6 +27,7 @@ mod mapped;
 mod scan;
 mod sketch;
 mod slots;
+mod snapshot;
 mod top;
 mod trial;
 pub mod vector;
@@ -44,6 +45,7 @@ pub use gallery::{CascadeStats, GalleryIndex, GraphStats, IndexConfig, IndexStat
 pub use hnsw::GraphConfig;
 pub use maintenance::Maintenance;
 pub use mapped::VectorPool;
+pub use snapshot::{Frozen, SnapshotError};
 
 use crate::ids::{FaceId, SubjectId};
 

@@ -41,7 +41,11 @@ pub(super) struct SharedFloor(AtomicI32);
 
 impl SharedFloor {
     pub(super) fn new() -> Self {
-        Self(AtomicI32::new(Self::in_order(f32::NEG_INFINITY)))
+        Self::of(f32::NEG_INFINITY)
+    }
+
+    fn of(floor: f32) -> Self {
+        Self(AtomicI32::new(Self::in_order(floor)))
     }
 
     /// A number whose order is that of the floors, and back.
@@ -65,21 +69,31 @@ impl SharedFloor {
 impl FlatRows {
     /// Compares `probe` with the live rows from slot `from` on. The probe was checked.
     pub(super) fn scan<'a>(&'a self, probe: &[f32], from: usize, limit: usize) -> TopSubjects<'a> {
-        self.scan_where(probe, from, limit, &|_| true)
+        self.scan_above(probe, from, limit, f32::NEG_INFINITY)
+    }
+
+    /// As [`FlatRows::scan`], of rows whose score is at least `floor`.
+    pub(super) fn scan_above<'a>(&'a self, probe: &[f32], from: usize, limit: usize, floor: f32) -> TopSubjects<'a> {
+        self.scan_part(probe, from, limit, floor, &|_| true)
     }
 
     /// As [`FlatRows::scan`], of subjects that `accept` lets through. It is asked only of rows that may reach the list, so it
     /// may cost something.
-    pub(super) fn scan_where<'a>(
+    pub(super) fn scan_where<'a>(&'a self, probe: &[f32], limit: usize, accept: Accept<'_>) -> TopSubjects<'a> {
+        self.scan_part(probe, 0, limit, f32::NEG_INFINITY, accept)
+    }
+
+    fn scan_part<'a>(
         &'a self,
         probe: &[f32],
         from: usize,
         limit: usize,
+        least: f32,
         accept: Accept<'_>,
     ) -> TopSubjects<'a> {
         let chunks = self.chunks.get(from / CHUNK_ROWS..).unwrap_or_default();
         let coded = CodedProbe::new(probe);
-        let floor = SharedFloor::new();
+        let floor = SharedFloor::of(least);
         let skip = |at: usize| if at == 0 { from % CHUNK_ROWS } else { 0 };
         let new_look = || Look::new(probe, &coded, limit);
         if is_small(chunks) {

@@ -6,6 +6,7 @@
 //! (Gong and others 2013 turn them for the same reason).
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::codes::{Coded, encode_largest};
 use super::flat::{CHUNK_ROWS, ChunkRows, FlatRows};
@@ -22,6 +23,7 @@ const SAMPLE: usize = 4_096;
 const ROUNDS: usize = 8;
 
 /// Where the planes of a gallery lie.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Planes {
     dim: usize,
     /// A normal for each bit as bytes, one after the other, each padded as rows of bytes are.
@@ -65,6 +67,17 @@ impl Planes {
         let coded: Vec<Coded> = normals.chunks_exact(dim).map(encode_largest).collect();
         let scales = coded.iter().map(|coded| coded.scale).collect();
         Self { dim, normals: coded.into_iter().flat_map(|coded| coded.codes).collect(), scales, offsets }
+    }
+
+    /// Whether they are laid through vectors of so many values.
+    pub(super) fn is_for(&self, dim: usize) -> bool {
+        let bits = Self::bits(dim);
+        let codes = bits * dim.next_multiple_of(crate::kernel::bytes::STEP);
+        self.dim == dim
+            && bits > 0
+            && self.normals.len() == codes
+            && self.scales.len() == bits
+            && self.offsets.len() == bits
     }
 
     /// Words of a row.

@@ -47,6 +47,12 @@ impl Slots {
         self.subjects.len()
     }
 
+    /// Number of rows that were noted.
+    pub(super) fn rows(&self) -> usize {
+        let single = self.subjects.iter().filter(|place| matches!(place, Place::One(_))).count();
+        single + self.several.iter().map(Vec::len).sum::<usize>()
+    }
+
     /// Memory taken for so many rows of so many subjects, in bytes, estimated.
     pub(super) fn bytes(rows: usize, subjects: usize) -> usize {
         // The table keeps a byte beside each place and is three quarters full.

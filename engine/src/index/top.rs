@@ -13,7 +13,9 @@ use std::collections::HashSet;
 
 use super::{Hit, RowKey};
 
-/// Candidates kept beyond twice the limit before they are thinned out.
+/// Lists up to this length are kept in order all the time, so that the floor is always as high as it can be.
+const ORDERED: usize = 64;
+/// Candidates of longer lists that are kept beyond twice the limit before they are thinned out.
 const SLACK: usize = 32;
 
 #[derive(Clone, Copy)]
@@ -37,6 +39,7 @@ pub(super) struct TopSubjects<'a> {
     limit: usize,
     /// No row below this score can change the result.
     floor: f32,
+    /// In order, each subject once, where the list is short.
     found: Vec<Candidate<'a>>,
 }
 
@@ -59,11 +62,33 @@ impl<'a> TopSubjects<'a> {
     /// Takes a row into account. `score` is not NaN.
     pub(super) fn offer(&mut self, score: f32, key: &'a RowKey) {
         // A row equal to the floor may still come first by its subject id.
-        if score >= self.floor {
-            self.found.push(Candidate { score, key });
+        if score < self.floor {
+            return;
+        }
+        let candidate = Candidate { score, key };
+        if self.limit <= ORDERED {
+            self.put_in_order(candidate);
+        } else {
+            self.found.push(candidate);
             if self.found.len() >= self.limit.saturating_mul(2).saturating_add(SLACK) {
                 self.thin_out();
             }
+        }
+    }
+
+    fn put_in_order(&mut self, candidate: Candidate<'a>) {
+        let is_better = |other: &Candidate<'a>| candidate.order(other) == Ordering::Less;
+        if let Some(own) = self.found.iter().position(|other| other.key.subject == candidate.key.subject) {
+            if !is_better(&self.found[own]) {
+                return;
+            }
+            self.found.remove(own);
+        }
+        let at = self.found.partition_point(|other| !is_better(other));
+        self.found.insert(at, candidate);
+        self.found.truncate(self.limit);
+        if let Some(last) = self.found.get(self.limit - 1) {
+            self.floor = self.floor.max(last.score);
         }
     }
 
@@ -92,6 +117,9 @@ impl<'a> TopSubjects<'a> {
 
     /// Keeps the best row of each of the best `limit` subjects and raises the floor.
     fn thin_out(&mut self) {
+        if self.limit <= ORDERED {
+            return;
+        }
         self.found.sort_unstable_by(Candidate::order);
         let mut seen = HashSet::with_capacity(self.limit.min(self.found.len()));
         let limit = self.limit;

@@ -7,8 +7,8 @@ use super::isa::Isa;
 
 /// Rows of a block.
 pub(crate) const BLOCK: usize = 8;
-/// Most words of a row: counts are kept in bytes on the way.
-const WORDS: usize = 16;
+/// Most words of a row.
+const WORDS: usize = 8;
 
 /// Weights that a bit can have: 0 to 7.
 pub(crate) const WEIGHT_BITS: usize = 3;
@@ -20,7 +20,7 @@ pub(crate) struct Weighed {
 }
 
 impl Weighed {
-    /// Of bits that are set where the value is above 0, each with a weight of 0 to 7. A multiple of 64 of them, at most 1,024.
+    /// Of bits that are set where the value is above 0, each with a weight of 0 to 7. A multiple of 64 of them, at most 512.
     pub(crate) fn new(bits: impl ExactSizeIterator<Item = (bool, u8)>) -> Self {
         assert!(bits.len().is_multiple_of(64) && (1..=WORDS).contains(&(bits.len() / 64)));
         let mut words = vec![[0; 1 + WEIGHT_BITS]; bits.len() / 64];
@@ -39,13 +39,43 @@ impl Weighed {
         match isa {
             // SAFETY: as in `distances`; the block is as long as the probe says.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 if is_x86_feature_detected!("avx512vpopcntdq") => unsafe {
-                avx512::weighed(&self.words, block)
-            },
+            Isa::Avx512Bf16 | Isa::Avx512 if has_vpopcntdq() => unsafe { avx512::weighed(&self.words, block) },
             // SAFETY: the same.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::weighed(&self.words, block) },
             _ => self.portable(block),
+        }
+    }
+
+    /// Leaves of the rows that are `near`, a byte for each block, those whose sum of weights is at most `most`.
+    pub(crate) fn refine(&self, isa: Isa, blocks: &[u64], most: u16, near: &mut [u8]) {
+        let length = self.words.len() * BLOCK;
+        assert!(blocks.len() == length * near.len() && near.len() <= u8::MAX.into());
+        // Listed first: whether a block has a near row is anybody's guess, and guessing wrong costs more than a block does.
+        let (mut listed, mut count) = ([0u8; u8::MAX as usize], 0);
+        for (at, near) in near.iter().enumerate() {
+            listed[count] = at as u8;
+            count += usize::from(*near != 0);
+        }
+        let listed = &listed[..count];
+        #[cfg(target_arch = "x86_64")]
+        if matches!(isa, Isa::Avx512Bf16 | Isa::Avx512) && has_vpopcntdq() {
+            macro_rules! of_words {
+                ($($words:literal)*) => {
+                    match self.words.len() {
+                        // SAFETY: as in `distances`; the lengths were compared above, and what is listed is below the number
+                        // of blocks.
+                        $($words => unsafe { avx512::refine::<$words>(&self.words, blocks, most, listed, near) },)*
+                        words => unreachable!("{words} words"),
+                    }
+                };
+            }
+            return of_words!(1 2 3 4 5 6 7 8);
+        }
+        for at in listed.iter().map(|at| usize::from(*at)) {
+            let weighed = self.distances(isa, &blocks[at * length..(at + 1) * length]);
+            let is_near = |(row, away): (usize, u16)| u8::from(away <= most) << row;
+            near[at] &= weighed.into_iter().enumerate().map(is_near).sum::<u8>();
         }
     }
 
@@ -62,32 +92,61 @@ impl Weighed {
     }
 }
 
-/// The distance of each row from the probe, and a byte for each block: which of its rows are at most `most` away, the first row
-/// in the lowest bit.
-pub(crate) fn distances(isa: Isa, probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &mut [u8]) {
-    assert!((1..=WORDS).contains(&probe.len()) && into.len() == near.len() * BLOCK);
+/// The distance of each row from the probe.
+pub(crate) fn distances(isa: Isa, probe: &[u64], blocks: &[u64], into: &mut [u16]) {
+    assert!((1..=WORDS).contains(&probe.len()) && into.len().is_multiple_of(BLOCK));
     assert!(blocks.len() == into.len() * probe.len());
     match isa {
         // SAFETY: `Isa` values other than `Portable` come from `Isa::available` only, which asks the processor; machines
         // with AVX-512 have AVX2. The lengths were compared above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 if is_x86_feature_detected!("avx512vpopcntdq") => unsafe {
-            avx512::distances(probe, blocks, most, into, near);
-        },
+        Isa::Avx512Bf16 | Isa::Avx512 if has_vpopcntdq() => unsafe { avx512::distances(probe, blocks, into) },
         // SAFETY: the same.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::distances(probe, blocks, most, into, near) },
-        _ => portable(probe, blocks, most, into, near),
+        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::distances(probe, blocks, into) },
+        _ => portable(probe, blocks, into),
     }
 }
 
-fn portable(probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &mut [u8]) {
-    for ((block, into), near) in blocks.chunks_exact(probe.len() * BLOCK).zip(into.chunks_exact_mut(BLOCK)).zip(near) {
-        *near = 0;
+/// A byte for each block: which of its rows are at most `most` away from the probe, the first row in the lowest bit.
+pub(crate) fn nearest(isa: Isa, probe: &[u64], blocks: &[u64], most: u16, near: &mut [u8]) {
+    /// Blocks that are looked at at a time.
+    const BLOCKS: usize = 32;
+    assert!((1..=WORDS).contains(&probe.len()) && blocks.len() == near.len() * BLOCK * probe.len());
+    #[cfg(target_arch = "x86_64")]
+    if matches!(isa, Isa::Avx512Bf16 | Isa::Avx512) && has_vpopcntdq() {
+        macro_rules! of_words {
+            ($($words:literal)*) => {
+                match probe.len() {
+                    // SAFETY: as in `distances`.
+                    $($words => unsafe { avx512::nearest::<$words>(probe, blocks, most, near) },)*
+                    words => unreachable!("{words} words"),
+                }
+            };
+        }
+        return of_words!(1 2 3 4 5 6 7 8);
+    }
+    let mut away = [0; BLOCKS * BLOCK];
+    for (near, blocks) in near.chunks_mut(BLOCKS).zip(blocks.chunks(BLOCKS * BLOCK * probe.len())) {
+        let away = &mut away[..near.len() * BLOCK];
+        distances(isa, probe, blocks, away);
+        for (near, away) in near.iter_mut().zip(away.chunks_exact(BLOCK)) {
+            *near = away.iter().enumerate().map(|(row, away)| u8::from(*away <= most) << row).sum();
+        }
+    }
+}
+
+/// Whether the machine counts bits in all lanes at once, which not all with AVX-512 do.
+#[cfg(target_arch = "x86_64")]
+fn has_vpopcntdq() -> bool {
+    is_x86_feature_detected!("avx512vpopcntdq")
+}
+
+fn portable(probe: &[u64], blocks: &[u64], into: &mut [u16]) {
+    for (block, into) in blocks.chunks_exact(probe.len() * BLOCK).zip(into.chunks_exact_mut(BLOCK)) {
         for (row, distance) in into.iter_mut().enumerate() {
             let words = block[row..].iter().step_by(BLOCK);
             *distance = words.zip(probe).map(|(word, probe)| (word ^ probe).count_ones() as u16).sum();
-            *near |= u8::from(*distance <= most) << row;
         }
     }
 }
@@ -133,15 +192,13 @@ mod avx2 {
     ///
     /// # Safety
     ///
-    /// The machine has AVX2; for each place of `near` there are eight of `into` and a block as long as the probe says, of at most
-    /// 31 words a row.
+    /// The machine has AVX2; for eight places of `into` there is a block as long as the probe says, of at most 31 words a row.
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn distances(probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &mut [u8]) {
+    pub(super) unsafe fn distances(probe: &[u64], blocks: &[u64], into: &mut [u16]) {
         let zero = _mm256_setzero_si256();
         let order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
-        let most = _mm_set1_epi16(most.min(i16::MAX as u16).cast_signed());
-        let (mut block, mut to) = (blocks.as_ptr(), into.as_mut_ptr());
-        for near in near {
+        let mut block = blocks.as_ptr();
+        for to in into.chunks_exact_mut(BLOCK) {
             let (mut first, mut second) = (zero, zero);
             for probe in probe {
                 let probe = _mm256_set1_epi64x(probe.cast_signed());
@@ -157,11 +214,8 @@ mod avx2 {
             let sums = _mm256_or_si256(first, _mm256_slli_epi64::<32>(second));
             let sums = _mm256_permutevar8x32_epi32(sums, order);
             let sums = _mm_packus_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-            let far = _mm_cmpgt_epi16(sums, most);
-            *near = !(_mm_movemask_epi8(_mm_packs_epi16(far, far)) as u8);
-            // SAFETY: the caller's promise.
-            unsafe { _mm_storeu_si128(to.cast(), sums) };
-            to = to.wrapping_add(BLOCK);
+            // SAFETY: there are eight places.
+            unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), sums) };
         }
     }
 
@@ -215,13 +269,11 @@ mod avx512 {
     ///
     /// # Safety
     ///
-    /// The machine has AVX-512 F, BW, VL and VPOPCNTDQ; for each place of `near` there are eight of `into` and a block as long as
-    /// the probe says.
+    /// The machine has AVX-512 F, BW, VL and VPOPCNTDQ; for eight places of `into` there is a block as long as the probe says.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vpopcntdq")]
-    pub(super) unsafe fn distances(probe: &[u64], blocks: &[u64], most: u16, into: &mut [u16], near: &mut [u8]) {
-        let most = _mm512_set1_epi64(most.into());
-        let (mut block, mut to) = (blocks.as_ptr(), into.as_mut_ptr());
-        for near in near {
+    pub(super) unsafe fn distances(probe: &[u64], blocks: &[u64], into: &mut [u16]) {
+        let mut block = blocks.as_ptr();
+        for to in into.chunks_exact_mut(BLOCK) {
             let mut sums = _mm512_setzero_si512();
             for probe in probe {
                 // SAFETY: the caller's promise.
@@ -230,10 +282,63 @@ mod avx512 {
                 sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(differ));
                 block = block.wrapping_add(BLOCK);
             }
+            // SAFETY: there are eight places.
+            unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi64_epi16(sums)) };
+        }
+    }
+
+    /// As [`super::nearest`].
+    ///
+    /// # Safety
+    ///
+    /// The machine has AVX-512 F, BW, VL and VPOPCNTDQ; the probe has `W` words, and there is a block of as many for each place of
+    /// `near`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vpopcntdq")]
+    pub(super) unsafe fn nearest<const W: usize>(probe: &[u64], blocks: &[u64], most: u16, near: &mut [u8]) {
+        let most = _mm512_set1_epi64(most.into());
+        let probe: [__m512i; W] = std::array::from_fn(|at| _mm512_set1_epi64(probe[at].cast_signed()));
+        let mut block = blocks.as_ptr();
+        for near in near {
+            let mut sums = _mm512_setzero_si512();
+            for probe in probe {
+                // SAFETY: the caller's promise.
+                let words = unsafe { _mm512_loadu_si512(block.cast()) };
+                sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(_mm512_xor_si512(words, probe)));
+                block = block.wrapping_add(BLOCK);
+            }
             *near = _mm512_cmple_epu64_mask(sums, most);
-            // SAFETY: the caller's promise.
-            unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi64_epi16(sums)) };
-            to = to.wrapping_add(BLOCK);
+        }
+    }
+
+    /// As [`super::Weighed::refine`], of the blocks that are listed.
+    ///
+    /// # Safety
+    ///
+    /// The machine has AVX-512 F, BW, VL and VPOPCNTDQ; the probe has `W` words, there is a block of as many for each place of
+    /// `near`, and what is listed are such places.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vpopcntdq")]
+    pub(super) unsafe fn refine<const W: usize>(
+        probe: &[[u64; 1 + WEIGHT_BITS]],
+        blocks: &[u64],
+        most: u16,
+        listed: &[u8],
+        near: &mut [u8],
+    ) {
+        let most = _mm512_set1_epi64(most.into());
+        let probe: [[__m512i; 1 + WEIGHT_BITS]; W] =
+            std::array::from_fn(|at| probe[at].map(|word| _mm512_set1_epi64(word.cast_signed())));
+        for at in listed.iter().map(|at| usize::from(*at)) {
+            let mut sums = [_mm512_setzero_si512(); WEIGHT_BITS];
+            for (word, [bits, weights @ ..]) in probe.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                let words = unsafe { _mm512_loadu_si512(blocks.as_ptr().add((at * W + word) * BLOCK).cast()) };
+                let differ = _mm512_xor_si512(words, *bits);
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = _mm512_add_epi64(*sum, _mm512_popcnt_epi64(_mm512_and_si512(differ, *weights)));
+                }
+            }
+            let upper = _mm512_add_epi64(_mm512_slli_epi64::<1>(sums[1]), _mm512_slli_epi64::<2>(sums[2]));
+            near[at] &= _mm512_cmple_epu64_mask(_mm512_add_epi64(sums[0], upper), most);
         }
     }
 }
@@ -249,7 +354,7 @@ mod tests {
         fn every_path_counts_the_same(
             words in 1usize..=WORDS,
             blocks in 0usize..5,
-            most in 0u16..1100,
+            most in 0u16..600,
             alike in any::<bool>(),
             seed in proptest::collection::vec(any::<u64>(), 101),
         ) {
@@ -268,7 +373,15 @@ mod tests {
                 }
                 let mut found = vec![u16::MAX; blocks * BLOCK];
                 let mut near = vec![0; blocks];
-                distances(*isa, &probe, &rows, most, &mut found, &mut near);
+                distances(*isa, &probe, &rows, &mut found);
+                nearest(*isa, &probe, &rows, most, &mut near);
+                let mut refined = near.clone();
+                weighed.refine(*isa, &rows, 3 * most, &mut refined);
+                for (block, (near, refined)) in rows.chunks_exact(words * BLOCK).zip(near.iter().zip(refined)) {
+                    let weighed = weighed.distances(Isa::Portable, block);
+                    let expected = (0..BLOCK).filter(|row| weighed[*row] <= 3 * most).map(|row| 1u8 << row).sum::<u8>();
+                    prop_assert_eq!(refined, near & expected, "{:?}", isa);
+                }
                 for (row, found) in found.into_iter().enumerate() {
                     let (block, lane) = (row / BLOCK, row % BLOCK);
                     let word = |at: usize| rows[(block * words + at) * BLOCK + lane];

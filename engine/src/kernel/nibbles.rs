@@ -27,23 +27,29 @@ pub(crate) fn pack(values: &[u8], into: &mut Vec<u8>) {
 /// The values of a row, in order.
 #[inline(always)]
 fn unpack(row: &[u8], into: &mut [u8]) {
-    for (packed, values) in row.chunks(BLOCK / 2).zip(into.chunks_mut(BLOCK)) {
-        let (lower, upper) = values.split_at_mut(packed.len());
-        for ((packed, lower), upper) in packed.iter().zip(lower).zip(upper) {
-            (*lower, *upper) = (packed & 15, packed >> 4);
-        }
-    }
+    join_with(row, row, into, |packed, _| packed & 15, |packed, _| packed >> 4);
 }
 
 /// Whole values, 0 to 255, of a row whose upper halves and lower halves are packed apart.
 #[inline(always)]
 fn join(upper_halves: &[u8], lower_halves: &[u8], into: &mut [u8]) {
-    let packed = upper_halves.chunks(BLOCK / 2).zip(lower_halves.chunks(BLOCK / 2));
-    for ((uppers, lowers), values) in packed.zip(into.chunks_mut(BLOCK)) {
-        let (first, second) = values.split_at_mut(uppers.len());
-        for (((upper, lower), first), second) in uppers.iter().zip(lowers).zip(first).zip(second) {
-            (*first, *second) = (upper << 4 | lower & 15, upper & 0xf0 | lower >> 4);
+    join_with(upper_halves, lower_halves, into, |u, l| u << 4 | l & 15, |u, l| u & 0xf0 | l >> 4);
+}
+
+/// Makes the first and the second half of each block out of two rows, block by block of a length that the compiler knows.
+#[inline(always)]
+fn join_with(a: &[u8], b: &[u8], into: &mut [u8], first: impl Fn(u8, u8) -> u8, second: impl Fn(u8, u8) -> u8) {
+    let (a_blocks, a_rest) = a.as_chunks::<{ BLOCK / 2 }>();
+    let (b_blocks, b_rest) = b.as_chunks::<{ BLOCK / 2 }>();
+    let (into_blocks, into_rest) = into.as_chunks_mut::<BLOCK>();
+    for ((a, b), into) in a_blocks.iter().zip(b_blocks).zip(into_blocks) {
+        for at in 0..BLOCK / 2 {
+            (into[at], into[at + BLOCK / 2]) = (first(a[at], b[at]), second(a[at], b[at]));
         }
+    }
+    let (lower, upper) = into_rest.split_at_mut(into_rest.len() / 2);
+    for (((a, b), lower), upper) in a_rest.iter().zip(b_rest).zip(lower).zip(upper) {
+        (*lower, *upper) = (first(*a, *b), second(*a, *b));
     }
 }
 
