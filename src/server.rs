@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vultus_engine::detect::Detectors;
-use vultus_engine::gallery::{Database, DatabaseConfig};
+use vultus_engine::gallery::{Database, DatabaseConfig, SnapshotConfig};
 use vultus_engine::index::{IndexConfig, VectorPool};
 use vultus_engine::infer::{EmbedConfig, Embedder, Models, Pipeline, PipelineConfig, Threads};
 use vultus_engine::model::{Model, Registry, select_device};
@@ -101,11 +101,15 @@ pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipelin
         vectors: Some(vectors),
         ..IndexConfig::default()
     };
+    let snapshots = SnapshotConfig::new(settings.server.data_dir.join("index").join("snapshots"));
     let watches = Watches::open(Arc::clone(&store), &settings)?;
     let background = TaskTracker::new();
     let jobs = Jobs::open(Arc::clone(&store), settings.jobs.clone(), background.clone())?;
-    let database =
-        Database::open(store, models, DatabaseConfig { model, review: settings.search.review_threshold, index })?;
+    let database = Database::open(
+        store,
+        models,
+        DatabaseConfig { model, review: settings.search.review_threshold, index, snapshots: Some(snapshots) },
+    )?;
     // One photo decoding and one waiting for each core, and a batch for the detector.
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let photos = 2 * cores + settings.model.detect_batch;

@@ -80,7 +80,8 @@ fn new_face((axis, tilt, norm, picture): Made) -> NewFace {
 
 fn database(kind: GalleryKind) -> Arc<Database> {
     let model = model();
-    let config = DatabaseConfig { model: Arc::clone(&model), review: None, index: IndexConfig::default() };
+    let config =
+        DatabaseConfig { model: Arc::clone(&model), review: None, index: IndexConfig::default(), snapshots: None };
     let database = Database::open(Arc::new(MemoryStore::new()), Arc::new(Source(model)), config).unwrap();
     let guards = Guards { wrong_person: Guard::Off, duplicate_subject: Guard::Off };
     database.create_gallery(gid(), kind, None, GallerySettings { guards, ..GallerySettings::default() }).unwrap();

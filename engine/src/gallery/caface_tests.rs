@@ -60,7 +60,8 @@ impl ModelSource for Source {
 }
 
 fn open(store: &Arc<MemoryStore>) -> Arc<Database> {
-    let config = DatabaseConfig { model: served("plain", None), review: None, index: IndexConfig::default() };
+    let config =
+        DatabaseConfig { model: served("plain", None), review: None, index: IndexConfig::default(), snapshots: None };
     Database::open(Arc::clone(store) as _, Arc::new(Source), config).unwrap()
 }
 

@@ -63,7 +63,8 @@ struct Fixture {
 fn database(kind: GalleryKind, guards: Guards) -> Fixture {
     let store = Arc::new(MemoryStore::new());
     let model = model();
-    let config = DatabaseConfig { model: Arc::clone(&model), review: None, index: IndexConfig::default() };
+    let config =
+        DatabaseConfig { model: Arc::clone(&model), review: None, index: IndexConfig::default(), snapshots: None };
     let database = Database::open(store.clone(), Arc::new(Source(model)), config).unwrap();
     let settings = GallerySettings { guards, ..GallerySettings::default() };
     database.create_gallery(gid(), kind, None, settings).unwrap();
@@ -215,7 +216,7 @@ fn consent_and_expiry_bar_from_matching() {
             let reopened = Database::open(
                 all.store.clone(),
                 Arc::new(Source(model())),
-                DatabaseConfig { model: model(), review: None, index: IndexConfig::default() },
+                DatabaseConfig { model: model(), review: None, index: IndexConfig::default(), snapshots: None },
             );
             let result = reopened.unwrap().search(&gid(), &model().id, &vector(0, 0.0), &plain).unwrap();
             assert_eq!(result.candidates.len(), 1);

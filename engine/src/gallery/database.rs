@@ -11,6 +11,7 @@ use super::GalleryError;
 use super::mover::Mover;
 use super::open::OpenGallery;
 use super::open::State;
+use super::snapshots::{SnapshotConfig, SnapshotCounts};
 use crate::ids::{GalleryId, ModelId};
 use crate::index::IndexConfig;
 use crate::model::{ModelSource, ServedModel};
@@ -35,6 +36,8 @@ pub struct DatabaseConfig {
     pub review: Option<f32>,
     /// Settings of every gallery's index.
     pub index: IndexConfig,
+    /// Where indexes are kept between runs; they are made anew at each start without it.
+    pub snapshots: Option<SnapshotConfig>,
 }
 
 /// What a caller may set of a gallery.
@@ -60,6 +63,7 @@ pub struct Database {
     pub(super) config: DatabaseConfig,
     pub(super) models: Arc<dyn ModelSource>,
     pub(super) mover: Mover,
+    pub(super) snapshots: SnapshotCounts,
     galleries: RwLock<HashMap<GalleryId, Arc<OpenGallery>>>,
     stopping: Arc<(Mutex<bool>, Condvar)>,
     keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -84,10 +88,12 @@ impl Database {
             config,
             models,
             mover: Mover::default(),
+            snapshots: SnapshotCounts::default(),
             galleries: RwLock::default(),
             stopping: Arc::default(),
             keeper: Mutex::new(None),
         });
+        database.tidy_snapshots()?;
         for gallery in database.store.galleries()? {
             match database.gallery_in_use(&gallery.id) {
                 Err(error @ GalleryError::ModelUnavailable { .. }) => {
@@ -141,7 +147,8 @@ impl Database {
         }
         let gallery = self.store.gallery(id)?.ok_or_else(|| StoreError::NoGallery(id.clone()))?;
         let model = self.find_model(id, &gallery.model_id)?;
-        let open = Arc::new(OpenGallery::load(self.store(), gallery, model, &self.config.index)?);
+        let snapshots = self.config.snapshots.as_ref().map(|config| (config, &self.snapshots));
+        let open = Arc::new(OpenGallery::load(self.store(), gallery, model, &self.config.index, snapshots)?);
         self.open_standby(&open)?;
         galleries.insert(id.clone(), Arc::clone(&open));
         Ok(open)
@@ -237,6 +244,7 @@ impl Database {
         let mut galleries = self.galleries.write();
         self.store.commit(now(), &[Operation::DeleteGallery { gallery: id.clone(), expected }])?;
         galleries.remove(id);
+        self.forget_snapshot(id);
         Ok(())
     }
 
@@ -280,6 +288,9 @@ impl Database {
                 if work.is_due() {
                     tracing::info!(%gallery, ?work, "index maintained");
                 }
+            }
+            if let Err(error) = self.keep_snapshot(&open) {
+                tracing::warn!(%gallery, %error, "the snapshot of an index could not be written");
             }
         }
         if round.is_multiple_of(FORGET_EVERY_ROUNDS)

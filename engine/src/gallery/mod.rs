@@ -36,6 +36,9 @@ mod pairs;
 mod regroup;
 mod reviews;
 mod search;
+#[cfg(test)]
+mod snapshot_tests;
+mod snapshots;
 mod subjects;
 #[cfg(test)]
 mod tests;
@@ -57,6 +60,7 @@ pub use pairs::Pair;
 pub use regroup::{Regrouping, RegroupingKind, Undone};
 pub use reviews::{NewReview, Review, ReviewedProbe, Verdict};
 pub use search::{Candidate, CandidateFace, SearchQuery, SearchResult, StoredProbe, SubjectMatch};
+pub use snapshots::{SnapshotConfig, SnapshotCounts};
 pub use subjects::SubjectSettings;
 pub use watches::{
     Hit, HitSource, NewHit, Progress, Secret, Watch, WatchBook, WatchSettings, WatchSources, WatchedSearches, Webhook,

@@ -15,6 +15,7 @@ use super::GalleryError;
 use super::calibrate::Calibrated;
 use super::care::{Care, is_matchable};
 use super::database::now;
+use super::snapshots::{self, Kept, SnapshotConfig, SnapshotCounts};
 use crate::ids::{FaceId, GalleryId, MigrationId, ModelId, SubjectId};
 use crate::index::{GalleryIndex, IndexConfig, RowKey};
 use crate::model::ServedModel;
@@ -82,22 +83,39 @@ pub(super) struct OpenGallery {
     pub(super) care: Care,
     /// Held while rows are made again from the store.
     writer: Mutex<()>,
-    /// Read by who adds faces, written by who exchanges the sides: a face comes in under the model in use, or waits.
+    /// Read by who changes subjects and faces, from before the commit until the rows agree; written by who exchanges the sides, so
+    /// that a face comes in under the model in use or waits, and by who has to know that all commits are in the rows.
     pub(super) members: RwLock<()>,
     /// Set while the standby side could not be opened because its model is not at hand.
     pub(super) stalled: AtomicBool,
+    /// The snapshot of the index in use.
+    pub(super) snapshot: Kept,
 }
 
+/// Where the snapshots are, and what is counted of them.
+pub(super) type Snapshots<'a> = Option<(&'a SnapshotConfig, &'a SnapshotCounts)>;
+
 impl OpenGallery {
-    /// An index built from all the store holds of the gallery.
+    /// With the index of all that the store holds of the gallery: out of its snapshot, or made anew.
     pub(super) fn load(
         store: &dyn Store,
         settings: Gallery,
         model: Arc<ServedModel>,
         config: &IndexConfig,
+        snapshots: Snapshots<'_>,
     ) -> Result<Self, GalleryError> {
         let (care, barred) = Care::load(store, &settings.id, now())?;
-        let index = Arc::new(build_index(store, &settings, &model, config, &barred)?);
+        let kept = snapshots.and_then(|(snapshots, counts)| {
+            snapshots::load(snapshots, counts, store, &settings, &model, config, &barred)
+        });
+        let (index, snapshot) = match kept {
+            Some(index) => {
+                let index = Arc::new(index);
+                let kept = Kept::of_read(&index);
+                (index, kept)
+            }
+            None => (Arc::new(build_index(store, &settings, &model, config, &barred)?), Kept::default()),
+        };
         let calibration = Calibrated::load(store, &settings.id, &model.id)?;
         let in_use = Side { model, thresholds: settings.thresholds, calibration, index };
         Ok(Self {
@@ -106,6 +124,7 @@ impl OpenGallery {
             writer: Mutex::new(()),
             members: RwLock::new(()),
             stalled: AtomicBool::new(false),
+            snapshot,
         })
     }
 
@@ -353,6 +372,21 @@ pub(super) fn build_standby(
     build(gallery, model, config, scan)
 }
 
+/// The rows that faces of one subject make, under a model.
+pub(super) fn rows_of(gallery: &Gallery, model: &ServedModel, faces: &[StoredFace]) -> Vec<(RowKey, Vec<f32>)> {
+    let Some(subject) = faces.first().map(|stored| &stored.face.subject) else { return Vec::new() };
+    let key = |face| RowKey { subject: subject.clone(), face };
+    match gallery.kind {
+        GalleryKind::Consolidated => {
+            let vector = row_vector(subject, faces, gallery.fusion.unwrap_or(model.fusion), model);
+            vector.into_iter().map(|vector| (key(None), vector)).collect()
+        }
+        GalleryKind::Events => {
+            faces.iter().map(|stored| (key(Some(stored.face.id)), stored.embedding.clone())).collect()
+        }
+    }
+}
+
 /// Goes through faces, subject by subject.
 type Scan<'a> = &'a mut dyn FnMut(&mut dyn FnMut(StoredFace) -> ControlFlow<()>) -> Result<(), StoreError>;
 
@@ -363,22 +397,10 @@ fn build(
     scan: Scan<'_>,
 ) -> Result<GalleryIndex, GalleryError> {
     let index = GalleryIndex::new(model.dim, config.clone());
-    let fusion = gallery.fusion.unwrap_or(model.fusion);
-    let add = |faces: &mut Vec<StoredFace>| {
-        let Some(subject) = faces.first().map(|stored| stored.face.subject.clone()) else { return Ok(()) };
-        let added = match gallery.kind {
-            GalleryKind::Consolidated => {
-                let key = RowKey { subject: subject.clone(), face: None };
-                let vector = row_vector(&subject, faces, fusion, model);
-                vector.map_or(Ok(()), |vector| Ok(index.upsert(key, &vector)?))
-            }
-            GalleryKind::Events => faces.iter().try_for_each(|stored| {
-                let key = RowKey { subject: subject.clone(), face: Some(stored.face.id) };
-                Ok(index.upsert(key, &stored.embedding)?)
-            }),
-        };
+    let add = |faces: &mut Vec<StoredFace>| -> Result<(), GalleryError> {
+        index.extend(rows_of(gallery, model, faces))?;
         faces.clear();
-        added
+        Ok(())
     };
     // Only one subject's faces are held at a time.
     let mut pending: Vec<StoredFace> = Vec::new();

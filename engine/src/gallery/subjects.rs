@@ -38,6 +38,18 @@ pub(super) fn new_subject(id: SubjectId, settings: SubjectSettings) -> Subject {
 }
 
 impl Database {
+    /// Commits a change and brings the rows after it, while nobody takes a state in which they do not agree.
+    fn changing<T>(
+        &self,
+        gallery: &GalleryId,
+        change: impl FnOnce() -> Result<T, GalleryError>,
+    ) -> Result<T, GalleryError> {
+        // Opened for it, lest somebody else open it in between, with the rows of before.
+        let open = self.gallery_in_use(gallery).ok();
+        let _member = open.as_ref().map(|open| open.members.read());
+        change()
+    }
+
     /// Adds a subject without faces.
     pub fn create_subject(
         &self,
@@ -47,8 +59,11 @@ impl Database {
     ) -> Result<Subject, GalleryError> {
         let subject = new_subject(id, settings);
         let operation = Operation::CreateSubject { gallery: gallery.clone(), subject: subject.clone() };
-        let committed = self.store.commit(subject.created_at, &[operation])?;
-        self.if_in_use(gallery, |open| open.refresh_subject(self.store(), &subject.id))?;
+        let committed = self.changing(gallery, || {
+            let committed = self.store.commit(subject.created_at, &[operation])?;
+            self.if_in_use(gallery, |open| open.refresh_subject(self.store(), &subject.id))?;
+            Ok(committed)
+        })?;
         Ok(Subject { revision: committed.last_seq, ..subject })
     }
 
@@ -63,8 +78,11 @@ impl Database {
         let there = self.subject(gallery, id)?;
         let subject = Subject { created_at: there.created_at, ..new_subject(id.clone(), settings) };
         let operation = Operation::UpdateSubject { gallery: gallery.clone(), subject: subject.clone(), expected };
-        let committed = self.store.commit(subject.updated_at, &[operation])?;
-        self.if_in_use(gallery, |open| open.refresh_subject(self.store(), id))?;
+        let committed = self.changing(gallery, || {
+            let committed = self.store.commit(subject.updated_at, &[operation])?;
+            self.if_in_use(gallery, |open| open.refresh_subject(self.store(), id))?;
+            Ok(committed)
+        })?;
         Ok(Subject { revision: committed.last_seq, ..subject })
     }
 
@@ -93,8 +111,10 @@ impl Database {
                 operations.extend(pairs::remove(gallery, id, &other));
             }
         }
-        self.store.commit(now(), &operations)?;
-        self.if_in_use(gallery, |open| open.forget(self.store(), id))
+        self.changing(gallery, || {
+            self.store.commit(now(), &operations)?;
+            self.if_in_use(gallery, |open| open.forget(self.store(), id))
+        })
     }
 
     /// A subject's faces in order of enrolment.
@@ -113,8 +133,10 @@ impl Database {
     /// Removes one face of a subject.
     pub fn delete_face(&self, gallery: &GalleryId, subject: &SubjectId, id: FaceId) -> Result<(), GalleryError> {
         let operation = Operation::DeleteFace { gallery: gallery.clone(), subject: subject.clone(), face: id };
-        self.store.commit(now(), &[operation])?;
-        self.if_in_use(gallery, |open| open.refresh(self.store(), &[subject], &[id]))
+        self.changing(gallery, || {
+            self.store.commit(now(), &[operation])?;
+            self.if_in_use(gallery, |open| open.refresh(self.store(), &[subject], &[id]))
+        })
     }
 
     /// Removes subjects of a gallery in use that have expired, some at a time.

@@ -72,7 +72,12 @@ fn sid(person: u8) -> SubjectId {
 }
 
 fn open(store: &Arc<MemoryStore>, models: &Arc<Fakes>) -> Arc<Database> {
-    let config = DatabaseConfig { model: models.model(&OLD).unwrap(), review: None, index: IndexConfig::default() };
+    let config = DatabaseConfig {
+        model: models.model(&OLD).unwrap(),
+        review: None,
+        index: IndexConfig::default(),
+        snapshots: None,
+    };
     Database::open(store.clone(), models.clone(), config).unwrap()
 }
 

@@ -5,7 +5,7 @@
 //! is left to [`GalleryIndex::maintain`](super::maintenance), which runs beside both.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -138,6 +138,8 @@ pub struct GalleryIndex {
     pub(super) graph_requested: AtomicBool,
     /// Searches that wait at the same time.
     pub(super) combiner: Combiner,
+    /// Rows that came or died, and those that died and left no other in their place.
+    pub(super) changes: [AtomicU64; 2],
     /// Held while background work is done, so that slots are renumbered by one thread only.
     pub(super) maintaining: Mutex<()>,
 }
@@ -154,6 +156,7 @@ impl GalleryIndex {
             cascade_requested: AtomicBool::new(false),
             graph_requested: AtomicBool::new(false),
             combiner: Combiner::default(),
+            changes: Default::default(),
             maintaining: Mutex::default(),
         }
     }
@@ -374,6 +377,13 @@ impl GalleryIndex {
         self.published.load().rows.rows()
     }
 
+    /// How many rows have come or died since the index was made or loaded, and how many of them were removed for good. Both only
+    /// grow.
+    pub fn changes(&self) -> (u64, u64) {
+        let [all, removed] = &self.changes;
+        (all.load(Ordering::Relaxed), removed.load(Ordering::Relaxed))
+    }
+
     /// What the index holds. Takes a moment where it is large.
     pub fn stats(&self) -> IndexStats {
         let Generation { rows, cascade, graph, subjects } = &**self.published.load();
@@ -404,6 +414,10 @@ impl GalleryIndex {
         let now = self.published.load();
         let mut edit = FlatEdit::new(&now.rows);
         change(&mut slots, &mut edit);
+        let came = edit.rows().slots() - now.rows.slots();
+        let died = now.rows.rows() + came - edit.rows().rows();
+        self.changes[0].fetch_add((came + died) as u64, Ordering::Relaxed);
+        self.changes[1].fetch_add(died.saturating_sub(came) as u64, Ordering::Relaxed);
         let subjects = slots.subjects();
         let (cascade, graph) = (now.cascade.clone(), now.graph.clone());
         self.published.store(Arc::new(Generation { rows: edit.finish(), cascade, graph, subjects }));
