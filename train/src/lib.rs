@@ -1,3 +1,5 @@
 //! Adaptive-margin training for Vultus.
 
+pub mod cli;
+pub mod data;
 pub mod head;
