@@ -169,4 +169,24 @@ impl Workspace {
         });
         Ok(Features(to))
     }
+
+    /// Adds `other` to every `stride`-th row and column of a gradient.
+    ///
+    /// # Errors
+    /// Where shapes do not fit.
+    pub fn add(&self, gradient: &mut Features, other: &Features, stride: usize) -> Result<()> {
+        let [images, height, width, channels] = gradient.shape();
+        let expected = [images, height.div_ceil(stride), width.div_ceil(stride), channels];
+        same("a shortcut's gradient", other.shape(), expected)?;
+        let (from, rows) = (other.0.by_row(), other.0.height);
+        write_rows(&mut gradient.0, |index, to| {
+            let (image, row) = (index / height, index % height);
+            if row.is_multiple_of(stride) {
+                let from = from.row(image * rows + row / stride);
+                let pixels = to.chunks_exact_mut(channels).step_by(stride).zip(from.chunks_exact(channels));
+                pixels.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(to, from)| *to += from));
+            }
+        });
+        Ok(())
+    }
 }
