@@ -154,7 +154,7 @@ fn a_step_of_ir_18_equals_the_published_code() {
             vanishing += 1;
             continue;
         }
-        note((norm / expected[0] - 1.0).abs(), name, 1e-4);
+        note((norm / expected[0] - 1.0).abs(), name, 1e-3);
         // Single values against the root mean square of their tensor, which some of them are far below.
         let scale =
             expected[1..].iter().fold(expected[0] / (gradient.len() as f64).sqrt(), |most, v| most.max(v.abs()));

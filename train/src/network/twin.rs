@@ -1,5 +1,6 @@
 //! Units against the same in candle's own operations, in double precision, with candle's gradients.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -19,6 +20,8 @@ use vultus_engine::kernel::training::Workspace;
 struct Twin {
     vars: HashMap<usize, Var>,
     of_batch: bool,
+    /// The smallest magnitude that went into a PReLU.
+    nearest: Cell<f64>,
 }
 
 impl Twin {
@@ -27,7 +30,8 @@ impl Twin {
             let values: Vec<f64> = one.values.iter().map(|value| f64::from(*value)).collect();
             (place, Var::from_vec(values, one.shape(), &Device::Cpu).unwrap())
         };
-        Self { vars: parameters.iter().enumerate().map(var).collect(), of_batch }
+        let vars = parameters.iter().enumerate().map(var).collect();
+        Self { vars, of_batch, nearest: Cell::new(f64::MAX) }
     }
 
     fn channels(&self, place: usize) -> Result<Tensor> {
@@ -61,6 +65,9 @@ impl Twin {
             y = y.broadcast_add(&self.channels(bias)?)?;
         }
         let z = self.norm(&fused.norm, &y)?;
+        if fused.slopes.is_some() {
+            self.nearest.set(self.nearest.get().min(z.abs()?.min_all()?.to_scalar::<f64>()?));
+        }
         match fused.slopes {
             Some(slopes) => z.relu()? - z.neg()?.relu()?.broadcast_mul(&self.channels(slopes)?)?,
             None => Ok(z),
@@ -106,7 +113,16 @@ fn compare(what: &str, units: Vec<Unit>, mut parameters: Parameters, shape: [usi
     let mut network = Network { architecture: Architecture::Ir18, dim: 0, units, parameters, workspace, settings };
     let twin = Twin::new(&network.parameters, !constant_statistics);
     let [images, height, width, channels] = shape;
-    let planes = random(3, shape.iter().product());
+    // Single and double precision may be on different sides of a PReLU's kink, and then have different gradients.
+    let of_seed = |seed: u64| {
+        let planes = random(seed, shape.iter().product());
+        let x = Tensor::from_slice(&planes, (images, channels, height, width), &Device::Cpu).unwrap();
+        let x = x.to_dtype(DType::F64).unwrap();
+        twin.nearest.set(f64::MAX);
+        let expected = network.units.iter().fold(x, |x, unit| twin.unit(unit, &x).unwrap());
+        (twin.nearest.get() > 1e-5).then_some((planes, expected))
+    };
+    let (planes, expected) = (3..20).find_map(of_seed).unwrap();
 
     let frame = network.units[0].frame();
     let x = network.workspace.planes(&planes, shape, frame).unwrap();
@@ -116,9 +132,6 @@ fn compare(what: &str, units: Vec<Unit>, mut parameters: Parameters, shape: [usi
     let mut gradients = Gradients::zeros(&network.parameters);
     network.run_back(kept, gradient, &mut gradients).unwrap();
 
-    let x = Tensor::from_vec(planes, (images, channels, height, width), &Device::Cpu).unwrap();
-    let x = x.to_dtype(DType::F64).unwrap();
-    let expected = network.units.iter().fold(x, |x, unit| twin.unit(unit, &x).unwrap());
     let of_output = Tensor::from_vec(of_output, expected.shape(), &Device::Cpu).unwrap();
     let loss = (&expected * of_output.to_dtype(DType::F64).unwrap()).unwrap().sum_all().unwrap();
     let grads = loss.backward().unwrap();
