@@ -77,24 +77,49 @@ impl Value for Bf16 {
 }
 
 /// Memory that maps of a network take in turn.
-#[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<Vec<Lines>>);
+#[derive(Debug)]
+pub(crate) struct Pool {
+    free: Mutex<Vec<Lines>>,
+    /// Words that are kept, all free buffers together.
+    kept: usize,
+    /// Whether a buffer is only taken for a map that nearly fills it.
+    closely: bool,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { free: Mutex::default(), kept: KEPT, closely: false }
+    }
+}
 
 impl Pool {
-    /// The smallest free buffer that is large enough, else the largest one, grown.
+    /// A pool for work that holds many maps of very different sizes at a time, and the same ones again in the next
+    /// step: a small map must not sit in the memory of a large one. It keeps so many words.
+    pub(crate) fn closely(kept: usize) -> Self {
+        Self { free: Mutex::default(), kept, closely: true }
+    }
+
+    /// The smallest free buffer that is large enough, else the largest one, grown. A close pool takes what is too large by a
+    /// quarter at most, else new memory.
     fn take(&self, words: usize) -> Lines {
-        let mut free = self.0.lock();
+        let mut free = self.free.lock();
+        let fits = |lines: &Lines| !self.closely || (words..=words + words / 4 + 64).contains(&lines.len());
         let fit = |(at, lines): (usize, &Lines)| (lines.len() < words, lines.len().abs_diff(words), at);
-        let best = free.iter().enumerate().map(fit).min().map(|(_, _, at)| at);
-        let mut lines = best.map(|at| free.swap_remove(at)).unwrap_or_default();
+        let best = free.iter().enumerate().filter(|(_, lines)| fits(lines)).map(fit).min().map(|(_, _, at)| at);
+        let mut lines = best.map(|at| free.remove(at)).unwrap_or_default();
         drop(free);
         lines.reserve(words);
         lines
     }
 
     fn give(&self, lines: Lines) {
-        let mut free = self.0.lock();
-        if free.iter().map(Lines::len).sum::<usize>() + lines.len() <= KEPT {
+        let mut free = self.free.lock();
+        let mut held = free.iter().map(Lines::len).sum::<usize>() + lines.len();
+        // Sizes change with the batch: what has been free for longest is the least likely to be asked for.
+        while self.closely && held > self.kept && !free.is_empty() {
+            held -= free.remove(0).len();
+        }
+        if held <= self.kept {
             free.push(lines);
         }
     }

@@ -16,6 +16,7 @@
 //! | `network` | what networks are put together from |
 //! | [`conv`] | convolutions by name, and in stock candle: the reference |
 //! | [`gpu`] | convolutions in candle's operations, arranged for GPUs |
+//! | [`training`] | convolutions and normalisations with their gradients |
 //! | `nibbles`, `bytes`, `bits` | products of rows of half bytes and of bytes; distances of rows of bits |
 //! | `plain` | loops over whole numbers, which the compiler makes wide by itself |
 //!
@@ -45,6 +46,7 @@ pub(crate) mod plain;
 pub(crate) mod resample;
 pub(crate) mod scale;
 pub(crate) mod tile;
+pub mod training;
 #[cfg(test)]
 mod twins;
 pub(crate) mod winograd;

@@ -98,7 +98,7 @@ impl Architecture {
     }
 
     /// The design of an improved residual network.
-    pub(crate) const fn ir(self) -> Option<ir::Design> {
+    pub const fn ir(self) -> Option<ir::Design> {
         match self {
             Self::Ir18 => Some(ir::Design::basic([2, 2, 2, 2])),
             Self::Ir34 => Some(ir::Design::basic([3, 4, 6, 3])),

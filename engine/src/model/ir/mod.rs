@@ -12,13 +12,14 @@ mod fold;
 mod gpu;
 mod kernels;
 mod stock;
-mod table;
+pub mod table;
 mod unfolded;
 
 use candle_core::{D, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
-pub(crate) use table::{Design, tensors};
+pub use table::Design;
+pub(crate) use table::tensors;
 pub use unfolded::Unfolded;
 
 use super::weights::WeightsError;

@@ -1,14 +1,14 @@
-//! The layer table of the improved residual networks, as data. The list of tensors, both forms of the network and the
-//! folding follow it.
+//! The layer table of the improved residual networks, as data. The list of tensors, all forms of the network, the folding
+//! and the network in training follow it.
 
 /// Width of the first convolution.
 const STEM: usize = 64;
 /// Side of the last feature map.
-pub(crate) const LAST_SIDE: usize = 7;
+pub const LAST_SIDE: usize = 7;
 
 /// What tells one network of the family from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Design {
+pub struct Design {
     units: [usize; 4],
     bottleneck: bool,
     squeeze: bool,
@@ -16,17 +16,17 @@ pub(crate) struct Design {
 
 impl Design {
     /// Basic units (two 3x3 convolutions), so many in each stage.
-    pub(crate) const fn basic(units: [usize; 4]) -> Self {
+    pub const fn basic(units: [usize; 4]) -> Self {
         Self { units, bottleneck: false, squeeze: false }
     }
 
     /// Bottleneck units (1x1, 3x3, 1x1), so many in each stage.
-    pub(crate) const fn bottleneck(units: [usize; 4]) -> Self {
+    pub const fn bottleneck(units: [usize; 4]) -> Self {
         Self { units, bottleneck: true, squeeze: false }
     }
 
     /// The same with squeeze and excitation at the end of each residual.
-    pub(crate) const fn squeezed(self) -> Self {
+    pub const fn squeezed(self) -> Self {
         Self { squeeze: true, ..self }
     }
 
@@ -36,7 +36,7 @@ impl Design {
     }
 
     /// Channels of the last feature map.
-    pub(crate) const fn last(self) -> usize {
+    pub const fn last(self) -> usize {
         self.width(3)
     }
 
@@ -45,7 +45,7 @@ impl Design {
     }
 
     /// The first layers: 112x112 RGB or BGR to 64 channels.
-    pub(crate) fn input(self) -> Vec<Layer> {
+    pub fn input(self) -> Vec<Layer> {
         let mut layers = Sequence::new("input_layer");
         layers.conv(3, STEM, 3, 1);
         layers.norm(STEM);
@@ -54,7 +54,7 @@ impl Design {
     }
 
     /// The units of the body, in order.
-    pub(crate) fn body(self) -> Vec<Unit> {
+    pub fn body(self) -> Vec<Unit> {
         let mut units: Vec<Unit> = Vec::with_capacity(self.units.iter().sum());
         let mut input = STEM;
         for (stage, count) in self.units.into_iter().enumerate() {
@@ -107,37 +107,55 @@ impl Design {
 
 /// One unit of the body: shortcut plus residual, nothing after the sum.
 #[derive(Debug, Clone)]
-pub(crate) struct Unit {
+pub struct Unit {
     /// `body.K`.
-    pub(crate) name: String,
+    pub name: String,
     /// Stride of the unit. A shortcut without layers takes every `stride`-th row and column.
-    pub(crate) stride: usize,
+    pub stride: usize,
     /// Empty or convolution and normalisation.
-    pub(crate) shortcut: Vec<Layer>,
+    pub shortcut: Vec<Layer>,
     /// Layers of the residual, the first a normalisation.
-    pub(crate) residual: Vec<Layer>,
+    pub residual: Vec<Layer>,
 }
 
 /// One layer with parameters.
 #[derive(Debug, Clone)]
-pub(crate) struct Layer {
+pub struct Layer {
     /// Prefix of its tensors.
-    pub(crate) name: String,
+    pub name: String,
     /// What it is.
-    pub(crate) kind: LayerKind,
+    pub kind: LayerKind,
 }
 
 /// Kinds of layers.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum LayerKind {
+pub enum LayerKind {
     /// Batch normalisation with scale and shift, eps 1e-5.
-    Norm { channels: usize },
+    Norm {
+        /// Channels.
+        channels: usize,
+    },
     /// Square convolution without bias that keeps the size at stride 1.
-    Conv { input: usize, output: usize, kernel: usize, stride: usize },
+    Conv {
+        /// Input channels.
+        input: usize,
+        /// Outputs.
+        output: usize,
+        /// Side of the kernel.
+        kernel: usize,
+        /// Step.
+        stride: usize,
+    },
     /// One slope a channel.
-    PRelu { channels: usize },
+    PRelu {
+        /// Channels.
+        channels: usize,
+    },
     /// Squeeze and excitation: every channel times a factor that is computed from the mean of all channels.
-    Squeeze { channels: usize },
+    Squeeze {
+        /// Channels.
+        channels: usize,
+    },
 }
 
 /// Layers numbered one after the other, as in a sequential module.

@@ -21,13 +21,13 @@ use crate::kernel::isa::Isa;
 
 /// A part of the network: convolutions one after the other, the input added at the end if `residual`.
 #[derive(Debug, Clone)]
-pub(crate) struct Step {
+pub struct Step {
     /// Name in the layer table.
-    pub(crate) name: String,
+    pub name: String,
     /// One convolution, or the three of a bottleneck: expand, depthwise, project.
-    pub(crate) convolutions: Vec<ConvSpec>,
+    pub convolutions: Vec<ConvSpec>,
     /// Whether the input is added to the output.
-    pub(crate) residual: bool,
+    pub residual: bool,
 }
 
 /// The two published forms.
@@ -56,7 +56,7 @@ impl Variant {
 }
 
 /// The layer table for an embedding of `dim` values.
-pub(crate) fn steps(variant: Variant, dim: usize) -> Vec<Step> {
+pub fn steps(variant: Variant, dim: usize) -> Vec<Step> {
     let single = |spec: ConvSpec| Step { name: spec.name.clone(), convolutions: vec![spec], residual: false };
     let mut steps = vec![
         single(ConvSpec {
