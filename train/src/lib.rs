@@ -1,3 +1,4 @@
 //! Adaptive-margin training for Vultus.
 
+pub mod eval;
 pub mod head;

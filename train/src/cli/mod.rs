@@ -1,0 +1,3 @@
+//! The commands of `vultus-train`.
+
+pub(crate) mod eval;
