@@ -26,6 +26,15 @@ pub enum IjbSet {
     C,
 }
 
+/// Templates that are compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplatePairs {
+    /// Ids of the templates of each pair.
+    pub pairs: Vec<(i64, i64)>,
+    /// For each pair whether it is of one person.
+    pub mated: Vec<bool>,
+}
+
 impl FromStr for IjbSet {
     type Err = &'static str;
 
@@ -86,13 +95,14 @@ impl IjbSet {
     ///
     /// # Errors
     /// As [`images`](Self::images).
-    pub fn pairs(self, folder: &Path) -> Result<(Vec<(i64, i64)>, Vec<bool>), EvalError> {
+    pub fn pairs(self, folder: &Path) -> Result<TemplatePairs, EvalError> {
         let path = self.file(folder, "template_pair_label.txt");
         let list = lines(&path, "the list of pairs", 0, |fields| match fields {
             [a, b, label] => Some(((a.parse().ok()?, b.parse().ok()?), label.parse::<i64>().ok()? == 1)),
             _ => None,
         })?;
-        Ok(list.into_iter().unzip())
+        let (pairs, mated) = list.into_iter().unzip();
+        Ok(TemplatePairs { pairs, mated })
     }
 
     /// Template and subject of both galleries, one after the other.
@@ -143,4 +153,44 @@ fn lines<T>(
         items.push(read(&fields).ok_or_else(|| EvalError::line(path, number + 1, format!("not a line of {what}")))?);
     }
     Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_and_bad_lines_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        std::fs::create_dir(path.join("meta")).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(path.join("meta").join(name), text).unwrap();
+        write("ijbc_name_5pts_score.txt", "1.jpg 1 2 3 4 5 6 7 8 9 10.5 0.99\n");
+        write("ijbc_face_tid_mid.txt", "1.jpg 7 70\n2.jpg 7 71\n\n");
+        write("ijbc_template_pair_label.txt", "7 8 1\n7 9 0\n");
+        write("ijbc_1N_gallery_G1.csv", "TEMPLATE_ID,SUBJECT_ID,FILENAME\n7,100,img/1.jpg\n");
+        write("ijbc_1N_gallery_G2.csv", "TEMPLATE_ID,SUBJECT_ID\n8,200\n");
+        let images = IjbSet::C.images(path).unwrap();
+        assert_eq!((images[0].0.as_str(), images[0].1.0[4]), ("1.jpg", [9.0, 10.5]));
+        assert_eq!(IjbSet::C.media(path).unwrap(), (vec![7, 7], vec![70, 71]));
+        let pairs = IjbSet::C.pairs(path).unwrap();
+        assert_eq!((pairs.pairs, pairs.mated), (vec![(7, 8), (7, 9)], vec![true, false]));
+        assert_eq!(IjbSet::C.galleries(path).unwrap(), [(7, 100), (8, 200)]);
+        assert!(matches!(IjbSet::C.probes(path), Err(EvalError::Missing { .. })));
+        assert!(matches!(IjbSet::B.media(path), Err(EvalError::Missing { .. })));
+        for (name, text) in [
+            ("ijbc_name_5pts_score.txt", "1.jpg 1 2 3 4 5 6 7 8 9 0.99\n"),
+            ("ijbc_name_5pts_score.txt", "1.jpg 1 2 3 4 5 6 7 8 9 10 11 12 0.99\n"),
+            ("ijbc_name_5pts_score.txt", "1.jpg\n"),
+            ("ijbc_name_5pts_score.txt", "\n1.jpg 1 2 3 4 5 6 7 8 9 x 0.99\n"),
+        ] {
+            write(name, text);
+            let error = IjbSet::C.images(path).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {}", 1 + usize::from(text.starts_with('\n')))), "{error}");
+        }
+        write("ijbc_template_pair_label.txt", "7 8\n");
+        assert!(IjbSet::C.pairs(path).unwrap_err().to_string().contains("line 1"));
+        assert_eq!("IJBC".parse(), Ok(IjbSet::C));
+        assert!("ijba".parse::<IjbSet>().is_err());
+    }
 }

@@ -251,3 +251,81 @@ fn each_row(path: &Path, mut read: impl FnMut(&[&str]) -> Option<()>) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The protocol files of three subjects: 1 and 2 in video 10, 1 in 11 and 12 (a gallery's), 3 in a drone's image.
+    fn write(folder: &Path) {
+        std::fs::create_dir(folder.join("galleries")).unwrap();
+        let put = |name: &str, lines: &str| std::fs::write(folder.join(name), format!("HEADER,X,Y\n{lines}")).unwrap();
+        put(
+            "cs6_metadata.csv",
+            "1,videos/10.mp4,5\n1,videos/10.mp4,6\n2,videos/10.mp4,5\n1,videos/11.mp4,1\n1,videos/12.mp4,1\n3,img/90.jpg\n1,img/1.jpg\n",
+        );
+        put(TO_STILL, "videos/10.mp4\nvideos/11.mp4\n");
+        put(TO_VIDEO, "videos/10.mp4\n");
+        put(UAV, "img/90.jpg\nvideos/11.mp4\n");
+        put("galleries/cs6_surveillance_to_single_g1.csv", "100,1,img/1.jpg\n");
+        put("galleries/cs6_surveillance_to_single_g2.csv", "200,2,img/2.jpg\n");
+        put("galleries/cs6_surveillance_to_booking_g1.csv", "100,1,img/1.jpg,x\n100,1,img/5.jpg,x\n");
+        put("galleries/cs6_surveillance_to_booking_g2.csv", "200,2,img/2.jpg\n");
+        put("galleries/cs6_surveillance_to_surveillance_g1.csv", "1,1,videos/12.mp4\n1,1,videos/12.mp4\n");
+        put("galleries/cs6_surveillance_to_surveillance_g2.csv", "");
+    }
+
+    fn lists(of: &[(i64, &[usize])]) -> Vec<FrameList> {
+        of.iter().map(|(subject, frames)| FrameList { subject: *subject, frames: frames.to_vec() }).collect()
+    }
+
+    #[test]
+    fn templates_are_those_of_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path());
+        let frames = [
+            "x/1/videos_10_5.jpg",
+            "x/1/videos_10_6.jpg",
+            "x/2/videos_10_5.jpg",
+            "x/1/videos_12_1.jpg",
+            "x/3/img_90.jpg",
+            "x/1/img_1.jpg",
+            "x/1/img_5.png",
+            "x/notes.txt",
+            "x/1/videos.jpg",
+        ];
+        let protocols = IjbsProtocols::read(folder.path(), &frames).unwrap();
+        assert_eq!(protocols.videos_without_frames(), 1);
+        let single = protocols.sides(Protocol::SurveillanceToSingle).unwrap();
+        assert_eq!(single.probes, lists(&[(1, &[0, 1]), (1, &[]), (2, &[2])]));
+        assert_eq!(single.galleries, [lists(&[(1, &[5])]), lists(&[(2, &[])])]);
+        let booking = protocols.sides(Protocol::SurveillanceToBooking).unwrap();
+        assert_eq!(booking.galleries[0], lists(&[(1, &[5, 6])]));
+        let multi_view = protocols.sides(Protocol::MultiViewToBooking).unwrap();
+        assert_eq!(multi_view.probes, lists(&[(1, &[0, 1, 3]), (2, &[2])]));
+        let surveillance = protocols.sides(Protocol::SurveillanceToSurveillance).unwrap();
+        assert_eq!(surveillance.probes, lists(&[(1, &[0, 1]), (2, &[2])]));
+        assert_eq!(surveillance.galleries, [lists(&[(1, &[3])]), lists(&[])]);
+        assert_eq!(protocols.sides(Protocol::UavToBooking).unwrap().probes, lists(&[(3, &[4]), (1, &[])]));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let none: [&str; 0] = [];
+        assert!(matches!(IjbsProtocols::read(folder.path(), &none), Err(EvalError::Missing { .. })));
+        write(folder.path());
+        std::fs::write(folder.path().join(UAV), "H\nimg/404.jpg\n").unwrap();
+        let protocols = IjbsProtocols::read(folder.path(), &none).unwrap();
+        let error = protocols.sides(Protocol::UavToBooking).unwrap_err().to_string();
+        assert!(error.contains("nobody is in img/404.jpg"), "{error}");
+        let gallery = folder.path().join("galleries/cs6_surveillance_to_surveillance_g2.csv");
+        std::fs::write(&gallery, "H\n1,9,videos/10.mp4\n").unwrap();
+        let protocols = IjbsProtocols::read(folder.path(), &none).unwrap();
+        let error = protocols.sides(Protocol::SurveillanceToSurveillance).unwrap_err().to_string();
+        assert!(error.contains("subject 9 is not in videos/10.mp4"), "{error}");
+        std::fs::write(&gallery, "H\n1,nine,videos/10.mp4\n").unwrap();
+        let error = IjbsProtocols::read(folder.path(), &none).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+    }
+}

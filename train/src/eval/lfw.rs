@@ -75,9 +75,9 @@ impl PairList {
         let mut pairs = Vec::new();
         for (line, text) in lines {
             let fields: Vec<&str> = text.split_whitespace().collect();
-            let (a, i, b, j) = match fields.as_slice() {
-                &[a, i, j] => (a, i, a, j),
-                &[a, i, b, j] => (a, i, b, j),
+            let (a, i, b, j) = match *fields.as_slice() {
+                [a, i, j] => (a, i, a, j),
+                [a, i, b, j] => (a, i, b, j),
                 _ => return Err(wrong(line, "neither NAME I J nor NAME I OTHER J")),
             };
             let photo = |name: &str, number: &str| {

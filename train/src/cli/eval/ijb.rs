@@ -12,7 +12,7 @@ use vultus_train::eval::faces::{FaceError, features_of, mirrored, normed, read_p
 use vultus_train::eval::features::Features;
 use vultus_train::eval::fusion::FlipFusion;
 use vultus_train::eval::ijb::{Identification, identify, labelled_templates, verification_scores};
-use vultus_train::eval::ijb_meta::IjbSet;
+use vultus_train::eval::ijb_meta::{IjbSet, TemplatePairs};
 use vultus_train::eval::media::fuse_media;
 use vultus_train::eval::roc::{IJB_RATES, Roc};
 use vultus_train::eval::search::cmc;
@@ -60,7 +60,7 @@ impl Ijb {
         let mut document = json!({
             "protocol": self.set.name(), "method": method, "fusion": self.fusion, "images": images.len(),
         });
-        let roc = pairs.map(|(pairs, mated)| {
+        let roc = pairs.map(|TemplatePairs { pairs, mated }| {
             let made = fuse_media(&images, &templates, &media, None)?;
             Roc::new(&verification_scores(&made, &pairs)?, &mated)
         });

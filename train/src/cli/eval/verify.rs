@@ -1,6 +1,6 @@
 //! `eval verify`: the verification sets of InsightFace.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
