@@ -120,6 +120,9 @@ fn lfw_of_photos_without_faces() {
     assert_eq!((&json["pairs_without_face"], &json["accuracy_of_pairs_with_faces"]), (&Value::from(4), &Value::Null));
     assert_eq!(json["verification"]["accuracy"], 0.5);
     assert!(fail(&["lfw", &path(&folder, "a")]).contains("pairs.txt is not there"));
+    std::fs::write(folder.path().join("b/b_0002.jpg"), "no photo").unwrap();
+    let (table, err) = run(&["lfw", "--device", "cpu", folder.path().to_str().unwrap()]);
+    assert!(table.contains("4 of 4 photos (1 damaged)") && err.contains("b_0002.jpg"), "{table}{err}");
     std::fs::remove_file(folder.path().join("a/a_0001.jpg")).unwrap();
     assert!(fail(&["lfw", folder.path().to_str().unwrap()]).contains("a_0001.jpg"));
 }

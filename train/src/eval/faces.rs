@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use vultus_engine::align::AlignedCrop;
 use vultus_engine::detect::{DetectOptions, Detector, DetectorKind, Detectors};
 use vultus_engine::face::{DetectedFace, Feature};
-use vultus_engine::image::{DecodeLimits, decode};
+use vultus_engine::image::{DecodeError, DecodeLimits, decode};
 use vultus_engine::model::{Device, Model, ModelError};
 
 use super::fusion::Normed;
@@ -27,9 +27,17 @@ pub enum FaceError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is no image.
+    /// The file is no whole image.
+    #[error("{}: {source}", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: DecodeError,
+    },
+    /// These bytes are no whole image.
     #[error(transparent)]
-    Decode(#[from] vultus_engine::image::DecodeError),
+    Decode(#[from] DecodeError),
     /// The detector failed.
     #[error(transparent)]
     Detect(#[from] vultus_engine::detect::DetectError),
@@ -44,10 +52,10 @@ pub enum FaceError {
 /// Reads an image file as upright RGB.
 ///
 /// # Errors
-/// [`FaceError::Io`], [`FaceError::Decode`].
+/// [`FaceError::Io`], [`FaceError::Damaged`].
 pub fn read_photo(path: &Path) -> Result<RgbImage, FaceError> {
     let bytes = std::fs::read(path).map_err(|source| FaceError::Io { path: path.to_path_buf(), source })?;
-    Ok(decode(&bytes, &DecodeLimits::default())?)
+    decode(&bytes, &DecodeLimits::default()).map_err(|source| FaceError::Damaged { path: path.to_path_buf(), source })
 }
 
 /// Finds the main face of photos and aligns it.

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use vultus_engine::detect::DetectorKind;
@@ -30,8 +30,8 @@ const fn shrunk(steps: &'static [Step]) -> Degradation {
     Degradation { name: "side", about: "shrunk and enlarged again", steps }
 }
 
-/// Accuracy in the ten folds of pairs.txt, with flip fusion. Photos in which no face is found are counted, and their pairs
-/// are decided as of two persons.
+/// Accuracy in the ten folds of pairs.txt, with flip fusion. Photos in which no face is found, and damaged ones, are
+/// counted, and their pairs are decided as of two persons.
 #[derive(Debug, Args)]
 pub(super) struct Lfw {
     #[command(flatten)]
@@ -72,8 +72,17 @@ impl Lfw {
         let photos = list.photos();
         let degradation = SIDES.iter().find(|(side, _)| Some(*side) == self.side).map(|(_, degradation)| degradation);
         let bar = progress(photos.len(), "photos");
+        let damaged = Mutex::new(Vec::new());
         let crop = |photo: &PhotoId| -> Result<_, FaceError> {
-            let crop = finder.crop(&read_photo(&photo.path(&self.folder))?)?;
+            let picture = match read_photo(&photo.path(&self.folder)) {
+                Err(error @ FaceError::Damaged { .. }) => {
+                    bar.suspend(|| eprintln!("{error}"));
+                    damaged.lock().unwrap_or_else(PoisonError::into_inner).push(name(photo));
+                    return Ok(None);
+                }
+                picture => picture?,
+            };
+            let crop = finder.crop(&picture)?;
             Ok(match (crop, degradation) {
                 // Shrinking draws nothing, and only compression can fail.
                 (Some(crop), Some(degradation)) => Some(degradation.apply(&crop, &mut Random::new(0)).unwrap_or(crop)),
@@ -82,7 +91,9 @@ impl Lfw {
         };
         let features = features_of(&model, &photos, crop, |done| bar.inc(done as u64));
         bar.finish_and_clear();
-        let features = features.with_context(|| format!("photos of {}", self.folder.display()))?;
+        let features = features?;
+        let mut damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+        damaged.sort();
         let outcome = Outcome::of(&list, &photos, &features)?;
 
         let mut rows = vec![vec!["fold".to_owned(), "accuracy".to_owned(), "threshold".to_owned()]];
@@ -94,19 +105,19 @@ impl Lfw {
         rows.push(vec!["mean".to_owned(), mean, format!("{:.3}", verification.threshold())]);
         let tar = outcome.roc.tar_at(RATES[0]).map(|point| point.tar);
         let text = format!(
-            "LFW, {}{}\n\n{}\nno face found: {} of {} photos, in {} of {} pairs; accuracy without these pairs: {}\n\
+            "LFW, {}{}\n\n{}\nno face found: {} of {} photos ({} damaged), in {} of {} pairs; accuracy without these pairs: {}\n\
              TAR@FAR=1e-3: {}\n",
             model.id(),
             self.side.map_or_else(String::new, |side| format!(", crops of {side} px")),
             table(&rows),
             outcome.faces_not_found.len(),
             photos.len(),
+            damaged.len(),
             outcome.pairs_without_face,
             list.pairs.len(),
             percent(outcome.found_only.as_ref().map(Verification::accuracy)),
             percent(tar),
         );
-        let names = outcome.faces_not_found.iter().map(|photo| format!("{} {}", photo.name, photo.number));
         let document = json!({
             "protocol": "lfw",
             "model_id": model.id().to_string(),
@@ -114,7 +125,8 @@ impl Lfw {
             "side_px": self.side,
             "pairs": list.pairs.len(),
             "photos": photos.len(),
-            "faces_not_found": names.collect::<Vec<_>>(),
+            "photos_damaged": damaged,
+            "faces_not_found": outcome.faces_not_found.iter().map(name).collect::<Vec<_>>(),
             "pairs_without_face": outcome.pairs_without_face,
             "accuracy_of_pairs_with_faces": outcome.found_only.as_ref().map(Verification::accuracy),
             "verification": figures(verification, &outcome.roc),
@@ -122,6 +134,11 @@ impl Lfw {
         let panel = roc_panel("LFW: ROC".to_owned(), RATES[0], &[("LFW", &outcome.roc)]);
         self.output.write(&text, &document, &[panel])
     }
+}
+
+/// A photo for lists.
+fn name(photo: &PhotoId) -> String {
+    format!("{} {}", photo.name, photo.number)
 }
 
 /// What came of the pairs.
