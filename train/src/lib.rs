@@ -2,5 +2,6 @@
 
 pub mod cli;
 pub mod data;
+pub mod eval;
 pub mod head;
 pub mod network;

@@ -15,7 +15,9 @@
 //! | `searches` | the rates above from the outcomes of searches |
 //! | `interval` | how sure they are: bootstrap over people |
 //! | `experiment` | open-set splits, probes of several frames fused by several rules |
+//! | [`chart`] | DET, ROC and CMC curves as SVG |
 
+pub mod chart;
 mod degrade;
 mod experiment;
 mod interval;

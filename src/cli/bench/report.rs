@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 use vultus_engine::evaluate::Interval;
+use vultus_engine::evaluate::chart::escaped;
 
 use super::chart;
 use super::figures::{Figure, Figures, RATES, ScenarioFigures, Versus};
@@ -239,11 +240,6 @@ pub(super) fn page(figures: &Figures) -> String {
     }
     out.push_str("</html>\n");
     out
-}
-
-/// Text for HTML and SVG.
-pub(super) fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

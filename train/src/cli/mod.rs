@@ -2,13 +2,14 @@
 //!
 //! Exit status: 0 done; 1 it could not be done (one line on stderr says why); 2 wrong usage.
 
+pub(crate) mod eval;
 mod prepare;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Training of face recognition networks with adaptive margins.
+/// Adaptive-margin training, and the field's evaluation protocols.
 #[derive(Debug, Parser)]
 #[command(name = "vultus-train", version, about, max_term_width = 100)]
 struct Arguments {
@@ -18,6 +19,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Evaluate a model or its features by a published protocol
+    Eval(eval::EvalArgs),
     /// Pack a folder of aligned crops, one folder an identity, into train.rec
     Prepare(prepare::Prepare),
 }
@@ -25,6 +28,7 @@ enum Command {
 /// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Eval(arguments) => eval::run(arguments),
         Command::Prepare(command) => command.run(),
     };
     match done {

@@ -1,0 +1,53 @@
+//! `vultus-train eval`: a model, or features made elsewhere, by the field's protocols.
+//!
+//! One subcommand a protocol. Each prints the table that papers print, or with `--json` one document, and draws its curves
+//! where `--svg` says. `docs/EVALUATION.md` describes files and figures.
+
+mod identify;
+mod ijb;
+mod ijbs;
+mod lfw;
+mod network;
+mod output;
+mod tinyface;
+mod verify;
+
+use clap::{Args, Subcommand};
+
+/// What to evaluate, and how.
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(subcommand)]
+    protocol: Protocol,
+}
+
+#[derive(Debug, Subcommand)]
+enum Protocol {
+    /// LFW, CFP-FP, CPLFW, CALFW and AgeDB from their .bin files: accuracy in ten folds
+    Verify(verify::Verify),
+    /// LFW from photos and pairs.txt, with our own detector and aligner
+    Lfw(lfw::Lfw),
+    /// IJB-B or IJB-C: verification and identification of templates
+    Ijb(ijb::Ijb),
+    /// IJB-S: five protocols, closed and open set
+    Ijbs(ijbs::Ijbs),
+    /// TinyFace: identification among distractors
+    Tinyface(tinyface::Tinyface),
+    /// FNIR over FPIR of any labelled features, as NIST reports
+    Identify(identify::Identify),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Why it cannot be done, in one line.
+pub(crate) fn run(args: EvalArgs) -> anyhow::Result<()> {
+    match args.protocol {
+        Protocol::Verify(command) => command.run(),
+        Protocol::Lfw(command) => command.run(),
+        Protocol::Ijb(command) => command.run(),
+        Protocol::Ijbs(command) => command.run(),
+        Protocol::Tinyface(command) => command.run(),
+        Protocol::Identify(command) => command.run(),
+    }
+}
