@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use serde_json::json;
-use vultus_engine::evaluate::chart::{Axis, Curve, Panel};
 use crate::eval::EvalError;
 use crate::eval::features::Features;
 use crate::eval::search::Labelled;
 use crate::eval::trade_off::{TradeOff, trade_off};
+use clap::Args;
+use serde_json::json;
+use vultus_engine::evaluate::chart::{Axis, Curve, Panel};
 
 use super::output::{Output, cmc_panel, percent, table};
 

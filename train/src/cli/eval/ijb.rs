@@ -2,12 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use clap::Args;
-use serde_json::json;
-use vultus_engine::align::align;
-use vultus_engine::evaluate::chart::Curve;
-use vultus_engine::face::Landmarks;
 use crate::eval::faces::{FaceError, features_of, mirrored, normed, read_photo};
 use crate::eval::features::Features;
 use crate::eval::fusion::FlipFusion;
@@ -17,6 +11,12 @@ use crate::eval::media::fuse_media;
 use crate::eval::roc::{IJB_RATES, Roc};
 use crate::eval::search::cmc;
 use crate::eval::{EvalError, Rows};
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+use vultus_engine::align::align;
+use vultus_engine::evaluate::chart::Curve;
+use vultus_engine::face::Landmarks;
 
 use super::network::Network;
 use super::output::{Output, cmc_panel, percent, power, progress, roc_panel, table};

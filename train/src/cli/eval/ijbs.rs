@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
-use clap::Args;
-use serde_json::json;
-use vultus_engine::align::AlignedCrop;
-use vultus_engine::evaluate::chart::Curve;
 use crate::eval::faces::{features_of, normed, read_photo};
 use crate::eval::features::Features;
 use crate::eval::ijbs::{FPIRS, RANKS, TwoGalleries, frame_templates, two_galleries};
 use crate::eval::ijbs_protocol::{FrameList, IjbsProtocols, PROTOCOLS};
 use crate::eval::search::{Labelled, cmc};
 use crate::eval::{EvalError, Rows};
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+use vultus_engine::align::AlignedCrop;
+use vultus_engine::evaluate::chart::Curve;
 
 use super::network::Network;
 use super::output::{Output, cmc_panel, percent, progress, table};

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use crate::eval::faces::{FaceError, Finder, features_of, read_photo};
+use crate::eval::folds::{Verification, verify};
+use crate::eval::lfw::{PairList, PhotoId};
+use crate::eval::roc::Roc;
 use clap::Args;
 use serde_json::json;
 use vultus_engine::detect::DetectorKind;
 use vultus_engine::evaluate::{Degradation, Resampling, Step};
 use vultus_engine::face::Feature;
 use vultus_engine::random::Random;
-use crate::eval::faces::{FaceError, Finder, features_of, read_photo};
-use crate::eval::folds::{Verification, verify};
-use crate::eval::lfw::{PairList, PhotoId};
-use crate::eval::roc::Roc;
 
 use super::network::Network;
 use super::output::{Output, percent, progress, roc_panel, table};

@@ -3,12 +3,12 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
+use crate::eval::roc::Roc;
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use vultus_engine::evaluate::chart::{Axis, Curve, Panel, svg};
-use crate::eval::roc::Roc;
 
 /// Where results go.
 #[derive(Debug, Args)]

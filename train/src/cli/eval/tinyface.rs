@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::eval::EvalError;
+use crate::eval::faces::{features_of, normed, read_photo};
+use crate::eval::search::{Labelled, cmc};
+use crate::eval::tinyface::{DISTRACTOR, identify, subject_of};
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use vultus_engine::align::AlignedCrop;
 use vultus_engine::evaluate::chart::Curve;
 use vultus_engine::model::Model;
-use crate::eval::EvalError;
-use crate::eval::faces::{features_of, normed, read_photo};
-use crate::eval::search::{Labelled, cmc};
-use crate::eval::tinyface::{DISTRACTOR, identify, subject_of};
 
 use super::identify::labelled;
 use super::network::Network;

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::eval::bin_set::{BinSet, FIVE_SETS};
+use crate::eval::faces::features_of;
+use crate::eval::folds::{Verification, ten_folds};
+use crate::eval::roc::{Roc, TarAtFar};
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
@@ -9,10 +13,6 @@ use vultus_engine::align::AlignedCrop;
 use vultus_engine::face::Feature;
 use vultus_engine::image::{DecodeLimits, decode};
 use vultus_engine::model::Model;
-use crate::eval::bin_set::{BinSet, FIVE_SETS};
-use crate::eval::faces::features_of;
-use crate::eval::folds::{Verification, ten_folds};
-use crate::eval::roc::{Roc, TarAtFar};
 
 use super::network::Network;
 use super::output::{Output, percent, progress, roc_panel, table};
