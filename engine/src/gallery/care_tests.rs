@@ -272,6 +272,40 @@ fn filters_and_exclusions_narrow_a_search() {
 }
 
 #[test]
+fn a_filter_that_comes_again_sees_what_has_changed() {
+    let all = database(GalleryKind::Events, OFF);
+    // More than a chunk of the index.
+    const SUBJECTS: usize = 700;
+    let is_marked = |number: usize| number.is_multiple_of(100);
+    let settings = |marked: bool| SubjectSettings {
+        metadata: json!({ "marked": marked }).to_string(),
+        ..SubjectSettings::default()
+    };
+    let id = |number: usize| format!("s{number:03}");
+    for number in 0..SUBJECTS {
+        all.database.create_subject(&gid(), sid(&id(number)), settings(is_marked(number))).unwrap();
+        all.enrol(&id(number), 0, &[number as f32 / 1_000.0]);
+    }
+    let filter = Filter::Field(Field::parse("metadata.marked").unwrap(), Comparison::Eq(json!(true)));
+    let query = SearchQuery { filter: Some(filter), ..SearchQuery::plain(10) };
+    // The second time the rows that pass are known, the third time they are used.
+    let check = |expected: &[&str]| (0..3).for_each(|time| assert_eq!(all.found(0, &query), expected, "{time}"));
+    check(&["s000", "s100", "s200", "s300", "s400", "s500", "s600"]);
+    for (subject, marked) in [("s100", false), ("s001", true)] {
+        all.database.update_subject(&gid(), &sid(subject), settings(marked), None).unwrap();
+    }
+    check(&["s000", "s001", "s200", "s300", "s400", "s500", "s600"]);
+    all.database.delete_subject(&gid(), &sid("s200"), None).unwrap();
+    all.database.create_subject(&gid(), sid("new"), settings(true)).unwrap();
+    all.enrol("new", 0, &[0.0005]);
+    all.enrol("s300", 0, &[0.0002]);
+    check(&["s000", "s300", "new", "s001", "s400", "s500", "s600"]);
+    let passed_over = [(gid(), [sid("s000"), sid("new")].into())].into();
+    let query = SearchQuery { passed_over, ..query.clone() };
+    assert_eq!(all.found(0, &query), ["s300", "s001", "s400", "s500", "s600"]);
+}
+
+#[test]
 fn a_merge_is_undone_to_the_bit() {
     for kind in [GalleryKind::Consolidated, GalleryKind::Events] {
         let all = database(kind, OFF);

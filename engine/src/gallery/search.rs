@@ -206,7 +206,11 @@ impl Database {
             let facts = facts.as_ref().and_then(|facts| facts.get(subject));
             wanted(subject) && facts.is_some_and(|facts| filter.matches(facts))
         };
-        Ok(side.index.search_where(probe, *limit, &accept)?)
+        let mask = facts.as_ref().and_then(|known| open.care.mask(filter, &side.index, known));
+        Ok(match mask {
+            Some(mask) => side.index.search_masked(probe, *limit, &mask, &wanted, &accept)?,
+            None => side.index.search_where(probe, *limit, &accept)?,
+        })
     }
 
     /// A probe made of what is enrolled: the template of a subject, or one face of it, of the gallery's model.

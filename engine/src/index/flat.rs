@@ -26,7 +26,7 @@ impl LiveBits {
         self.0[row / 64] >> (row % 64) & 1 == 1
     }
 
-    fn set(&mut self, row: usize, live: bool) {
+    pub(super) fn set(&mut self, row: usize, live: bool) {
         let bit = 1 << (row % 64);
         if live {
             self.0[row / 64] |= bit;
@@ -35,13 +35,26 @@ impl LiveBits {
         }
     }
 
+    /// The rows that are set in both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self(std::array::from_fn(|word| self.0[word] & other.0[word]))
+    }
+
+    /// The rows that are set, in order.
+    pub(super) fn iter(self) -> impl Iterator<Item = usize> {
+        self.0.into_iter().enumerate().flat_map(|(word, bits)| {
+            std::iter::successors((bits != 0).then_some(bits), |bits| Some(bits & (bits - 1)).filter(|left| *left != 0))
+                .map(move |bits| word * 64 + bits.trailing_zeros() as usize)
+        })
+    }
+
     /// The same without rows from `rows` on.
     pub(super) fn of_first(mut self, rows: usize) -> Self {
         (rows..CHUNK_ROWS).for_each(|row| self.set(row, false));
         self
     }
 
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 }

@@ -16,7 +16,8 @@ use super::combine::Combiner;
 use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
 use super::hnsw::{Graph, GraphConfig, GraphIndex};
 use super::mapped::VectorPool;
-use super::scan::Query;
+use super::mask::RowMask;
+use super::scan::{Accept, Passing, Query};
 use super::slots::Slots;
 use super::top::TopSubjects;
 use super::vector::check_unit;
@@ -356,15 +357,30 @@ impl GalleryIndex {
     ///
     /// # Errors
     /// As [`search`](Self::search).
-    pub fn search_where(
+    pub fn search_where(&self, probe: &[f32], limit: usize, accept: Accept<'_>) -> Result<SearchOutcome, IndexError> {
+        self.search_passing(probe, limit, Passing { mask: None, masked: accept, accept })
+    }
+
+    /// As [`search_where`](Self::search_where) where the answers to a part of what is asked are known: `masked` is asked of subjects
+    /// that are set in the mask, and `accept` of rows that came after it.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub fn search_masked(
         &self,
         probe: &[f32],
         limit: usize,
-        accept: &(dyn Fn(&SubjectId) -> bool + Sync),
+        mask: &RowMask,
+        masked: Accept<'_>,
+        accept: Accept<'_>,
     ) -> Result<SearchOutcome, IndexError> {
+        self.search_passing(probe, limit, Passing { mask: Some(mask), masked, accept })
+    }
+
+    fn search_passing(&self, probe: &[f32], limit: usize, passing: Passing<'_>) -> Result<SearchOutcome, IndexError> {
         check_unit(probe, self.dim)?;
         let generation = self.published.load();
-        Ok(SearchOutcome::exact(generation.rows.scan_where(probe, limit, accept).into_hits()))
+        Ok(SearchOutcome::exact(generation.rows.scan_where(probe, limit, passing).into_hits()))
     }
 
     /// Subjects with a live row.

@@ -24,6 +24,7 @@ pub mod gallery;
 pub mod hnsw;
 pub mod maintenance;
 mod mapped;
+mod mask;
 mod scan;
 mod sketch;
 mod slots;
@@ -45,6 +46,8 @@ pub use gallery::{CascadeStats, GalleryIndex, GraphStats, IndexConfig, IndexStat
 pub use hnsw::GraphConfig;
 pub use maintenance::Maintenance;
 pub use mapped::VectorPool;
+pub use mask::RowMask;
+pub use scan::Accept;
 pub use snapshot::{Frozen, SnapshotError};
 
 use crate::ids::{FaceId, SubjectId};

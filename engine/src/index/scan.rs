@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rayon::prelude::*;
 
 use super::codes::{CodedProbe, CodedProbes, Digits, MASK_ROWS};
-use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
+use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
+use super::mask::RowMask;
 use super::top::TopSubjects;
 use super::vector::{check_unit, cosine};
 use super::{IndexError, SearchOutcome, VectorIndex};
@@ -26,7 +27,26 @@ const PARALLEL_SLOTS: usize = 20_000;
 const CHUNKS_PER_TASK: usize = 8;
 
 /// Says which subjects count.
-pub(super) type Accept<'a> = &'a (dyn Fn(&SubjectId) -> bool + Sync);
+pub type Accept<'a> = &'a (dyn Fn(&SubjectId) -> bool + Sync);
+
+/// Which rows count.
+#[derive(Clone, Copy)]
+pub(super) struct Passing<'a> {
+    /// Rows of which it is known.
+    pub(super) mask: Option<&'a RowMask>,
+    /// Asked of the subjects of rows that are set in the mask.
+    pub(super) masked: Accept<'a>,
+    /// Asked of the subjects of all others.
+    pub(super) accept: Accept<'a>,
+}
+
+impl Passing<'_> {
+    /// All of them.
+    const ALL: Self = Self { mask: None, masked: &|_| true, accept: &|_| true };
+}
+
+/// Of a chunk with at most so many rows that pass, each is looked at alone.
+const FEW: usize = CHUNK_ROWS / 8;
 
 /// A probe that was checked.
 #[derive(Clone, Copy)]
@@ -74,13 +94,13 @@ impl FlatRows {
 
     /// As [`FlatRows::scan`], of rows whose score is at least `floor`.
     pub(super) fn scan_above<'a>(&'a self, probe: &[f32], from: usize, limit: usize, floor: f32) -> TopSubjects<'a> {
-        self.scan_part(probe, from, limit, floor, &|_| true)
+        self.scan_part(probe, from, limit, floor, Passing::ALL)
     }
 
-    /// As [`FlatRows::scan`], of subjects that `accept` lets through. It is asked only of rows that may reach the list, so it
-    /// may cost something.
-    pub(super) fn scan_where<'a>(&'a self, probe: &[f32], limit: usize, accept: Accept<'_>) -> TopSubjects<'a> {
-        self.scan_part(probe, 0, limit, f32::NEG_INFINITY, accept)
+    /// As [`FlatRows::scan`], of rows that pass. What is asked is asked only of rows that may reach the list, so it may cost
+    /// something.
+    pub(super) fn scan_where<'a>(&'a self, probe: &[f32], limit: usize, passing: Passing<'_>) -> TopSubjects<'a> {
+        self.scan_part(probe, 0, limit, f32::NEG_INFINITY, passing)
     }
 
     fn scan_part<'a>(
@@ -89,7 +109,7 @@ impl FlatRows {
         from: usize,
         limit: usize,
         least: f32,
-        accept: Accept<'_>,
+        passing: Passing<'_>,
     ) -> TopSubjects<'a> {
         let chunks = self.chunks.get(from / CHUNK_ROWS..).unwrap_or_default();
         let coded = CodedProbe::new(probe);
@@ -98,10 +118,10 @@ impl FlatRows {
         let new_look = || Look::new(probe, &coded, limit);
         if is_small(chunks) {
             let all = chunks.iter().enumerate();
-            all.fold(new_look(), |look, (at, chunk)| look.after(chunk, skip(at), accept, &floor)).finish()
+            all.fold(new_look(), |look, (at, chunk)| look.after(at, chunk, skip(at), passing, &floor)).finish()
         } else {
             let all = chunks.par_iter().enumerate().with_min_len(CHUNKS_PER_TASK);
-            all.fold(new_look, |look, (at, chunk)| look.after(chunk, skip(at), accept, &floor))
+            all.fold(new_look, |look, (at, chunk)| look.after(at, chunk, skip(at), passing, &floor))
                 .map(Look::finish)
                 .reduce(|| TopSubjects::new(limit), TopSubjects::merge)
         }
@@ -208,15 +228,38 @@ impl<'a, 'p> Look<'a, 'p> {
         Self { probe, coded, top: TopSubjects::new(limit), before: Vec::new(), now: Vec::new() }
     }
 
-    /// The search that has also looked at a chunk from row `skip` on, and exchanged floors before.
-    fn after(mut self, chunk: &'a Chunk, skip: usize, accept: Accept<'_>, floor: &SharedFloor) -> Self {
+    /// The search that has also looked at a chunk, the `number`th, from row `skip` on, and exchanged floors before.
+    fn after(
+        mut self,
+        number: usize,
+        chunk: &'a Chunk,
+        skip: usize,
+        passing: Passing<'_>,
+        floor: &SharedFloor,
+    ) -> Self {
         floor.share(&mut self.top);
-        self.scan(chunk, skip, accept);
+        match passing.mask.and_then(|mask| mask.passing(number, chunk)).map(|rows| rows.and(chunk.live)) {
+            Some(rows) if rows.count() <= FEW => self.scan_few(chunk, rows, passing.masked),
+            Some(rows) => self.scan(chunk, skip, rows, passing.masked),
+            None => self.scan(chunk, skip, chunk.live, passing.accept),
+        }
         self
     }
 
-    /// Looks at all rows of a chunk from `skip` on.
-    fn scan(&mut self, chunk: &'a Chunk, skip: usize, accept: Accept<'_>) {
+    /// Looks at some rows of a chunk.
+    fn scan_few(&mut self, chunk: &'a Chunk, rows: LiveBits, accept: Accept<'_>) {
+        rows.iter().for_each(|row| chunk.rows.coded.ask_for_coarse(row));
+        for row in rows.iter() {
+            let (coarse, bound) = self.coded.coarse_bound(&chunk.rows.coded, row);
+            if bound >= self.top.floor() && accept(&chunk.rows.keys[row].subject) {
+                self.suspect(chunk, row, coarse, Digits::Coarse);
+            }
+        }
+        self.turn();
+    }
+
+    /// Looks at the rows of a chunk from `skip` on that are set in `wanted`.
+    fn scan(&mut self, chunk: &'a Chunk, skip: usize, wanted: LiveBits, accept: Accept<'_>) {
         let rows = &*chunk.rows;
         let count = rows.keys.len();
         let (mut products, mut masks) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / MASK_ROWS]);
@@ -227,7 +270,7 @@ impl<'a, 'p> Look<'a, 'p> {
             while left != 0 {
                 let row = group * MASK_ROWS + left.trailing_zeros() as usize;
                 left &= left - 1;
-                if row >= skip && chunk.live.get(row) && accept(&rows.keys[row].subject) {
+                if row >= skip && wanted.get(row) && accept(&rows.keys[row].subject) {
                     self.suspect(chunk, row, products[row], Digits::Coarse);
                 }
             }
@@ -361,6 +404,46 @@ mod tests {
             for top in scattered.scan_many(&queries) {
                 assert_eq!(top.into_hits(), answer.hits);
             }
+        }
+    }
+
+    #[test]
+    fn a_mask_changes_nothing_but_what_is_asked() {
+        let rows = rows(PARALLEL_SLOTS as u64 + 700, 24, 15);
+        let mut edit = FlatEdit::new(&filled(&rows, 24));
+        (0..rows.len()).step_by(5).for_each(|slot| edit.kill(slot));
+        let masked_rows = edit.finish();
+        // What came and went since the mask was made.
+        let mut edit = FlatEdit::new(&masked_rows);
+        (1..rows.len()).step_by(50).for_each(|slot| edit.kill(slot));
+        rows[..900].iter().for_each(|(key, vector)| {
+            edit.push(key.clone(), vector);
+        });
+        let now = edit.finish();
+        let mut rng = Rng::new(16);
+        for one_in in [2u64, 10, 100, 3_000, 1_000_000] {
+            let number =
+                |subject: &SubjectId| subject.as_str().bytes().fold(7u64, |all, byte| all * 31 + u64::from(byte));
+            let accept = |subject: &SubjectId| number(subject).is_multiple_of(one_in);
+            let mask = RowMask::of(&masked_rows, &accept);
+            let asked = std::sync::atomic::AtomicUsize::new(0);
+            let counting = |subject: &SubjectId| {
+                asked.fetch_add(1, Ordering::Relaxed);
+                accept(subject)
+            };
+            let odd = |subject: &SubjectId| number(subject) % 3 != 0;
+            for _ in 0..5 {
+                let probe = rng.unit(24);
+                let alone = Passing { mask: None, masked: &|_| unreachable!(), accept: &accept };
+                let expected = now.scan_where(&probe, 10, alone).into_hits();
+                let with_mask = Passing { mask: Some(&mask), masked: &|_| true, accept: &counting };
+                assert_eq!(now.scan_where(&probe, 10, with_mask).into_hits(), expected, "1 in {one_in}");
+                let also = |subject: &SubjectId| accept(subject) && odd(subject);
+                let both = Passing { mask: Some(&mask), masked: &odd, accept: &also };
+                let alone = Passing { mask: None, masked: &|_| unreachable!(), accept: &also };
+                assert_eq!(now.scan_where(&probe, 10, both).into_hits(), now.scan_where(&probe, 10, alone).into_hits());
+            }
+            assert!(asked.into_inner() <= 5 * 3 * CHUNK_ROWS, "only of what is not masked");
         }
     }
 

@@ -67,6 +67,10 @@ pub(in crate::cli) struct Search {
     /// MB of vectors that may be in memory; others go to files without name in the folder for temporary files
     #[arg(long, value_name = "MB")]
     in_memory_mb: Option<usize>,
+    /// Write the prepared gallery to a file, read it again, and search what was read; the file goes to the folder for temporary
+    /// files
+    #[arg(long)]
+    load: bool,
     /// Draws other vectors
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -174,7 +178,7 @@ impl Search {
     ) -> anyhow::Result<()> {
         let pool = |mb: usize| VectorPool::new(&std::env::temp_dir(), mb.saturating_mul(1 << 20));
         let config = IndexConfig { vectors: self.in_memory_mb.map(pool), ..IndexConfig::default() };
-        let index = GalleryIndex::new(self.dim as usize, config);
+        let mut index = GalleryIndex::new(self.dim as usize, config.clone());
         let before = rss_mb();
         let bar = progress(rows, "rows");
         let mut filling = Duration::ZERO;
@@ -212,12 +216,19 @@ impl Search {
                 prepared = index.maintain().is_due();
             }
             let building = started.elapsed().as_secs_f64();
+            let mut loading = None;
+            // A graph is not written.
+            if self.load && *mode != Mode::Ann {
+                let (loaded, seconds) = written_and_read(&index, config.clone())?;
+                (index, loading) = (loaded, Some(seconds));
+            }
             let grown = rss_mb().zip(before).map(|(now, before)| now - before);
             for threads in &self.threads {
                 for concurrency in &self.concurrency {
                     let (measured, answers) = measure(&index, &probes, *mode, *threads, *concurrency)?;
                     let row = Row {
                         build_s: prepared.then_some(building),
+                        load_s: loading,
                         fill_s: filling.as_secs_f64(),
                         rss_growth_mb: grown,
                         ..measured
@@ -238,7 +249,7 @@ impl Search {
         if !std::mem::replace(any, true) {
             writeln!(
                 out,
-                "{:>9} {:>5} {:<8} {:<8} {:>7} {:>7} {:>8} {:>8} {:>9} {:>7} {:>9} {:>7} {:>9} {:>8} {:>7} {:>8}",
+                "{:>9} {:>5} {:<8} {:<8} {:>7} {:>7} {:>8} {:>8} {:>9} {:>7} {:>9} {:>7} {:>9} {:>8} {:>7} {:>8} {:>7}",
                 "rows",
                 "dim",
                 "mode",
@@ -254,13 +265,14 @@ impl Search {
                 "bytes/row",
                 "RSS +MB",
                 "fill s",
-                "build s"
+                "build s",
+                "load s"
             )?;
         }
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
         writeln!(
             out,
-            "{:>9} {:>5} {:<8} {:<8} {:>7} {:>7} {:>8.3} {:>8.3} {:>9.1} {:>7.4} {:>9.4} {:>7} {:>9.0} {:>8} {:>7.1} {:>8}",
+            "{:>9} {:>5} {:<8} {:<8} {:>7} {:>7} {:>8.3} {:>8.3} {:>9.1} {:>7.4} {:>9.4} {:>7} {:>9.0} {:>8} {:>7.1} {:>8} {:>7}",
             row.rows,
             row.dim,
             format!("{:?}", row.mode).to_lowercase(),
@@ -276,8 +288,19 @@ impl Search {
             row.bytes_per_row,
             number(row.rss_growth_mb),
             row.fill_s,
-            number(row.build_s)
+            number(row.build_s),
+            number(row.load_s)
         )?;
         Ok(())
     }
+}
+
+/// What an index becomes when it is written to a file and read again, and the seconds that reading took.
+fn written_and_read(index: &GalleryIndex, config: IndexConfig) -> anyhow::Result<(GalleryIndex, f64)> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("snapshot");
+    index.freeze().save(&path, b"").context("the gallery cannot be written to a file")?;
+    let started = Instant::now();
+    let (loaded, _) = GalleryIndex::load(index.dim(), config, &path).context("the gallery cannot be read again")?;
+    Ok((loaded, started.elapsed().as_secs_f64()))
 }
