@@ -116,7 +116,9 @@ fn kept(kind: GalleryKind, folder: &Path) -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::new());
     let database = open(&store, folder, NEVER);
     database.create_gallery(gid(), kind, None, GallerySettings::default()).unwrap();
-    (0..SUBJECTS).for_each(|subject| drop(enrol(&database, subject, subject)));
+    for subject in 0..SUBJECTS {
+        enrol(&database, subject, subject);
+    }
     // The first one may have been written while they came.
     drop(database);
     files(folder).iter().for_each(|file| std::fs::remove_file(file).unwrap());
@@ -180,7 +182,9 @@ fn what_is_not_of_this_gallery_or_not_whole_is_not_used() {
     let other = Arc::new(MemoryStore::new());
     let database = open(&other, folder.path(), NEVER);
     database.create_gallery(gid(), GalleryKind::Consolidated, None, GallerySettings::default()).unwrap();
-    (0..SUBJECTS + 20).for_each(|subject| drop(enrol(&database, subject, subject + 500)));
+    for subject in 0..SUBJECTS + 20 {
+        enrol(&database, subject, subject + 500);
+    }
     let others = everybody(&database);
     drop(database);
     std::fs::write(path, &whole).unwrap();

@@ -203,8 +203,9 @@ fn read(
         }
     }
     // Whose time has come since has no row any more either.
-    let gone = touched.iter().chain(barred);
-    gone.for_each(|subject| drop(index.remove_subject(subject)));
+    for subject in touched.iter().chain(barred) {
+        index.remove_subject(subject);
+    }
     for subject in touched.difference(barred) {
         let faces = store.faces(&gallery.id, subject).map_err(failed)?;
         index.extend(rows_of(gallery, model, &faces)).map_err(|error| error.to_string())?;
