@@ -107,7 +107,7 @@ impl GalleryIndex {
         mapped.will_be_read();
         let in_memory = config.vectors.is_none();
         let last = table.chunks.len().saturating_sub(1);
-        let parts: Vec<(Chunk, Option<Arc<[u64]>>)> = table
+        let parts: Vec<Part> = table
             .chunks
             .par_iter()
             .enumerate()
@@ -259,6 +259,9 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// A chunk, and its bits where it has them.
+type Part = (Chunk, Option<Arc<[u64]>>);
+
 /// A chunk out of a file, and its bits of so many words a row.
 fn chunk(
     mapped: &Arc<Mapped>,
@@ -266,7 +269,7 @@ fn chunk(
     dim: usize,
     words: usize,
     in_memory: bool,
-) -> Result<(Chunk, Option<Arc<[u64]>>), SnapshotError> {
+) -> Result<Part, SnapshotError> {
     const DAMAGED: SnapshotError = SnapshotError::Damaged("a chunk is not where it should be");
     let file: &[u8] = mapped;
     let start = usize::try_from(entry.start).map_err(|_| DAMAGED)?;
