@@ -1,4 +1,8 @@
 //! Adaptive-margin training for Vultus.
 
+pub mod cli;
+pub mod data;
 pub mod head;
 pub mod network;
+pub mod optimise;
+pub mod trainer;

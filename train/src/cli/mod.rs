@@ -1,0 +1,71 @@
+//! The command line of `vultus-train`. Results go to stdout, progress bars to stderr.
+//!
+//! Exit status: 0 done; 1 it could not be done (one line on stderr says why); 2 wrong usage.
+
+mod export;
+mod interrupt;
+mod prepare;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Training of face recognition networks with adaptive margins.
+#[derive(Debug, Parser)]
+#[command(name = "vultus-train", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pack a folder of aligned crops, one folder an identity, into train.rec
+    Prepare(prepare::Prepare),
+    /// Train a network, or go on with a run
+    Train(train::Train),
+    /// Write a trained network as a model that the server takes
+    Export(export::Export),
+}
+
+/// Runs the command of the process's arguments.
+pub fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Prepare(command) => command.run(),
+        Command::Train(command) => command.run(),
+        Command::Export(command) => command.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vultus-train: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes on one line, with nothing in it that a terminal acts on.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Many errors end with their cause already.
+        if !text.ends_with(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &cause;
+        }
+    }
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

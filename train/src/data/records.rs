@@ -1,0 +1,115 @@
+//! A training set in a record file.
+
+use std::path::Path;
+
+use super::recordio::{Fault, Labels, RecordError, RecordIndex, RecordReader};
+use super::{Crop, DataError, Dataset};
+
+/// Whole numbers up to here are exact in the `f32` of labels.
+const EXACT: f32 = (1u32 << 24) as f32;
+
+/// A `train.rec` with its `train.idx`.
+///
+/// Where record 0 has an array of labels `[A, B]`, images have the keys 1 to A − 1, and A to B − 1 are records that say
+/// which images an identity has; the latter are not needed. Where record 0 has one label it is an image, and so is every
+/// other record. All headers are read when the set is opened, as in the published code; 12 bytes a sample stay in memory.
+#[derive(Debug)]
+pub struct RecordDataset {
+    reader: RecordReader,
+    /// Key of sample 0; the others follow.
+    keys: Keys,
+    offsets: Vec<u64>,
+    labels: Vec<u32>,
+    classes: usize,
+}
+
+#[derive(Debug)]
+enum Keys {
+    /// 1, 2, 3, …
+    Counted,
+    /// As the index lists them.
+    Listed(Vec<u64>),
+}
+
+impl RecordDataset {
+    /// Opens `NAME.rec` and `NAME.idx` beside it.
+    ///
+    /// # Errors
+    /// [`DataError::Record`] for files that cannot be read or are damaged, [`DataError::Nothing`] for a set without images.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let reader = RecordReader::open(path)?;
+        let index = RecordIndex::open(&path.with_extension("idx"))?;
+        let start = index.offset(0)?;
+        let (keys, offsets) = match reader.header(start)?.labels {
+            Labels::Array(labels) => {
+                let end = labels.first().copied().unwrap_or(0.0);
+                if !(end.fract() == 0.0 && (1.0..=EXACT).contains(&end)) {
+                    return Err(reader.damaged(start, Fault::BadRange(end)).into());
+                }
+                let offsets: Result<Vec<u64>, RecordError> = (1..end as u64).map(|key| index.offset(key)).collect();
+                (Keys::Counted, offsets?)
+            }
+            Labels::Scalar(_) => {
+                let offsets: Result<Vec<u64>, RecordError> = index.keys().map(|key| index.offset(key)).collect();
+                (Keys::Listed(index.keys().collect()), offsets?)
+            }
+        };
+        if offsets.is_empty() {
+            return Err(DataError::Nothing { path: path.to_owned(), what: "images" });
+        }
+        let mut labels = Vec::with_capacity(offsets.len());
+        for offset in &offsets {
+            let label = reader.header(*offset)?.label();
+            if !(label.fract() == 0.0 && (0.0..EXACT).contains(&label)) {
+                return Err(reader.damaged(*offset, Fault::BadLabel(label)).into());
+            }
+            labels.push(label as u32);
+        }
+        let classes = labels.iter().max().map_or(0, |most| *most as usize + 1);
+        Ok(Self { reader, keys, offsets, labels, classes })
+    }
+
+    /// Key of a sample in the files.
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    pub fn key(&self, index: usize) -> u64 {
+        match &self.keys {
+            Keys::Counted => index as u64 + 1,
+            Keys::Listed(keys) => keys[index],
+        }
+    }
+
+    /// The encoded image of a sample, as it lies in the file.
+    ///
+    /// # Errors
+    /// [`DataError::Record`].
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    pub fn encoded(&self, index: usize) -> Result<Vec<u8>, DataError> {
+        Ok(self.reader.read(self.offsets[index])?.body)
+    }
+}
+
+impl Dataset for RecordDataset {
+    fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.labels[index]
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("{}, record {}", self.reader.path().display(), self.key(index))
+    }
+
+    fn image(&self, index: usize) -> Result<Crop, DataError> {
+        Crop::decode(&self.encoded(index)?, || self.name(index))
+    }
+}
