@@ -11,7 +11,8 @@ impl Network {
     /// gradients would have to pass through it for those before.
     pub fn freeze_named(&mut self, prefixes: &[&str]) -> Result<(), NetworkError> {
         let begins = |name: &str, prefix: &str| {
-            name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || prefix.ends_with('.'))
+            name.strip_prefix(prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || prefix.ends_with('.'))
         };
         let names: Vec<&str> = self.parameters.iter().map(|parameter| parameter.name()).collect();
         if let Some(prefix) = prefixes.iter().find(|prefix| !names.iter().any(|name| begins(name, prefix))) {
@@ -20,7 +21,8 @@ impl Network {
         let mut frozen = 0;
         for (index, unit) in self.units.iter().enumerate() {
             let of_unit = unit.places();
-            let found = of_unit.iter().filter(|place| prefixes.iter().any(|prefix| begins(names[**place], prefix))).count();
+            let found =
+                of_unit.iter().filter(|place| prefixes.iter().any(|prefix| begins(names[**place], prefix))).count();
             let first = of_unit.first().map_or("", |place| names[*place]);
             if found != 0 && (found != of_unit.len() || frozen != index) {
                 let problem = format!("the unit of {first} is frozen only in part, or behind one that is trained");
@@ -43,7 +45,8 @@ mod tests {
         let mut network = Network::new(Architecture::Ir18, 64, 0).unwrap();
         network.freeze_named(&["input_layer", "body.0", "body.1"]).unwrap();
         for parameter in network.parameters().iter() {
-            let frozen = ["input_layer.", "body.0.", "body.1."].iter().any(|prefix| parameter.name().starts_with(prefix));
+            let frozen =
+                ["input_layer.", "body.0.", "body.1."].iter().any(|prefix| parameter.name().starts_with(prefix));
             assert!(!(frozen && parameter.is_trained()), "{}", parameter.name());
             assert!(frozen || parameter.is_trained() || parameter.name().contains("running"), "{}", parameter.name());
         }

@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod calibrate;
 mod fold;
 mod freeze;
 mod layout;

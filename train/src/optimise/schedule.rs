@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn warm_up_rises_to_the_rate_and_a_cosine_falls_to_the_floor() {
-        let config = ScheduleConfig { kind: ScheduleKind::Cosine, floor: 0.1, warm_up_epochs: 2.0, ..Default::default() };
+        let config =
+            ScheduleConfig { kind: ScheduleKind::Cosine, floor: 0.1, warm_up_epochs: 2.0, ..Default::default() };
         let schedule = schedule(config);
         assert_close(schedule.rate(0), 0.1 / 20.0);
         assert_close(schedule.rate(19), 0.1);

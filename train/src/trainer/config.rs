@@ -73,7 +73,8 @@ pub struct NetworkConfig {
     /// to be the network's first.
     pub frozen: Vec<String>,
     /// Whether training normalises by the running statistics and leaves them as they are. Where nothing is said: only
-    /// where `start` is a network with its batch normalisation folded.
+    /// where `start` is a network with its batch normalisation folded. Set to false there, normalisations are put back
+    /// with statistics measured on training crops, and trained by those of batches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constant_statistics: Option<bool>,
     /// Whether values ahead of the linear layer are dropped, as published.
@@ -242,7 +243,8 @@ impl TrainConfig {
     /// # Errors
     /// [`TrainError::Config`] for what TOML cannot hold.
     pub fn to_toml(&self) -> Result<String, TrainError> {
-        let wrong = |error: toml::ser::Error| TrainError::Config { path: "config.toml".into(), problem: error.to_string() };
+        let wrong =
+            |error: toml::ser::Error| TrainError::Config { path: "config.toml".into(), problem: error.to_string() };
         toml::to_string_pretty(self).map_err(wrong)
     }
 }

@@ -123,9 +123,11 @@ mod tests {
 
     #[test]
     fn heads_are_built_with_their_published_margins() {
-        for (kind, name, margin) in
-            [(HeadKind::AdaFace, "adaface", 0.4), (HeadKind::ArcFace, "arcface", 0.5), (HeadKind::CosFace, "cosface", 0.4)]
-        {
+        for (kind, name, margin) in [
+            (HeadKind::AdaFace, "adaface", 0.4),
+            (HeadKind::ArcFace, "arcface", 0.5),
+            (HeadKind::CosFace, "cosface", 0.4),
+        ] {
             let config = HeadConfig { kind, ..HeadConfig::default() };
             let head = config.build(16, 5, 1).unwrap().unwrap();
             assert_eq!((head.name(), head.kernel().classes(), config.margin()), (name, 5, margin));

@@ -189,7 +189,8 @@ impl Learner {
     /// [`TrainError::Network`], [`TrainError::Head`], [`TrainError::Other`] where something is missing or of another shape.
     pub fn load(&mut self, tensors: &HashMap<String, Tensor>) -> Result<(), TrainError> {
         let part = |prefix: &str| -> HashMap<String, Tensor> {
-            let strip = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()));
+            let strip =
+                |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()));
             tensors.iter().filter_map(strip).collect()
         };
         self.network.load(&part(NETWORK))?;

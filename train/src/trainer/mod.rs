@@ -127,7 +127,9 @@ pub enum TrainError {
         wanted: String,
     },
     /// A teacher with embeddings of another length.
-    #[error("the teacher's embeddings have {teacher} values, the network's {student}: set network.dim to the teacher's")]
+    #[error(
+        "the teacher's embeddings have {teacher} values, the network's {student}: set network.dim to the teacher's"
+    )]
     Teacher {
         /// The teacher's.
         teacher: usize,

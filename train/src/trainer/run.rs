@@ -12,8 +12,9 @@ use super::checkpoint::{Checkpoint, Checkpoints, State, write_whole};
 use super::distil::Teacher;
 use super::learner::{Learner, Measured, Part};
 use super::metrics::{Metrics, StepRecord, ValidationRecord};
+use super::start::{self, Started};
 use super::validate::validate;
-use super::{TrainConfig, TrainError, input, start};
+use super::{TrainConfig, TrainError, input};
 use crate::data::{
     Batch, Dataset, FolderDataset, Loader, RecordDataset, SIDE, Sampler, SamplerConfig, SamplerState, hold_out,
 };
@@ -22,6 +23,8 @@ use crate::optimise::{Schedule, SgdConfig};
 
 const CONFIG: &str = "config.toml";
 const CHECKPOINTS: &str = "checkpoints";
+/// Crops that give a network its statistics where it has none.
+const CALIBRATION: usize = 64;
 
 /// What happens in a run.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +97,10 @@ pub fn open_dataset(path: &Path) -> Result<Arc<dyn Dataset>, TrainError> {
 }
 
 /// What is trained on and what is held out.
-fn datasets(config: &TrainConfig) -> Result<(Arc<dyn Dataset>, Option<Arc<dyn Dataset>>), TrainError> {
+type Data = (Arc<dyn Dataset>, Option<Arc<dyn Dataset>>);
+
+/// Those of a configuration.
+fn datasets(config: &TrainConfig) -> Result<Data, TrainError> {
     let whole = open_dataset(&config.data.path)?;
     Ok(match config.data.hold_out {
         0 => (whole, None),
@@ -121,21 +127,8 @@ impl Trainer {
         let wrong = |problem| TrainError::Config { path: "configuration".into(), problem };
         config.check().map_err(wrong)?;
         config.head.m = Some(config.head.margin());
-        let (train, held_out) = datasets(&config)?;
-        let (network, input) = start::network(&mut config.network, config.seed)?;
-        let state = State {
-            step: 0,
-            sampler: SamplerState { seed: config.seed, epoch: 0, position: 0 },
-            samples: train.len() as u64,
-            classes: train.classes() as u64,
-            architecture: network.architecture(),
-            dim: network.dim(),
-            input,
-            best: None,
-            stale: 0,
-            finished: false,
-        };
-        let trainer = Self::assemble(config, folder, (train, held_out), network, state)?;
+        let data = datasets(&config)?;
+        let trainer = Self::fresh(config, folder, data)?;
         write_whole(&folder.join(CONFIG), trainer.config.to_toml()?.as_bytes())?;
         Ok(trainer)
     }
@@ -150,7 +143,7 @@ impl Trainer {
         if !path.exists() {
             return Err(TrainError::NoRun(folder.to_owned()));
         }
-        let mut config = TrainConfig::open(&path)?;
+        let config = TrainConfig::open(&path)?;
         let checkpoints = Checkpoints::open(folder.join(CHECKPOINTS), config.checkpoints.keep)?;
         let (last, refused) = checkpoints.last()?;
         let data = datasets(&config)?;
@@ -168,31 +161,44 @@ impl Trainer {
                 trainer.learner.load(&tensors)?;
                 trainer
             }
-            None => {
-                let (network, input) = start::network(&mut config.network, config.seed)?;
-                let state = State {
-                    step: 0,
-                    sampler: SamplerState { seed: config.seed, epoch: 0, position: 0 },
-                    samples: data.0.len() as u64,
-                    classes: data.0.classes() as u64,
-                    architecture: network.architecture(),
-                    dim: network.dim(),
-                    input,
-                    best: None,
-                    stale: 0,
-                    finished: false,
-                };
-                Self::assemble(config, folder, data, network, state)?
-            }
+            None => Self::fresh(config, folder, data)?,
         };
         trainer.warnings.extend(refused.iter().map(ToString::to_string));
         Ok(trainer)
     }
 
+    /// A run at its beginning.
+    fn fresh(mut config: TrainConfig, folder: &Path, data: Data) -> Result<Self, TrainError> {
+        let Started { mut network, input, calibrate } = start::network(&mut config.network, config.seed)?;
+        let train = data.0.as_ref();
+        if calibrate {
+            let order = Random::named(config.seed, "crops for statistics").order(train.len());
+            let mut pixels = Vec::new();
+            let crops = order.len().min(CALIBRATION);
+            for index in &order[..crops] {
+                input::of_crop(&train.image(*index)?, &input, &mut pixels);
+            }
+            network.calibrate(&Tensor::from_vec(pixels, (crops, 3, SIDE, SIDE), &Device::Cpu)?)?;
+        }
+        let state = State {
+            step: 0,
+            sampler: SamplerState { seed: config.seed, epoch: 0, position: 0 },
+            samples: train.len() as u64,
+            classes: train.classes() as u64,
+            architecture: network.architecture(),
+            dim: network.dim(),
+            input,
+            best: None,
+            stale: 0,
+            finished: false,
+        };
+        Self::assemble(config, folder, data, network, state)
+    }
+
     fn assemble(
         config: TrainConfig,
         folder: &Path,
-        (train, held_out): (Arc<dyn Dataset>, Option<Arc<dyn Dataset>>),
+        (train, held_out): Data,
         network: Network,
         state: State,
     ) -> Result<Self, TrainError> {

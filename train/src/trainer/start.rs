@@ -8,9 +8,9 @@ use vultus_engine::model::import::{Options, import};
 use vultus_engine::model::manifest::Input;
 use vultus_engine::model::{Architecture, Manifest, Registry, embedded_parts};
 
+use super::TrainError;
 use super::checkpoint::Checkpoint;
 use super::config::{EMBEDDED, NetworkConfig};
-use super::TrainError;
 use crate::network::Network;
 
 /// Weights to start from.
@@ -57,9 +57,17 @@ impl Weights {
     }
 }
 
-/// The network of a configuration with the weights it starts from, and what it wants to see. What the configuration
-/// leaves open is filled in.
-pub(super) fn network(config: &mut NetworkConfig, seed: u64) -> Result<(Network, Input), TrainError> {
+/// A network at a run's beginning.
+pub(super) struct Started {
+    pub(super) network: Network,
+    /// What it wants to see.
+    pub(super) input: Input,
+    /// Whether it needs statistics from the data before it is trained by those of its batches.
+    pub(super) calibrate: bool,
+}
+
+/// The network of a configuration with the weights it starts from. What the configuration leaves open is filled in.
+pub(super) fn network(config: &mut NetworkConfig, seed: u64) -> Result<Started, TrainError> {
     let weights = config.start.as_deref().map(|name| Weights::open(name, config.architecture)).transpose()?;
     let architecture =
         config.architecture.or(weights.as_ref().map(|weights| weights.architecture)).unwrap_or(Architecture::Ir18);
@@ -74,12 +82,13 @@ pub(super) fn network(config: &mut NetworkConfig, seed: u64) -> Result<(Network,
         network.load(&weights.tensors)?;
         input = Input { color_source: None, ..weights.input };
     }
-    let constant = config.constant_statistics.unwrap_or(weights.as_ref().is_some_and(Weights::is_folded));
+    let is_folded = weights.as_ref().is_some_and(Weights::is_folded);
+    let constant = config.constant_statistics.unwrap_or(is_folded);
     config.architecture = Some(architecture);
     config.dim = Some(dim);
     config.constant_statistics = Some(constant);
     apply(&mut network, config)?;
-    Ok((network, input))
+    Ok(Started { network, input, calibrate: is_folded && !constant })
 }
 
 /// Sets what of a configuration holds during the whole run.
