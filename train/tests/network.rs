@@ -101,6 +101,24 @@ fn share(found: &[f64], expected: &[f64]) -> f64 {
     error / size
 }
 
+/// The length of a gradient, summed as the reference summed it: in single precision, by eights. Of the linear layer's twelve
+/// million values that is short of the true length by 9e-4.
+fn length(gradient: &[f32]) -> f64 {
+    let mut sums = [0f32; 8];
+    for values in gradient.chunks(8) {
+        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value * value);
+    }
+    f64::from(sums.iter().sum::<f32>().sqrt())
+}
+
+/// Parameters whose gradient goes through the first unit's PReLU. In double precision the value nearest to a kink is 3e-7 away
+/// from it, less than single precision is exact to. From this PReLU on to the input, and nowhere else, gradients are off by
+/// what one value on the other side of a kink makes: its slope's gradient is not, its normalisation's bias is.
+fn is_ahead_of_kink(name: &str) -> bool {
+    let unit = ["body.0.res_layer.0.", "body.0.res_layer.1.", "body.0.res_layer.2."];
+    name.starts_with("input_layer") || unit.iter().any(|layer| name.starts_with(layer))
+}
+
 /// Biases that move all pixels of a channel alike, up to a normalisation that takes them away again.
 fn takes_no_gradient(name: &str) -> bool {
     name.ends_with(".bias")
@@ -145,7 +163,7 @@ fn a_step_of_ir_18_equals_the_published_code() {
         }
         let expected = values(&golden[&format!("grad/{name}")]);
         let gradient = gradients.get(name).unwrap();
-        let norm = gradient.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        let norm = length(gradient);
         compared += 1;
         if takes_no_gradient(name) {
             // Nothing but rounding, on both sides, beside the gradient of the weight.
@@ -154,12 +172,13 @@ fn a_step_of_ir_18_equals_the_published_code() {
             vanishing += 1;
             continue;
         }
-        note((norm / expected[0] - 1.0).abs(), name, 1e-3);
+        let limit = if is_ahead_of_kink(name) { 1e-3 } else { 1e-4 };
+        note((norm / expected[0] - 1.0).abs(), name, limit);
         // Single values against the root mean square of their tensor, which some of them are far below.
         let scale =
             expected[1..].iter().fold(expected[0] / (gradient.len() as f64).sqrt(), |most, v| most.max(v.abs()));
         for (found, expected) in gradient.iter().zip(&expected[1..]) {
-            note((f64::from(*found) - expected).abs() / scale, name, 1e-3);
+            note((f64::from(*found) - expected).abs() / scale, name, limit);
         }
     }
     assert_eq!(compared + running, network.parameters().iter().count());

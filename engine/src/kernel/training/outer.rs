@@ -56,7 +56,7 @@ impl Outer<'_> {
                 let (panel, part) = (part / parts, part % parts);
                 let rows = part * self.kernel / parts..(part + 1) * self.kernel / parts;
                 let mut sums = vec![0f32; rows.len() * step * PANEL];
-                on(isa, Some { outer: self, panel, rows: rows.clone(), step, sums: &mut sums });
+                on(isa, Share { outer: self, panel, rows: rows.clone(), step, sums: &mut sums });
                 Part { panel, rows, sums, step }
             })
             .collect()
@@ -64,7 +64,7 @@ impl Outer<'_> {
 }
 
 /// One part of the work.
-struct Some<'a> {
+struct Share<'a> {
     outer: &'a Outer<'a>,
     panel: usize,
     rows: std::ops::Range<usize>,
@@ -72,7 +72,7 @@ struct Some<'a> {
     sums: &'a mut [f32],
 }
 
-impl Work for Some<'_> {
+impl Work for Share<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let Self { outer: Outer { x, gradient, kernel, stride, inset }, panel, rows, step, sums } = self;
