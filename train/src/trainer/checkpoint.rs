@@ -87,8 +87,8 @@ pub struct State {
     pub best: Option<f64>,
     /// Validations in a row that were no better.
     pub stale: u64,
-    /// Whether the run is over.
-    pub finished: bool,
+    /// Whether the run ended before its steps were done, as validation got no better.
+    pub ended_early: bool,
 }
 
 /// A run, kept.
@@ -294,7 +294,7 @@ mod tests {
             input: Architecture::Ir18.default_input(),
             best: Some(0.1 + 0.2),
             stale: 2,
-            finished: false,
+            ended_early: false,
         };
         Checkpoint { state, tensors }
     }

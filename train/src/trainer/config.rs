@@ -227,7 +227,11 @@ impl TrainConfig {
             Err("validation.patience needs data.hold_out".into())
         } else if optimiser.clip.is_some_and(|clip| !(clip.is_finite() && clip > 0.0)) {
             Err("optimiser.clip is above 0".into())
-        } else if self.distillation.as_ref().is_some_and(|of| !positive(of.weight) || !(of.norm_weight >= 0.0)) {
+        } else if self
+            .distillation
+            .as_ref()
+            .is_some_and(|of| !positive(of.weight) || of.norm_weight.is_nan() || of.norm_weight < 0.0)
+        {
             Err("distillation.weight is above 0, distillation.norm_weight 0 or above".into())
         } else if !(self.head.weight.is_finite() && self.head.weight >= 0.0) {
             Err("head.weight is 0 or above".into())

@@ -55,7 +55,7 @@ mod tests {
         let crop = Crop::from_bgr(pixels);
         let mut loaded = Vec::new();
         crop.normalise_into(&mut loaded);
-        assert_eq!(crops(&loaded), [crop.clone()]);
+        assert_eq!(crops(&loaded), std::slice::from_ref(&crop));
         let mut same = loaded.clone();
         enter(&mut same, &Architecture::Ir18.default_input());
         assert_eq!(same, loaded);

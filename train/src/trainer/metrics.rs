@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::write_whole;
 use super::learner::Measured;
 use super::tfevents::EventFile;
 use super::validate::Validation;
@@ -114,7 +115,9 @@ impl Metrics {
         }
         let is_before = |line: &&str| serde_json::from_str::<Numbered>(line).is_ok_and(|line| line.step <= step);
         let kept: String = before.lines().filter(is_before).flat_map(|line| [line, "\n"]).collect();
-        std::fs::write(&path, kept)?;
+        if kept != before || !path.exists() {
+            write_whole(&path, kept.as_bytes()).map_err(io::Error::other)?;
+        }
         let lines = File::options().append(true).open(&path)?;
         Ok(Self { lines, events: EventFile::create(folder, step)? })
     }

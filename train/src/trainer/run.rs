@@ -190,7 +190,7 @@ impl Trainer {
             input,
             best: None,
             stale: 0,
-            finished: false,
+            ended_early: false,
         };
         Self::assemble(config, folder, data, network, state)
     }
@@ -266,8 +266,11 @@ impl Trainer {
         for warning in std::mem::take(&mut self.warnings) {
             watch(Event::Warning(&warning));
         }
-        if self.state.finished {
-            return Ok(if self.state.step < self.steps { Outcome::NoBetter } else { Outcome::Finished });
+        if self.state.ended_early {
+            return Ok(Outcome::NoBetter);
+        }
+        if self.state.step >= self.steps {
+            return Ok(Outcome::Finished);
         }
         let mut metrics = Metrics::open(&self.folder, self.state.step).map_err(TrainError::io(&self.folder))?;
         let sampler = Sampler::resume(self.state.sampler, sampler_config(&self.config), self.train.as_ref())?;
@@ -291,14 +294,14 @@ impl Trainer {
             let patience = self.config.validation.patience;
             let no_better = patience.is_some_and(|patience| self.state.stale >= patience);
             let done = step == self.steps || no_better;
-            self.state.finished = done;
+            self.state.ended_early = no_better && step < self.steps;
             let stopped = stop.load(Ordering::Relaxed);
             let due = self.config.checkpoints.every_steps.is_some_and(|every| step.is_multiple_of(every));
             if done || stopped || ends_epoch || due {
                 let checkpoint = Checkpoint { state: self.state.clone(), tensors: self.learner.tensors()? };
                 watch(Event::Checkpoint(&self.checkpoints.write(&checkpoint, best)?));
             }
-            if no_better && step < self.steps {
+            if self.state.ended_early {
                 return Ok(Outcome::NoBetter);
             }
             if stopped && !done {
