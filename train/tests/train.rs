@@ -39,7 +39,7 @@ fn drawn(identity: u32, number: u32) -> RgbImage {
     RgbImage::from_fn(112, 112, |x, y| {
         let wave = (f64::from(x) * across).sin() * (f64::from(y) * down).cos() * 80.0;
         let mut value = |sign: f64| (128.0 + sign * wave + random.uniform(-25.0, 25.0)) as u8;
-        Rgb([value(1.0), value(if identity % 2 == 0 { 1.0 } else { -1.0 }), value(0.5)])
+        Rgb([value(1.0), value(if identity.is_multiple_of(2) { 1.0 } else { -1.0 }), value(0.5)])
     })
 }
 
