@@ -5,3 +5,5 @@ pub mod data;
 pub mod eval;
 pub mod head;
 pub mod network;
+pub mod optimise;
+pub mod trainer;

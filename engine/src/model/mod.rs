@@ -73,6 +73,11 @@ const MAX_BATCH_GPU: usize = 256;
 const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../../assets/mobilefacenet.safetensors");
 const EMBEDDED_MANIFEST: &str = include_str!("../../assets/mobilefacenet.json");
 
+/// Weights (a safetensors file) and manifest of the model that is compiled in, for who wants to train on from it.
+pub fn embedded_parts() -> (&'static [u8], &'static str) {
+    (EMBEDDED_WEIGHTS, EMBEDDED_MANIFEST)
+}
+
 /// Input of a [`Backbone`].
 #[derive(Debug, Clone)]
 pub struct Batch {

@@ -3,7 +3,10 @@
 //! Exit status: 0 done; 1 it could not be done (one line on stderr says why); 2 wrong usage.
 
 pub(crate) mod eval;
+mod export;
+mod interrupt;
 mod prepare;
+mod train;
 
 use std::process::ExitCode;
 
@@ -23,6 +26,10 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Pack a folder of aligned crops, one folder an identity, into train.rec
     Prepare(prepare::Prepare),
+    /// Train a network, or go on with a run
+    Train(train::Train),
+    /// Write a trained network as a model that the server takes
+    Export(export::Export),
 }
 
 /// Runs the command of the process's arguments.
@@ -30,6 +37,8 @@ pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Eval(arguments) => eval::run(arguments),
         Command::Prepare(command) => command.run(),
+        Command::Train(command) => command.run(),
+        Command::Export(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

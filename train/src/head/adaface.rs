@@ -154,6 +154,11 @@ impl MarginHead for AdaFace {
         Ok(logits)
     }
 
+    /// ẑ of each norm.
+    fn margin_scalers(&self, norms: &Tensor) -> Result<Option<Vec<f64>>, HeadError> {
+        Ok(Some(self.strengths(&host_norms(norms)?, self.state)))
+    }
+
     /// `batch_mean` and `batch_std`, each one f64, so that a run that is taken up again goes on to the bit.
     fn buffers(&self) -> Result<HashMap<&'static str, Tensor>, HeadError> {
         let number = |value: f64| Tensor::new(&[value], &Device::Cpu);

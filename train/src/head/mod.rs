@@ -123,6 +123,15 @@ pub trait MarginHead {
     /// [`HeadError`] on wrong shapes, labels that are no class, a batch too small, or bad norms.
     fn forward(&mut self, unit: &Tensor, norms: &Tensor, labels: &Tensor) -> Result<Tensor, HeadError>;
 
+    /// How the norms (batch, 1) of the last forward pass have acted on its margins, in −1 to 1, for heads whose margins
+    /// depend on them: what a training shows of them. Changes nothing.
+    ///
+    /// # Errors
+    /// [`HeadError`] on bad norms.
+    fn margin_scalers(&self, _norms: &Tensor) -> Result<Option<Vec<f64>>, HeadError> {
+        Ok(None)
+    }
+
     /// What a checkpoint keeps of the head beside the kernel, by name.
     ///
     /// # Errors

@@ -39,7 +39,9 @@
 //! # }
 //! ```
 
+mod calibrate;
 mod fold;
+mod freeze;
 mod layout;
 mod parameters;
 #[cfg(test)]
@@ -85,6 +87,9 @@ pub enum NetworkError {
     /// A tensor with a value that is no number or infinite.
     #[error("{0} has a value that is not finite")]
     NotFinite(String),
+    /// Units that cannot be frozen.
+    #[error("cannot freeze: {0}")]
+    Frozen(String),
     /// One value has no variance.
     #[error("a batch of one crop cannot be normalised by its own statistics")]
     BatchTooSmall,

@@ -9,7 +9,7 @@ use super::parameters::{Gradients, Parameters};
 use super::{DROPOUT, NetworkError};
 
 /// The weight of a batch's statistics in the running ones.
-const MOMENTUM: f64 = 0.1;
+pub(super) const MOMENTUM: f64 = 0.1;
 
 /// The places of a batch normalisation's parameters: weight and bias, where it has them, then running mean and variance.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,79 @@
+//! `vultus-train train`: a run, or the rest of one.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::interrupt::on_interrupt;
+use crate::trainer::{Event, Outcome, TrainConfig, Trainer};
+
+#[derive(Debug, Args)]
+pub(super) struct Train {
+    /// The configuration (TOML); docs/TRAINING.md lists its keys
+    #[arg(required_unless_present = "resume", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+    /// The folder of the new run
+    #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Take up the run of this folder after its last checkpoint
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+}
+
+impl Train {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let mut trainer = match (self.config, self.out, self.resume) {
+            (_, _, Some(folder)) => Trainer::resume(&folder)?,
+            (Some(config), Some(out), None) => Trainer::start(TrainConfig::open(&config)?, &out)?,
+            _ => anyhow::bail!("a configuration and --out, or --resume"),
+        };
+        let stop = on_interrupt()?;
+        let bar = bar(trainer.steps(), trainer.state().step);
+        let outcome = trainer.run(&stop, &mut |event| show(&bar, event));
+        bar.finish_and_clear();
+        let told = match outcome? {
+            Outcome::Finished => "done",
+            Outcome::NoBetter => "ended early, as validation got no better",
+            Outcome::Stopped => "stopped; --resume goes on",
+        };
+        let state = trainer.state();
+        let best = state.best.map_or(String::new(), |best| format!(", best validation {:.2} %", 100.0 * best));
+        writeln!(std::io::stdout(), "{told}: step {} of {}{best}", state.step, trainer.steps())?;
+        Ok(())
+    }
+}
+
+fn show(bar: &ProgressBar, event: Event<'_>) {
+    match event {
+        Event::Step { record, .. } => {
+            bar.set_position(record.step);
+            bar.set_message(format!(
+                "loss {:.4}, lr {:.1e}, norm {:.1} ± {:.1}, {:.1} images/s",
+                record.loss, record.lr, record.norm_mean, record.norm_std, record.images_per_s
+            ));
+        }
+        Event::Validation { record, best } => {
+            let accuracy = 100.0 * record.validation_accuracy;
+            let best = if best { ", the best so far" } else { "" };
+            tell(bar, &format!("epoch {}: validation {accuracy:.2} %{best}", record.epoch + 1));
+        }
+        Event::Warning(warning) => tell(bar, &format!("warning: {warning}")),
+        Event::Checkpoint(_) => {}
+    }
+}
+
+/// A line of its own, also where there is no bar.
+fn tell(bar: &ProgressBar, line: &str) {
+    bar.suspend(|| eprintln!("{line}"));
+}
+
+/// A progress bar, hidden where nobody looks at it.
+fn bar(steps: u64, done: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{pos}/{len} [{bar:20}] {msg}, {eta} left").expect("a fixed template");
+    ProgressBar::new(steps).with_style(style).with_position(done)
+}

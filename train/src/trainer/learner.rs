@@ -1,0 +1,214 @@
+//! Network, head and optimiser together: what one step does.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor, Var};
+
+use super::TrainError;
+use super::distil::{Lesson, Teacher};
+use crate::head::{MarginHead, loss, split_norm};
+use crate::network::{Gradients, Network};
+use crate::optimise::{Sgd, SgdConfig, Update, clip, length};
+
+/// What names in checkpoints begin with.
+pub(super) const NETWORK: &str = "network.";
+const MOMENTUM: &str = "momentum.";
+const HEAD: &str = "head.";
+/// The class kernel's name.
+const KERNEL: &str = "head.kernel";
+
+/// What is measured of one step.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Measured {
+    /// What is made small: margin loss and teacher's, as weighted.
+    pub loss: f64,
+    /// The teacher's part of it, as weighted.
+    pub distillation: Option<f64>,
+    /// Norm of every embedding.
+    pub norms: Vec<f64>,
+    /// ẑ of each, for AdaFace.
+    pub scalers: Vec<f64>,
+    /// Length of all gradients together, ahead of clipping.
+    pub gradient: f64,
+}
+
+/// A part of a step's images, ready for the network.
+#[derive(Debug)]
+pub struct Part {
+    /// (n, 3, 112, 112).
+    pub images: Tensor,
+    /// (n).
+    pub labels: Tensor,
+    /// What the teacher says of them.
+    pub lesson: Option<Lesson>,
+    /// What dropout is drawn from.
+    pub seed: u64,
+}
+
+/// What learns.
+pub struct Learner {
+    /// The network.
+    pub network: Network,
+    head: Option<Box<dyn MarginHead>>,
+    head_weight: f64,
+    gradients: Gradients,
+    /// Gradient of the class kernel.
+    of_kernel: Vec<f32>,
+    sgd: Sgd,
+    clip: Option<f64>,
+    measured: Measured,
+}
+
+impl std::fmt::Debug for Learner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let head = self.head.as_ref().map(|head| head.name());
+        f.debug_struct("Learner").field("network", &self.network.architecture()).field("head", &head).finish()
+    }
+}
+
+impl Learner {
+    /// A learner at the beginning. The network's frozen units stay so.
+    ///
+    /// # Errors
+    /// [`TrainError::Optimise`].
+    pub fn new(
+        network: Network,
+        head: Option<Box<dyn MarginHead>>,
+        head_weight: f64,
+        sgd: SgdConfig,
+        clip: Option<f64>,
+    ) -> Result<Self, TrainError> {
+        let gradients = Gradients::zeros(network.parameters());
+        let of_kernel = vec![0.0; head.as_ref().map_or(0, |head| head.kernel().var().elem_count())];
+        let (sgd, measured) = (Sgd::new(sgd)?, Measured::default());
+        Ok(Self { network, head, head_weight, gradients, of_kernel, sgd, clip, measured })
+    }
+
+    /// The head, where there is one.
+    pub fn head(&self) -> Option<&dyn MarginHead> {
+        self.head.as_deref()
+    }
+
+    /// The gradients that parts have added up to.
+    pub fn gradients(&self) -> &Gradients {
+        &self.gradients
+    }
+
+    /// Adds the gradients of a part whose share of the step is `share`.
+    ///
+    /// # Errors
+    /// [`TrainError::Network`], [`TrainError::Head`], [`TrainError::NotFinite`] where the loss is no number.
+    pub fn add(&mut self, part: &Part, teacher: Option<&Teacher>, share: f64) -> Result<(), TrainError> {
+        let (raw, tape) = self.network.forward(&part.images, part.seed)?;
+        let raw = Var::from_tensor(&raw)?;
+        let (unit, norms) = split_norm(&raw)?;
+        let mut whole: Option<Tensor> = None;
+        if let Some(head) = &mut self.head {
+            let logits = head.forward(&unit, &norms, &part.labels)?;
+            whole = Some((loss(&logits, &part.labels)? * self.head_weight)?);
+            self.measured.scalers.extend(head.margin_scalers(&norms)?.unwrap_or_default());
+        }
+        if let (Some(teacher), Some(lesson)) = (teacher, &part.lesson) {
+            let of_teacher = teacher.loss(&unit, &norms, lesson)?;
+            *self.measured.distillation.get_or_insert(0.0) += share * number(&of_teacher)?;
+            whole = Some(match whole {
+                Some(whole) => (whole + of_teacher)?,
+                None => of_teacher,
+            });
+        }
+        let Some(whole) = whole else { return Err(TrainError::Other("there is nothing to learn from".into())) };
+        let value = number(&whole)?;
+        if !value.is_finite() {
+            return Err(TrainError::NotFinite);
+        }
+        self.measured.loss += share * value;
+        self.measured.norms.extend(norms.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from));
+        let found = (whole * share)?.backward()?;
+        let of_raw = found.get(&raw).ok_or(TrainError::NotFinite)?;
+        self.network.backward(tape, of_raw, &mut self.gradients)?;
+        if let Some(of_kernel) = self.head.as_ref().and_then(|head| found.get(head.kernel().var())) {
+            let of_kernel = of_kernel.flatten_all()?.to_vec1::<f32>()?;
+            self.of_kernel.iter_mut().zip(of_kernel).for_each(|(sum, value)| *sum += value);
+        }
+        Ok(())
+    }
+
+    /// Changes all weights by what parts have added up to, and begins anew.
+    ///
+    /// # Errors
+    /// [`TrainError::NotFinite`] where a gradient is no number; nothing has changed then.
+    pub fn apply(&mut self, rate: f64) -> Result<Measured, TrainError> {
+        let mut measured = std::mem::take(&mut self.measured);
+        measured.gradient = length(self.gradients.iter().chain([self.of_kernel.as_slice()]));
+        if !measured.gradient.is_finite() {
+            return Err(TrainError::NotFinite);
+        }
+        let scale = self.clip.map_or(1.0, |most| clip(measured.gradient, most));
+        for (parameter, gradient) in self.network.parameters_mut().iter_mut().zip(self.gradients.iter()) {
+            if parameter.is_trained() {
+                let update = Update { rate, decays: parameter.decays(), scale };
+                let name = format!("{NETWORK}{}", parameter.name());
+                self.sgd.update(&name, &mut parameter.values, gradient, update)?;
+            }
+        }
+        if let Some(head) = &self.head {
+            let var = head.kernel().var();
+            let mut values = var.flatten_all()?.to_vec1::<f32>()?;
+            self.sgd.update(KERNEL, &mut values, &self.of_kernel, Update { rate, decays: true, scale })?;
+            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
+        }
+        self.gradients.clear();
+        self.of_kernel.fill(0.0);
+        Ok(measured)
+    }
+
+    /// All that it has learnt, by name.
+    ///
+    /// # Errors
+    /// [`TrainError::Tensor`].
+    pub fn tensors(&self) -> Result<HashMap<String, Tensor>, TrainError> {
+        let named = |(name, tensor): (String, Tensor)| (format!("{NETWORK}{name}"), tensor);
+        let mut tensors: HashMap<String, Tensor> =
+            self.network.parameters().tensors()?.into_iter().map(named).collect();
+        if let Some(head) = &self.head {
+            // A copy: the kernel itself is changed in place.
+            tensors.insert(KERNEL.to_owned(), head.kernel().var().copy()?);
+            let buffers = head.buffers()?.into_iter();
+            tensors.extend(buffers.map(|(name, tensor)| (format!("{HEAD}{name}"), tensor)));
+        }
+        for (name, momentum) in self.sgd.momenta() {
+            let momentum = Tensor::from_slice(momentum, momentum.len(), &Device::Cpu)?;
+            tensors.insert(format!("{MOMENTUM}{name}"), momentum);
+        }
+        Ok(tensors)
+    }
+
+    /// Takes over what [`Self::tensors`] gave.
+    ///
+    /// # Errors
+    /// [`TrainError::Network`], [`TrainError::Head`], [`TrainError::Other`] where something is missing or of another shape.
+    pub fn load(&mut self, tensors: &HashMap<String, Tensor>) -> Result<(), TrainError> {
+        let part = |prefix: &str| -> HashMap<String, Tensor> {
+            let strip =
+                |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()));
+            tensors.iter().filter_map(strip).collect()
+        };
+        self.network.load(&part(NETWORK))?;
+        if let Some(head) = &mut self.head {
+            let var = head.kernel().var();
+            let kernel = tensors.get(KERNEL).filter(|kernel| kernel.shape() == var.shape());
+            var.set(kernel.ok_or_else(|| TrainError::Other(format!("the checkpoint has no {KERNEL} of this head")))?)?;
+            head.load_buffers(&part(HEAD))?;
+        }
+        let mut momenta = std::collections::BTreeMap::new();
+        for (name, momentum) in part(MOMENTUM) {
+            momenta.insert(name, momentum.flatten_all()?.to_vec1::<f32>()?);
+        }
+        self.sgd.set_momenta(momenta);
+        Ok(())
+    }
+}
+
+fn number(scalar: &Tensor) -> candle_core::Result<f64> {
+    Ok(f64::from(scalar.to_scalar::<f32>()?))
+}

@@ -1,0 +1,178 @@
+//! What a run tells of itself: `metrics.ndjson`, one JSON object a line, and TensorBoard's event files.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::write_whole;
+use super::learner::Measured;
+use super::tfevents::EventFile;
+use super::validate::Validation;
+
+/// The file of all metrics.
+pub const METRICS: &str = "metrics.ndjson";
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// What is made small.
+    pub loss: f64,
+    /// The teacher's part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<f64>,
+    /// The learning rate.
+    pub lr: f64,
+    /// Mean norm of the step's embeddings.
+    pub norm_mean: f64,
+    /// Standard deviation of them.
+    pub norm_std: f64,
+    /// Mean of AdaFace's ẑ, from −1 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin_scaler: Option<f64>,
+    /// Length of all gradients together, ahead of clipping.
+    pub gradient_norm: f64,
+    /// Images in a second, waiting for data included.
+    pub images_per_s: f64,
+    /// Seconds since the process took the run up.
+    pub seconds: f64,
+}
+
+/// One look at held-out identities.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidationRecord {
+    /// Steps done.
+    pub step: u64,
+    /// The epoch that has ended, from 0.
+    pub epoch: u64,
+    /// See [`Validation`].
+    pub validation_accuracy: f64,
+    /// Crops that were compared.
+    pub validation_crops: usize,
+    /// Mean norm of their embeddings.
+    pub validation_norm: f64,
+}
+
+impl StepRecord {
+    /// From what a step has measured; rates and times are yet to be filled in.
+    pub(super) fn new(step: u64, epoch: u64, lr: f64, measured: &Measured) -> Self {
+        let (norm_mean, norm_std) = mean_and_deviation(&measured.norms);
+        Self {
+            step,
+            epoch,
+            loss: measured.loss,
+            distillation: measured.distillation,
+            lr,
+            norm_mean,
+            norm_std,
+            margin_scaler: (!measured.scalers.is_empty()).then(|| mean_and_deviation(&measured.scalers).0),
+            gradient_norm: measured.gradient,
+            images_per_s: 0.0,
+            seconds: 0.0,
+        }
+    }
+}
+
+impl ValidationRecord {
+    pub(super) fn new(step: u64, epoch: u64, validation: Validation) -> Self {
+        let Validation { accuracy, crops, norm } = validation;
+        Self { step, epoch, validation_accuracy: accuracy, validation_crops: crops, validation_norm: norm }
+    }
+}
+
+/// Mean and unbiased standard deviation.
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count.max(1.0);
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    (mean, variance.sqrt())
+}
+
+/// Both files.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    lines: File,
+    events: EventFile,
+}
+
+impl Metrics {
+    /// Goes on after a step: what an earlier process wrote beyond it is taken out, since those steps come again.
+    pub(super) fn open(folder: &Path, step: u64) -> io::Result<Self> {
+        let path = folder.join(METRICS);
+        let before = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        #[derive(Deserialize)]
+        struct Numbered {
+            step: u64,
+        }
+        let is_before = |line: &&str| serde_json::from_str::<Numbered>(line).is_ok_and(|line| line.step <= step);
+        let kept: String = before.lines().filter(is_before).flat_map(|line| [line, "\n"]).collect();
+        if kept != before || !path.exists() {
+            write_whole(&path, kept.as_bytes()).map_err(io::Error::other)?;
+        }
+        let lines = File::options().append(true).open(&path)?;
+        Ok(Self { lines, events: EventFile::create(folder, step)? })
+    }
+
+    fn line(&mut self, record: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_string(record)?;
+        line.push('\n');
+        self.lines.write_all(line.as_bytes())
+    }
+
+    pub(super) fn step(&mut self, record: &StepRecord) -> io::Result<()> {
+        self.line(record)?;
+        let always = [
+            ("train/loss", record.loss),
+            ("train/lr", record.lr),
+            ("train/norm_mean", record.norm_mean),
+            ("train/norm_std", record.norm_std),
+            ("train/gradient_norm", record.gradient_norm),
+            ("train/images_per_s", record.images_per_s),
+        ];
+        let scaler = record.margin_scaler.map(|value| ("train/margin_scaler", value));
+        let distillation = record.distillation.map(|value| ("train/distillation", value));
+        self.events.scalars(record.step, always.into_iter().chain(scaler).chain(distillation))
+    }
+
+    pub(super) fn validation(&mut self, record: &ValidationRecord) -> io::Result<()> {
+        self.line(record)?;
+        let scalars =
+            [("validation/accuracy", record.validation_accuracy), ("validation/norm", record.validation_norm)];
+        self.events.scalars(record.step, scalars)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_that_come_again_are_taken_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let measured = Measured { loss: 2.0, norms: vec![1.0, 3.0], scalers: vec![0.5, -0.25], ..Measured::default() };
+        let steps = |from: u64, to: u64| {
+            let mut metrics = Metrics::open(folder.path(), from).unwrap();
+            for step in from + 1..=to {
+                metrics.step(&StepRecord::new(step, 0, 0.1, &measured)).unwrap();
+            }
+        };
+        steps(0, 5);
+        let path = folder.path().join(METRICS);
+        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "{\"step\":6,\"lo").unwrap();
+        steps(3, 7);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let records: Vec<StepRecord> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records.iter().map(|record| record.step).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
+        let StepRecord { norm_mean, norm_std, margin_scaler, .. } = records[0];
+        assert_eq!((norm_mean, norm_std, margin_scaler), (2.0, 2f64.sqrt(), Some(0.125)));
+    }
+}

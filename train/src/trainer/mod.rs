@@ -1,0 +1,173 @@
+//! Training runs: from a configuration to weights, and on from where one stopped.
+//!
+//! ```text
+//! config ─► data ─► Loader ─► parts of a step ─► network ─► head, teacher ─► loss ─► gradients ─► Sgd ─► next step
+//!                                                                     └ each epoch: validation, checkpoint ┘
+//! ```
+//!
+//! A run is a folder:
+//!
+//! | file | what |
+//! |---|---|
+//! | `config.toml` | the configuration as it holds, defaults included |
+//! | `metrics.ndjson` | a line for each step and each validation |
+//! | `events.out.tfevents.*` | the same for TensorBoard |
+//! | `checkpoints/step-*.ckpt` | the last few checkpoints |
+//! | `checkpoints/best.ckpt` | that of the best validation |
+//!
+//! What is random is drawn from the seed and the number of the step, epoch or sample; nothing is drawn from a generator
+//! that runs along. So a checkpoint needs no more than weights, momenta, the head's running norms and two positions, and
+//! a run that was killed and taken up again ends with the bits of one that was not, for the same number of threads.
+//!
+//! # Use
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//! use vultus_train::trainer::{TrainConfig, Trainer};
+//!
+//! # fn main() -> Result<(), vultus_train::trainer::TrainError> {
+//! let config = TrainConfig::open(Path::new("run.toml"))?;
+//! let mut trainer = Trainer::start(config, Path::new("runs/first"))?;
+//! let outcome = trainer.run(&AtomicBool::new(false), &mut |event| println!("{event:?}"))?;
+//! println!("{outcome:?}");
+//! # Ok(())
+//! # }
+//! ```
+
+mod checkpoint;
+mod config;
+mod distil;
+mod export;
+mod head;
+mod input;
+mod learner;
+mod metrics;
+mod run;
+mod start;
+mod tfevents;
+mod validate;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vultus_engine::model::import::ImportError;
+use vultus_engine::model::{ModelError, RegistryError};
+
+pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints, State, write_whole};
+pub use config::{
+    CheckpointConfig, DataConfig, DistillationConfig, NetworkConfig, OptimiserConfig, RunConfig, TrainConfig,
+    ValidationConfig,
+};
+pub use distil::{Lesson, Teacher, loss as distillation_loss};
+pub use export::{ExportConfig, Exported, export};
+pub use head::{HeadConfig, HeadKind};
+pub use learner::{Learner, Measured, Part};
+pub use metrics::{METRICS, StepRecord, ValidationRecord};
+pub use run::{Event, Outcome, Trainer, open_dataset};
+pub use tfevents::EventFile;
+pub use validate::{Validation, validate};
+
+use crate::data::DataError;
+use crate::head::HeadError;
+use crate::network::NetworkError;
+use crate::optimise::OptimiseError;
+
+/// Why a run did not begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// No data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The head.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The optimiser.
+    #[error(transparent)]
+    Optimise(#[from] OptimiseError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A model of the engine: a teacher, or weights to start from.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A folder of models.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Weights that cannot be imported, to start from or as a finished model.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// An operation on tensors failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// A file that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A configuration that cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Config {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Weights to start from that are of another network.
+    #[error("the weights to start from are of {found}, not of {wanted}")]
+    Start {
+        /// What was found.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// A teacher with embeddings of another length.
+    #[error(
+        "the teacher's embeddings have {teacher} values, the network's {student}: set network.dim to the teacher's"
+    )]
+    Teacher {
+        /// The teacher's.
+        teacher: usize,
+        /// The network's.
+        student: usize,
+    },
+    /// A folder that has a run already.
+    #[error("{} has a run already; it is taken up with --resume", .0.display())]
+    Exists(PathBuf),
+    /// A folder without a run.
+    #[error("{} has no run", .0.display())]
+    NoRun(PathBuf),
+    /// The data are not those that the run began with.
+    #[error("the run began with {began} and is to go on with {found}")]
+    OtherData {
+        /// What they were.
+        began: String,
+        /// What they are.
+        found: String,
+    },
+    /// The loss or a gradient is infinite or no number: the rate may be too high.
+    #[error("the loss or a gradient is not finite")]
+    NotFinite,
+    /// Training came apart.
+    #[error("step {step}: {source}")]
+    Step {
+        /// The step, from 1.
+        step: u64,
+        /// What happened.
+        source: Box<TrainError>,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl TrainError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        |source| Self::Io { path: path.to_owned(), source }
+    }
+}
