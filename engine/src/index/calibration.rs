@@ -1,12 +1,12 @@
 //! How near is near in a cascade: chosen on probes made of the gallery's own rows, and tried on others.
 
+use super::Hit;
 use super::RowKey;
 use super::cascade::{Cascade, MOST, RECALL_AT, Shares};
 use super::flat::FlatRows;
 use super::scan::Query;
 use super::top::TopSubjects;
 use super::trial::seen_anew;
-use super::Hit;
 
 /// Probes that say how many rows have to go on, and as many others that say what is found then.
 const TRIALS: usize = 400;

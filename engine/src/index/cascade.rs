@@ -212,7 +212,12 @@ impl Cascade {
     }
 
     /// Takes the rows of some chunks into account that are near.
-    fn walk<'a, 's>(&self, rows: &'a FlatRows, chunks: Range<usize>, mut passes: Vec<Pass<'a, 's>>) -> Vec<Pass<'a, 's>> {
+    fn walk<'a, 's>(
+        &self,
+        rows: &'a FlatRows,
+        chunks: Range<usize>,
+        mut passes: Vec<Pass<'a, 's>>,
+    ) -> Vec<Pass<'a, 's>> {
         let isa = Isa::current();
         let block_words = self.planes.words() * BLOCK;
         let (mut away, mut near) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / BLOCK]);
@@ -222,8 +227,7 @@ impl Cascade {
                 let Sought { sight, most, most_weighed, .. } = pass.sought;
                 distances(isa, &sight.bits, blocks, *most, &mut away, &mut near);
                 for (block, near) in near.iter().enumerate().filter(|(_, near)| **near != 0) {
-                    let weighed =
-                        sight.weighed.distances(isa, &blocks[block * block_words..(block + 1) * block_words]);
+                    let weighed = sight.weighed.distances(isa, &blocks[block * block_words..(block + 1) * block_words]);
                     let mut left = *near;
                     while left != 0 {
                         let at = left.trailing_zeros() as usize;
