@@ -12,13 +12,13 @@
 use std::collections::HashMap;
 use std::f64::consts::FRAC_PI_2;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::target::{Targets, turned_cosine};
-use super::{ClassKernel, HeadError, MarginHead, check_setting, check_shape};
+use super::margin::{checked_norms, number};
+use super::{ClassKernel, Head, HeadError, Margin, MarginGradient, Margins, check_setting};
 
 /// How far cosines are kept from −1 and 1, and angles from 0 and π.
-const MARGIN: f64 = 1e-3;
+const GUARD: f64 = 1e-3;
 /// Added to the deviation that norms are divided by.
 const STD_EPSILON: f64 = 1e-3;
 /// Norms outside of this range count as its ends.
@@ -74,25 +74,25 @@ impl AdaFaceState {
     }
 }
 
-/// The head of AdaFace: s·(cos(θ − m·ẑ) − (m + m·ẑ)) at an embedding's own class, s·cos θ elsewhere.
-#[derive(Debug)]
-pub struct AdaFace {
+/// The margin of AdaFace: s·(cos(θ − m·ẑ) − (m + m·ẑ)) at an embedding's own class.
+#[derive(Debug, Clone)]
+pub struct AdaFaceMargin {
     config: AdaFaceConfig,
-    kernel: ClassKernel,
+    gradient: MarginGradient,
     state: AdaFaceState,
 }
 
-impl AdaFace {
-    /// A head over `kernel`, with the statistics that training starts with.
+impl AdaFaceMargin {
+    /// The margin, with the statistics that training starts with.
     ///
     /// # Errors
     /// [`HeadError::BadSetting`].
-    pub fn new(config: AdaFaceConfig, kernel: ClassKernel) -> Result<Self, HeadError> {
+    pub fn new(config: AdaFaceConfig, gradient: MarginGradient) -> Result<Self, HeadError> {
         check_setting("m", config.m, "from 0 to π/2", (0.0..=FRAC_PI_2).contains(&config.m))?;
         check_setting("h", config.h, "0 or above", config.h >= 0.0)?;
         check_setting("s", config.s, "above 0", config.s > 0.0)?;
         check_setting("t_alpha", config.t_alpha, "above 0, 1 at most", config.t_alpha > 0.0 && config.t_alpha <= 1.0)?;
-        Ok(Self { config, kernel, state: AdaFaceState::default() })
+        Ok(Self { config, gradient, state: AdaFaceState::default() })
     }
 
     /// The running statistics.
@@ -115,43 +115,44 @@ impl AdaFace {
         Ok(())
     }
 
-    /// ẑ of each norm under `state`, in −1 to 1.
-    fn strengths(&self, norms: &[f64], state: AdaFaceState) -> Vec<f64> {
-        norms
-            .iter()
-            .map(|norm| (self.config.h * (norm - state.mean) / (state.std + STD_EPSILON)).clamp(-1.0, 1.0))
-            .collect()
+    /// ẑ of a norm, in −1 to 1.
+    fn strength(&self, norm: f64) -> f64 {
+        (self.config.h * (norm - self.state.mean) / (self.state.std + STD_EPSILON)).clamp(-1.0, 1.0)
     }
 }
 
-impl MarginHead for AdaFace {
+impl Margin for AdaFaceMargin {
     fn name(&self) -> &'static str {
         "adaface"
     }
 
-    fn kernel(&self) -> &ClassKernel {
-        &self.kernel
+    fn scale(&self) -> f64 {
+        self.config.s
     }
 
-    fn forward(&mut self, unit: &Tensor, norms: &Tensor, labels: &Tensor) -> Result<Tensor, HeadError> {
-        let cosines = self.kernel.cosines(unit, MARGIN)?;
-        let batch = cosines.dims()[0];
-        let targets = Targets::new(labels, &cosines)?;
-        check_shape("the norms", norms, &[batch, 1])?;
+    fn guard(&self) -> f64 {
+        match self.gradient {
+            MarginGradient::Exact => GUARD,
+            MarginGradient::StraightThrough => 0.0,
+        }
+    }
+
+    fn gradient(&self) -> MarginGradient {
+        self.gradient
+    }
+
+    fn at(&mut self, norms: &Tensor) -> Result<Margins, HeadError> {
+        let norms: Vec<f64> =
+            checked_norms(norms)?.into_iter().map(|norm| norm.clamp(NORM_RANGE.0, NORM_RANGE.1)).collect();
+        let batch = norms.len();
         if batch < 2 {
             return Err(HeadError::BatchTooSmall { least: 2, actual: batch });
         }
-        let norms = host_norms(norms)?;
-        let state = self.state.after(&norms, self.config.t_alpha);
-        let strengths = self.strengths(&norms, state);
-        let own = targets.of(&cosines)?;
-        let strengths = Tensor::from_vec(strengths, (batch, 1), &Device::Cpu)?;
-        let strengths = strengths.to_dtype(own.dtype())?.to_device(own.device())?;
-        let turned = turned_cosine(&own, &strengths.affine(-self.config.m, 0.0)?, MARGIN)?;
-        let change = ((turned - strengths.affine(self.config.m, self.config.m)?)? - &own)?;
-        let logits = (targets.add(&cosines, &change)? * self.config.s)?;
-        self.state = state;
-        Ok(logits)
+        self.state = self.state.after(&norms, self.config.t_alpha);
+        let strengths = norms.into_iter().map(|norm| self.strength(norm)).collect();
+        let strengths = Tensor::from_vec::<_, f64>(strengths, (batch, 1), &Device::Cpu)?;
+        let m = self.config.m;
+        Ok(Margins { turn: Some(strengths.affine(-m, 0.0)?), less: Some(strengths.affine(m, m)?), easy: false })
     }
 
     /// ẑ of each norm.
@@ -166,29 +167,42 @@ impl MarginHead for AdaFace {
     }
 
     fn load_buffers(&mut self, buffers: &HashMap<String, Tensor>) -> Result<(), HeadError> {
-        let number = |name: &'static str| -> Result<f64, HeadError> {
-            let buffer = buffers.get(name).filter(|buffer| buffer.elem_count() == 1);
-            let buffer = buffer.ok_or(HeadError::BadBuffer(name))?;
-            Ok(buffer.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?[0])
-        };
-        self.set_state(AdaFaceState { mean: number(MEAN)?, std: number(STD)? })
+        self.set_state(AdaFaceState { mean: number(buffers, MEAN)?, std: number(buffers, STD)? })
     }
 }
 
-/// Norms (batch, 1) as numbers within [`NORM_RANGE`]. They leave the graph here: no gradient goes through a norm.
-fn host_norms(norms: &Tensor) -> Result<Vec<f64>, HeadError> {
-    let norms = norms.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    // One NaN would stay in the running statistics for the rest of the training.
-    if let Some((row, &value)) = norms.iter().enumerate().find(|(_, norm)| !(norm.is_finite() && **norm >= 0.0)) {
-        return Err(HeadError::BadNorm { row, value });
+/// The head of AdaFace: s·(cos(θ − m·ẑ) − (m + m·ẑ)) at an embedding's own class, s·cos θ elsewhere.
+pub type AdaFace = Head<AdaFaceMargin>;
+
+impl AdaFace {
+    /// A head over `kernel`, with the statistics that training starts with and the exact gradient.
+    ///
+    /// # Errors
+    /// [`HeadError::BadSetting`].
+    pub fn new(config: AdaFaceConfig, kernel: ClassKernel) -> Result<Self, HeadError> {
+        Ok(Self::with_margin(AdaFaceMargin::new(config, MarginGradient::Exact)?, kernel))
     }
-    Ok(norms.into_iter().map(|norm| norm.clamp(NORM_RANGE.0, NORM_RANGE.1)).collect())
+
+    /// The running statistics.
+    pub fn state(&self) -> AdaFaceState {
+        self.margin.state()
+    }
+
+    /// Sets the running statistics.
+    ///
+    /// # Errors
+    /// [`HeadError::BadBuffer`] where one is not finite or the deviation is below 0.
+    pub fn set_state(&mut self, state: AdaFaceState) -> Result<(), HeadError> {
+        self.margin.set_state(state)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
-    use crate::head::{ArcFace, ArcFaceConfig, CosFace, CosFaceConfig, split_norm};
+    use crate::head::{ArcFace, ArcFaceConfig, CosFace, CosFaceConfig, MarginHead, split_norm};
 
     fn kernel() -> ClassKernel {
         ClassKernel::seeded(16, 6, 7, DType::F64, &Device::Cpu).unwrap()

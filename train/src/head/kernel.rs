@@ -1,6 +1,7 @@
 //! The class directions of a head.
 
 use candle_core::{DType, Device, Tensor, Var};
+use vultus_engine::random::Random;
 
 use super::{HeadError, check_shape};
 
@@ -28,16 +29,9 @@ impl ClassKernel {
     /// # Errors
     /// [`HeadError::Tensor`].
     pub fn seeded(dim: usize, classes: usize, seed: u64, dtype: DType, device: &Device) -> Result<Self, HeadError> {
-        // SplitMix64 (Steele, Lea and Flood 2014): the devices' own generators cannot all be seeded.
-        let mut state = seed;
-        let mut uniform = || {
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        };
-        let values: Vec<f64> = (0..dim * classes).map(|_| uniform()).collect();
+        // The devices' own generators cannot all be seeded.
+        let mut random = Random::new(seed);
+        let values: Vec<f64> = (0..dim * classes).map(|_| random.uniform(-1.0, 1.0)).collect();
         let kernel = normalise_columns(&Tensor::from_vec(values, (dim, classes), &Device::Cpu)?)?;
         Self::new(&kernel.to_dtype(dtype)?.to_device(device)?)
     }
@@ -61,8 +55,15 @@ impl ClassKernel {
     /// derivative.
     pub(super) fn cosines(&self, unit: &Tensor, margin: f64) -> Result<Tensor, HeadError> {
         check_shape("the embeddings", unit, &[unit.dims().first().copied().unwrap_or(0), self.dim()])?;
-        Ok(unit.matmul(&normalise_columns(&self.0)?)?.clamp(margin - 1.0, 1.0 - margin)?)
+        Ok(keep_from_ends(&unit.matmul(&normalise_columns(&self.0)?)?, margin)?)
     }
+}
+
+/// Cosines kept `margin` away from −1 and 1, without a gradient where that binds. With a margin of 0 it binds by rounding
+/// alone, and the gradient goes on; candle's clamp would halve it at the ends themselves.
+pub(super) fn keep_from_ends(cosines: &Tensor, margin: f64) -> candle_core::Result<Tensor> {
+    let kept = cosines.clamp(margin - 1.0, 1.0 - margin)?;
+    if margin > 0.0 { Ok(kept) } else { cosines + (kept - cosines)?.detach() }
 }
 
 fn normalise_columns(kernel: &Tensor) -> candle_core::Result<Tensor> {

@@ -8,15 +8,20 @@
 //! |---|---|---|
 //! | [`CosFace`] | cos θ − m | Wang et al. 2018, "CosFace: Large Margin Cosine Loss for Deep Face Recognition" |
 //! | [`ArcFace`] | cos(θ + m) | Deng et al. 2019, "ArcFace: Additive Angular Margin Loss for Deep Face Recognition" |
+//! | [`CurricularFace`] | cos(θ + m), and others that come closer grow | Huang et al. 2020, "CurricularFace: Adaptive Curriculum Learning Loss for Deep Face Recognition" |
+//! | [`MagFace`] | cos(θ + m(a)), a the norm | Meng et al. 2021, "MagFace: A Universal Representation for Face Recognition and Quality Assessment" |
 //! | [`AdaFace`] | cos(θ − m·ẑ) − (m + m·ẑ) | Kim et al. 2022, "AdaFace: Quality Adaptive Margin for Face Recognition" |
 //!
 //! ẑ is how far the embedding's norm is from the norms seen so far, in −1 to 1: the norm before normalisation goes with
 //! the quality of the image.
 //!
+//! [`PartialFc`] is for more classes than one device or one step can take: classes in shards, and of each shard a
+//! sample. It takes every [`Margin`], which is all of these but CurricularFace's.
+//!
 //! # Use
 //! ```
 //! use candle_core::{DType, Device, Tensor, Var};
-//! use vultus_train::head::{AdaFace, AdaFaceConfig, ClassKernel, MarginHead, loss, split_norm};
+//! use vultus_train::head::{AdaFace, AdaFaceConfig, ClassKernel, MarginHead, split_norm};
 //!
 //! # fn main() -> Result<(), vultus_train::head::HeadError> {
 //! let kernel = ClassKernel::seeded(16, 10, 1, DType::F32, &Device::Cpu)?;
@@ -25,7 +30,7 @@
 //! let labels = Tensor::new(&[3u32, 1, 4, 1], &Device::Cpu)?;
 //! let (unit, norms) = split_norm(&raw)?;
 //! let logits = head.forward(&unit, &norms, &labels)?;
-//! let grads = loss(&logits, &labels)?.backward()?;
+//! let grads = head.loss(&logits, &norms, &labels)?.backward()?;
 //! assert!(grads.get(&raw).is_some() && grads.get(head.kernel().var()).is_some());
 //! # Ok(())
 //! # }
@@ -34,17 +39,27 @@
 mod adaface;
 mod arcface;
 mod cosface;
+mod curricularface;
 mod kernel;
+mod magface;
+mod margin;
+mod partial;
 mod target;
 
 use std::collections::HashMap;
 
 use candle_core::{DType, Tensor};
 
-pub use adaface::{AdaFace, AdaFaceConfig, AdaFaceState};
-pub use arcface::{ArcFace, ArcFaceConfig};
-pub use cosface::{CosFace, CosFaceConfig};
+pub use adaface::{AdaFace, AdaFaceConfig, AdaFaceMargin, AdaFaceState};
+pub use arcface::{ArcFace, ArcFaceConfig, ArcFaceMargin};
+pub use cosface::{CosFace, CosFaceConfig, CosFaceMargin};
+pub use curricularface::{CurricularFace, CurricularFaceConfig};
 pub use kernel::ClassKernel;
+pub use magface::{MagFace, MagFaceConfig, MagFaceMargin};
+pub use margin::{Head, Margin, MarginGradient, Margins};
+pub use partial::{
+    Alone, Collective, InProcess, PartialConfig, PartialFc, PartialStep, RowGradient, RowSgd, Shard, ShardKernel,
+};
 
 /// Squared norms below this are taken as this, so that an embedding of zeros is not divided by zero.
 const MIN_SQUARED_NORM: f64 = 1e-12;
@@ -100,14 +115,21 @@ pub enum HeadError {
         /// Its norm.
         value: f64,
     },
-    /// A checkpoint lacks a buffer of the head, or what it has is not one finite number.
+    /// The mean cosine of a batch to its own classes is NaN: training has come apart.
+    #[error("the mean cosine to the own classes is {0}")]
+    BadMean(f64),
+    /// A checkpoint lacks a buffer of the head, or what it has does not fit it: a number is not finite, a tensor has
+    /// another shape.
     #[error("the checkpoint has no usable {0} for the head")]
     BadBuffer(&'static str),
+    /// Ranks did not come together: one has left, or what they brought does not fit.
+    #[error("the ranks did not come together: {0}")]
+    Ranks(String),
 }
 
 /// A head that is trained together with a network.
 pub trait MarginHead {
-    /// Name for logs and checkpoints: `adaface`, `arcface` or `cosface`.
+    /// Name for logs and checkpoints: `adaface`, `arcface`, `cosface`, `curricularface` or `magface`.
     fn name(&self) -> &'static str;
 
     /// The class directions, the head's one parameter.
@@ -116,8 +138,9 @@ pub trait MarginHead {
     /// Logits (batch, classes) of one training step, scaled and with the margin at each embedding's own class.
     ///
     /// `unit` are embeddings (batch, dim) of length 1 in the kernel's type, `norms` their lengths before normalisation
-    /// (batch, 1), `labels` their classes (batch), u32 or i64. Gradients reach `unit` and the kernel, never `norms`. A
-    /// head with a state, such as the running norms of [`AdaFace`], updates it first; after an error it is unchanged.
+    /// (batch, 1), `labels` their classes (batch), u32 or i64. Gradients reach `unit` and the kernel, and `norms` with
+    /// [`MagFace`] alone. A head with a state, such as the running norms of [`AdaFace`], updates it first; after an
+    /// error it is unchanged.
     ///
     /// # Errors
     /// [`HeadError`] on wrong shapes, labels that are no class, a batch too small, or bad norms.
@@ -130,6 +153,28 @@ pub trait MarginHead {
     /// [`HeadError`] on bad norms.
     fn margin_scalers(&self, _norms: &Tensor) -> Result<Option<Vec<f64>>, HeadError> {
         Ok(None)
+    }
+
+    /// What the head adds to the cross entropy, by the norms (batch, 1) of the embeddings: [`MagFace`]'s reward for long
+    /// ones. A scalar that gradients go through.
+    ///
+    /// # Errors
+    /// [`HeadError::Tensor`].
+    fn regulariser(&self, _norms: &Tensor) -> Result<Option<Tensor>, HeadError> {
+        Ok(None)
+    }
+
+    /// The loss of a step: mean cross entropy of `logits` (batch, classes) and `labels` (batch), plus the regulariser
+    /// where the head has one. A scalar.
+    ///
+    /// # Errors
+    /// [`HeadError::Tensor`].
+    fn loss(&self, logits: &Tensor, norms: &Tensor, labels: &Tensor) -> Result<Tensor, HeadError> {
+        let cross_entropy = loss(logits, labels)?;
+        Ok(match self.regulariser(norms)? {
+            Some(regulariser) => (cross_entropy + regulariser)?,
+            None => cross_entropy,
+        })
     }
 
     /// What a checkpoint keeps of the head beside the kernel, by name.
@@ -158,7 +203,8 @@ pub fn split_norm(raw: &Tensor) -> Result<(Tensor, Tensor), HeadError> {
     Ok((raw.broadcast_div(&norms)?, norms))
 }
 
-/// Mean cross entropy of `logits` (batch, classes) and `labels` (batch). A scalar.
+/// Mean cross entropy of `logits` (batch, classes) and `labels` (batch). A scalar. [`MarginHead::loss`] is this and the
+/// head's regulariser.
 ///
 /// # Errors
 /// [`HeadError::Tensor`].

@@ -32,6 +32,25 @@ impl Targets {
         Ok(Self { index, mask })
     }
 
+    /// The own classes where only some classes have a column: the column of each embedding's class, if it has one.
+    /// [`of`](Self::of) of an embedding without one is a cosine of no meaning, and [`add`](Self::add) leaves its row be.
+    pub(super) fn among(columns: &[Option<u32>], cosines: &Tensor) -> Result<Self, HeadError> {
+        let device = cosines.device();
+        let batch = columns.len();
+        let index: Vec<u32> = columns.iter().map(|column| column.unwrap_or(0)).collect();
+        let index = Tensor::from_vec(index, (batch, 1), device)?;
+        let has_one: Vec<u8> = columns.iter().map(|column| u8::from(column.is_some())).collect();
+        let has_one = Tensor::from_vec(has_one, (batch, 1), device)?.to_dtype(cosines.dtype())?;
+        let all = Tensor::arange(0, cosines.dims()[1] as u32, device)?.reshape((1, ()))?;
+        let mask = index.broadcast_eq(&all)?.to_dtype(cosines.dtype())?.broadcast_mul(&has_one)?;
+        Ok(Self { index, mask })
+    }
+
+    /// (batch, classes): 1 at each own class, 0 elsewhere, without gradient.
+    pub(super) fn mask(&self) -> &Tensor {
+        &self.mask
+    }
+
     /// The cosine of each embedding to its own class, (batch, 1).
     pub(super) fn of(&self, cosines: &Tensor) -> Result<Tensor, HeadError> {
         Ok(cosines.gather(&self.index, 1)?)
@@ -44,14 +63,18 @@ impl Targets {
     }
 }
 
-/// cos(clip(θ + g, ε, π − ε)) for the cosines cos θ (batch, 1) and turns g (batch, 1) without gradient, |g| below π.
+/// cos(clip(θ + g, ε, π − ε)) for the cosines cos θ (batch, 1) and turns g (batch, 1), |g| below π; cos(θ + g) where
+/// `epsilon` is none.
 ///
 /// candle has no arc cosine, so it is the addition theorem: cos θ cos g − sin θ sin g. Whether the clip binds is told
 /// by comparing cosines, as the cosine falls over 0 to π; where it binds, the value is constant and the gradient 0.
-pub(super) fn turned_cosine(cosine: &Tensor, turn: &Tensor, epsilon: f64) -> Result<Tensor, HeadError> {
-    let turn = turn.detach();
+pub(super) fn turned_cosine(cosine: &Tensor, turn: &Tensor, epsilon: Option<f64>) -> Result<Tensor, HeadError> {
     let sine = (1.0 - cosine.sqr()?)?.sqrt()?;
     let turned = ((cosine * turn.cos()?)? - (sine * turn.sin()?)?)?;
+    let Some(epsilon) = epsilon else {
+        return Ok(turned);
+    };
+    let turn = turn.detach();
     // θ + g < ε, that is θ < ε − g: never where ε − g is not above 0, as the cosine is not above 1.
     let below = cosine.detach().gt(&turn.affine(-1.0, epsilon)?.clamp(0.0, PI)?.cos()?)?;
     let above = cosine.detach().lt(&turn.affine(-1.0, PI - epsilon)?.clamp(0.0, PI)?.cos()?)?;
@@ -74,7 +97,7 @@ mod tests {
             let count = cosines.len();
             let cosine = Var::from_vec(cosines.clone(), (count, 1), &Device::Cpu).unwrap();
             let turns = Tensor::full(turn, (count, 1), &Device::Cpu).unwrap();
-            let turned = turned_cosine(&cosine, &turns, epsilon).unwrap();
+            let turned = turned_cosine(&cosine, &turns, Some(epsilon)).unwrap();
             let grads = turned.sum_all().unwrap().backward().unwrap();
             let values = turned.flatten_all().unwrap().to_vec1::<f64>().unwrap();
             let slopes = grads.get(&cosine).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -86,6 +109,16 @@ mod tests {
                 assert!((slope - expected).abs() < 1e-10, "cosine {c}, turn {turn}: {slope}, {expected}");
             }
         }
+    }
+
+    #[test]
+    fn embeddings_without_a_column_are_left_be() {
+        let cosines = Tensor::new(&[[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], &Device::Cpu).unwrap();
+        let targets = Targets::among(&[Some(2), None], &cosines).unwrap();
+        let change = Tensor::new(&[[1.0], [1.0]], &Device::Cpu).unwrap();
+        let changed = targets.add(&cosines, &change).unwrap().to_vec2::<f64>().unwrap();
+        assert_eq!(changed, [[0.1, 0.2, 1.3], [0.4, 0.5, 0.6]]);
+        assert_eq!(targets.of(&cosines).unwrap().to_vec2::<f64>().unwrap()[0], [0.3]);
     }
 
     #[test]
