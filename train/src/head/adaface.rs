@@ -157,7 +157,8 @@ impl Margin for AdaFaceMargin {
 
     /// ẑ of each norm.
     fn margin_scalers(&self, norms: &Tensor) -> Result<Option<Vec<f64>>, HeadError> {
-        Ok(Some(self.strengths(&host_norms(norms)?, self.state)))
+        let clamped = |norm: f64| norm.clamp(NORM_RANGE.0, NORM_RANGE.1);
+        Ok(Some(checked_norms(norms)?.into_iter().map(|norm| self.strength(clamped(norm))).collect()))
     }
 
     /// `batch_mean` and `batch_std`, each one f64, so that a run that is taken up again goes on to the bit.

@@ -43,6 +43,14 @@ pub trait Margin: Clone {
     /// [`HeadError`] on a batch too small or bad norms; the state may have changed then, so callers work on a clone.
     fn at(&mut self, norms: &Tensor) -> Result<Margins, HeadError>;
 
+    /// See [`MarginHead::margin_scalers`].
+    ///
+    /// # Errors
+    /// [`HeadError::BadNorm`].
+    fn margin_scalers(&self, _norms: &Tensor) -> Result<Option<Vec<f64>>, HeadError> {
+        Ok(None)
+    }
+
     /// What is added to the cross entropy: the mean over the norms (batch, 1) of a function of each. A scalar.
     ///
     /// # Errors
@@ -145,6 +153,10 @@ impl<M: Margin> MarginHead for Head<M> {
         let logits = (targets.add(&cosines, &change)? * margin.scale())?;
         self.margin = margin;
         Ok(logits)
+    }
+
+    fn margin_scalers(&self, norms: &Tensor) -> Result<Option<Vec<f64>>, HeadError> {
+        self.margin.margin_scalers(norms)
     }
 
     fn regulariser(&self, norms: &Tensor) -> Result<Option<Tensor>, HeadError> {

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::TrainError;
 use super::distil::{Lesson, Teacher};
-use crate::head::{MarginHead, loss, split_norm};
+use crate::head::{MarginHead, split_norm};
 use crate::network::{Gradients, Network};
 use crate::optimise::{Sgd, SgdConfig, Update, clip, length};
 
@@ -105,7 +105,7 @@ impl Learner {
         let mut whole: Option<Tensor> = None;
         if let Some(head) = &mut self.head {
             let logits = head.forward(&unit, &norms, &part.labels)?;
-            whole = Some((loss(&logits, &part.labels)? * self.head_weight)?);
+            whole = Some((head.loss(&logits, &norms, &part.labels)? * self.head_weight)?);
             self.measured.scalers.extend(head.margin_scalers(&norms)?.unwrap_or_default());
         }
         if let (Some(teacher), Some(lesson)) = (teacher, &part.lesson) {
