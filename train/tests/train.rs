@@ -343,12 +343,13 @@ fn an_exported_model_is_the_trained_network() {
         config.run.batch = 4;
         config.run.steps = Some(2);
         let run = folder.path().join(format!("run-{architecture}"));
+        let again = config.clone();
         let mut trainer = Trainer::start(config, &run).unwrap();
         let (_, steps) = records(&mut trainer);
         let models = folder.path().join("models");
         let name = format!("trained-{architecture}");
         let exported = export(&ExportConfig {
-            run,
+            run: run.clone(),
             checkpoint: None,
             name: name.clone(),
             models: models.clone(),
@@ -377,6 +378,23 @@ fn an_exported_model_is_the_trained_network() {
         let norm = norm.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
         println!("{architecture}: embeddings differ by {error:.1e}, norms {norm} and {}", found.norm);
         assert!(error < 1e-5 && (norm / found.norm - 1.0).abs() < 1e-4);
+        // Other runs start from it: from its checkpoint, and from the model.
+        for (kind, start) in [
+            ("checkpoint", run.join("checkpoints/step-0000000002.ckpt")),
+            ("model", exported.installed.path.clone().unwrap()),
+        ] {
+            let mut config = again.clone();
+            config.network.architecture = None;
+            config.network.dim = None;
+            config.network.start = Some(start.to_str().unwrap().to_owned());
+            let mut other = Trainer::start(config, &folder.path().join(format!("{kind}-{architecture}"))).unwrap();
+            let folded = kind == "model" && architecture == Architecture::Mobilefacenet;
+            assert_eq!(other.config().network.constant_statistics, Some(folded));
+            assert_eq!(other.state().input.color, input.color);
+            let (unit, _) = split_norm(&other.network_mut().embed(&pixels).unwrap()).unwrap();
+            let error = worst(&unit.flatten_all().unwrap().to_vec1().unwrap(), &found.embedding);
+            assert!(error < 1e-5, "{kind}: {error}");
+        }
     }
 }
 
