@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::{
-    calibration, changes, clusters, detect, duplicates, embed, faces, galleries, health, jobs, leave_one_out,
+    calibration, changes, clusters, detect, duplicates, embed, faces, galleries, health, jobs, leave_one_out, metrics,
     migrations, models, pairs, probes, regroupings, reviews, search, subjects, templates, tracks, unknown, verify,
     watches,
 };
@@ -25,7 +25,7 @@ use crate::openapi::Document;
 /// The request header that names a request in logs; made where the client sends none, and sent back.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The documented routes under `/v1`, which need a key when one is set.
+/// The documented routes which need a key when one is set: all under `/v1`, and `/metrics`.
 fn resources() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(galleries::list, galleries::create))
@@ -79,6 +79,7 @@ fn resources() -> OpenApiRouter<App> {
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
+        .routes(routes!(metrics::collect))
 }
 
 /// The documented routes for supervisors, which need no key.

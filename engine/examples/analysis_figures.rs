@@ -103,7 +103,8 @@ fn database(kind: GalleryKind) -> Result<(Arc<Database>, GalleryId, ModelId)> {
         )?
         .served(),
     );
-    let config = DatabaseConfig { model: Arc::clone(&served), review: None, index: IndexConfig::default(), snapshots: None };
+    let config =
+        DatabaseConfig { model: Arc::clone(&served), review: None, index: IndexConfig::default(), snapshots: None };
     let database = Database::open(Arc::new(MemoryStore::new()), Arc::new(Source(Arc::clone(&served))), config)?;
     let gallery = GalleryId::try_from("g")?;
     database.create_gallery(gallery.clone(), kind, None, GallerySettings::default())?;

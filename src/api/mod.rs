@@ -14,6 +14,7 @@ pub mod galleries;
 pub mod health;
 pub mod jobs;
 pub mod leave_one_out;
+pub mod metrics;
 pub mod migrations;
 pub mod models;
 pub mod paging;

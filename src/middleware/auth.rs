@@ -1,4 +1,4 @@
-//! Keys: `Authorization: Bearer KEY` on every request under `/v1`, when a key is set.
+//! Keys: `Authorization: Bearer KEY` on every request under `/v1` and for `/metrics`, when a key is set.
 
 use axum::extract::{Request, State};
 use axum::http::header;

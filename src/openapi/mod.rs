@@ -137,7 +137,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let mut codes: BTreeSet<&'static str> = own.into_iter().flatten().map(Code::text).collect();
     let mut add = |more: &[Code]| codes.extend(more.iter().map(|code| code.text()));
     add(&[Code::RequestTimeout]);
-    if path.starts_with("/v1/") {
+    if path.starts_with("/v1/") || path == "/metrics" {
         add(ALWAYS);
     }
     if operation.contains_key("parameters") {
@@ -218,7 +218,7 @@ mod tests {
         for (name, operation) in operations(&document) {
             assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{name}");
             assert!(operation.get("x-problems").is_none() && operation.get("x-images").is_none(), "{name}");
-            if name.contains("/v1/") {
+            if name.contains("/v1/") || name.ends_with("/metrics") {
                 assert!(operation["responses"]["401"].is_object() && operation["responses"]["500"].is_object());
             }
             if name.starts_with("post") {

@@ -82,6 +82,24 @@ async fn a_key_is_required_where_one_is_set() {
 }
 
 #[tokio::test]
+async fn figures_are_there_for_who_has_the_key() {
+    let app = TestApp::with(|settings| settings.auth.key = SecretString::from("open-sesame")).await;
+    let ask = async |key: &str| {
+        let request = Request::get("/metrics").header("authorization", format!("Bearer {key}"));
+        app.send(request.body(Body::empty()).unwrap()).await
+    };
+    ask("wrong").await.problem(401, "unauthorized");
+    let answer = ask("open-sesame").await;
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4"));
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    for line in
+        ["# TYPE vultus_galleries gauge", "vultus_galleries 0", "vultus_index_snapshots_total{outcome=\"refused\"} 0"]
+    {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_takes_too_long_is_given_up() {
     let app = TestApp::with(|settings| settings.server.request_timeout_ms = 1).await;
     let large = crate::harness::png(&image::RgbImage::new(1600, 1600));

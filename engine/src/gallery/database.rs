@@ -57,6 +57,21 @@ pub struct GallerySettings {
     pub label: Option<String>,
 }
 
+/// What the indexes of galleries hold together, standby sides included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IndexTotals {
+    /// Galleries in use.
+    pub galleries: usize,
+    /// Live rows.
+    pub rows: usize,
+    /// Rows that were removed and still take room.
+    pub tombstones: usize,
+    /// Memory taken in bytes, estimated.
+    pub bytes: usize,
+    /// What of the vectors is in files, in bytes.
+    pub filed_bytes: usize,
+}
+
 /// All galleries of a store.
 pub struct Database {
     pub(super) store: Arc<dyn Store>,
@@ -251,6 +266,22 @@ impl Database {
     /// Galleries with their indexes.
     pub(super) fn open_galleries(&self) -> Vec<Arc<OpenGallery>> {
         self.galleries.read().values().cloned().collect()
+    }
+
+    /// What the indexes of all galleries hold together.
+    pub fn index_totals(&self) -> IndexTotals {
+        let mut totals = IndexTotals::default();
+        for open in self.open_galleries() {
+            totals.galleries += 1;
+            for side in open.state().sides() {
+                let stats = side.index.stats();
+                totals.rows += stats.rows;
+                totals.tombstones += stats.tombstones;
+                totals.bytes += stats.bytes;
+                totals.filed_bytes += stats.filed_bytes;
+            }
+        }
+        totals
     }
 
     /// A gallery that is in use.

@@ -49,7 +49,7 @@ pub use agreement::{Agreement, Mated, NonMated, Spread};
 pub use calibrate::{CalibrateOptions, CalibrationProbes, CalibrationStatus, GalleryCalibration};
 pub use clusters::{Cluster, ClusterFace, ClusterOptions, Clusters};
 pub use confusion::{Confusion, LeaveOneOut, LeaveOneOutOptions, ScoreSpread, Suspect};
-pub use database::{Database, DatabaseConfig, GallerySettings};
+pub use database::{Database, DatabaseConfig, GallerySettings, IndexTotals};
 pub use decision::{Decider, Decision, ServerScores, Threshold, ThresholdSource};
 pub use duplicates::{DuplicateOptions, DuplicatePair, Duplicates};
 pub use enrol::{Enrolled, NewFace};

@@ -1,0 +1,54 @@
+//! `/metrics`: what a Prometheus server collects.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use crate::app::App;
+use crate::problem::Problem;
+
+/// The text format of Prometheus.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// Figures of this process for a monitoring system, in the text format of Prometheus. Galleries are summed up and not named.
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "health",
+    responses((status = 200, description = "The figures.", body = String, content_type = "text/plain")))]
+pub async fn collect(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    let text = app.blocking(|app| Ok(exposition(app))).await?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
+}
+
+fn exposition(app: &App) -> String {
+    let mut out = String::new();
+    let mut figure = |name: &str, kind: &str, help: &str, values: &[(&str, u64)]| {
+        // Writing to a text cannot fail.
+        let _ = writeln!(out, "# HELP vultus_{name} {help}\n# TYPE vultus_{name} {kind}");
+        for (labels, value) in values {
+            let _ = writeln!(out, "vultus_{name}{labels} {value}");
+        }
+    };
+    let indexes = app.database.index_totals();
+    let plain = |value: usize| [("", value as u64)];
+    figure("galleries", "gauge", "Galleries that can be searched.", &plain(indexes.galleries));
+    figure("index_rows", "gauge", "Rows of their indexes.", &plain(indexes.rows));
+    figure("index_tombstones", "gauge", "Rows that were removed and still take room.", &plain(indexes.tombstones));
+    figure("index_bytes", "gauge", "Memory that indexes take, estimated.", &plain(indexes.bytes));
+    figure("index_filed_bytes", "gauge", "Bytes of vectors in files.", &plain(indexes.filed_bytes));
+    let counts = app.database.snapshot_counts();
+    let outcomes = [
+        ("{outcome=\"read\"}", counts.read.load(Ordering::Relaxed)),
+        ("{outcome=\"refused\"}", counts.refused.load(Ordering::Relaxed)),
+        ("{outcome=\"written\"}", counts.written.load(Ordering::Relaxed)),
+    ];
+    figure(
+        "index_snapshots_total",
+        "counter",
+        "Snapshots of indexes since the start: read, found damaged or outdated and refused, written.",
+        &outcomes,
+    );
+    figure("images_in_work", "gauge", "Images that are looked at now.", &plain(app.pipeline.health().in_work));
+    out
+}
