@@ -113,7 +113,9 @@ impl App {
     /// Waits until this photo may be decoded and held. Looking through a large one takes seconds: some thread is always left
     /// to small ones, which pass by the large ones that wait.
     pub async fn photo_slot(&self, file: &[u8]) -> Result<PhotoSlot, Problem> {
-        let large = stated_pixels(file).is_some_and(|pixels| pixels > LARGE_PHOTO_PX);
+        // One that will be refused for its size need not wait among those that will be looked through.
+        let looked_through = LARGE_PHOTO_PX + 1..=self.config.limits.max_image_pixels;
+        let large = stated_pixels(file).is_some_and(|pixels| looked_through.contains(&pixels));
         let slot = |slots: &Arc<Semaphore>| Arc::clone(slots).acquire_owned();
         let large = if large { Some(slot(&self.large_photo_slots).await.map_err(Problem::internal)?) } else { None };
         let photo = slot(&self.photo_slots).await.map_err(Problem::internal)?;

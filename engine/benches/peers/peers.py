@@ -85,13 +85,15 @@ RESTRICTED = {"avx2": {"VULTUS_KERNELS": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "
 
 def chosen(network, options):
     """The engines to compare on a network."""
+    # Of the networks, those of the IR family alone run in bf16 here.
+    bf16 = network.startswith("ir_")
     if options.engines:
-        return options.engines
+        return [name for name in options.engines if bf16 or name != f"{OURS} bf16"]
     left_out = {"vultus-stock f32"}
     if network != "yunet":
         left_out.add("opencv f32")
-    if network != "ir_50":
-        left_out.add("vultus bf16")
+    if not bf16:
+        left_out.add(f"{OURS} bf16")
     if options.isa:
         left_out |= {"openvino bf16", "vultus bf16", "onnxruntime f32"}
     return [name for name in ENGINES if name not in left_out]
@@ -255,7 +257,12 @@ def print_times(network, entry, options):
 
 
 def main():
-    numbers = lambda text: [int(part) for part in text.split(",")]
+    def number(text):
+        if not text.isdecimal() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        return int(text)
+
+    numbers = lambda text: [number(part) for part in text.split(",")]
     names = lambda text: text.split(",")
     parser = argparse.ArgumentParser(prog="run", description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=Path, required=True, help=argparse.SUPPRESS)
@@ -266,7 +273,7 @@ def main():
     parser.add_argument("--engines", type=names, help=f"of {', '.join(ENGINES)}; default all that suit the network")
     parser.add_argument("--threads", type=numbers, default=[1, 2], help="default 1,2")
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32], help="default 1,8,32; yunet always 1")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each engine, default 15")
+    parser.add_argument("--rounds", type=number, default=15, help="turns of each engine, default 15")
     parser.add_argument("--isa", choices=list(RESTRICTED), help="restrict the engines that can be")
     parser.add_argument("--no-errors", dest="errors", action="store_false", help="do not compare outputs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -275,6 +282,8 @@ def main():
         unknown = [name for name in given if name not in known]
         if unknown:
             parser.error(f"{unknown[0]!r} is not one of {', '.join(known)}")
+    if not all(chosen(network, options) for network in options.networks):
+        parser.error(f"{OURS} runs networks of the IR family alone in bf16")
     options.batches = {network: [1] if network == "yunet" else options.batches for network in options.networks}
 
     about = {"processor": processor(), "cores": os.cpu_count(), "isa": options.isa, "rounds": options.rounds}

@@ -71,7 +71,8 @@ fn best() -> Option<Isa> {
 
 /// What [`VARIABLE`] asks for, the best where it asks for nothing; else what is wrong with it.
 fn asked() -> Result<Option<Isa>, String> {
-    let name = std::env::var(VARIABLE).unwrap_or_default();
+    let name = std::env::var_os(VARIABLE).unwrap_or_default();
+    let name = name.to_string_lossy();
     match name.parse::<Isa>() {
         _ if name.is_empty() => Ok(best()),
         _ if name == STOCK => Ok(None),

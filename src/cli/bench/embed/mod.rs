@@ -125,6 +125,13 @@ impl Embed {
                         }
                         Err(error) => return Err(error),
                     };
+                    // An id names a form, which then is the model's, whatever else is asked for.
+                    let actual = network.form().precision;
+                    if actual != *dtype && self.dtype.len() > 1 {
+                        eprintln!("vultus: {model} is in {actual}; passed over in {dtype}");
+                        break;
+                    }
+                    let setup = Setup { dtype: actual, ..setup };
                     let path = network.kernels();
                     let pipeline = Arc::new(pipeline_with(network, &setup.settings)?);
                     let crops = match &crops {

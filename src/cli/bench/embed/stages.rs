@@ -11,7 +11,7 @@ use anyhow::Context;
 use image::RgbImage;
 use serde::Serialize;
 use vultus_engine::ids::MediaId;
-use vultus_engine::image::decode;
+use vultus_engine::image::{decode, stated_pixels};
 use vultus_engine::infer::Pipeline;
 use vultus_engine::store::memory::MemoryStore;
 
@@ -30,8 +30,8 @@ use crate::service::select::Select;
 const MOST_PASSES: usize = 5;
 /// Most photos whose stages are measured one by one.
 const ONE_BY_ONE: usize = 200;
-/// Most bytes of photos that are held decoded.
-const DECODED_BYTES: usize = 64 << 20;
+/// About the most bytes of photos that are held decoded.
+const DECODED_BYTES: u64 = 256 << 20;
 
 /// Medians in milliseconds a photo, one photo at a time, and faces a second of all together.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -98,16 +98,12 @@ fn decoded_chain(
     passes: usize,
     jobs: usize,
 ) -> anyhow::Result<Vec<f64>> {
-    let mut held = 0;
-    let mut decoded: Vec<Arc<RgbImage>> = Vec::new();
-    for file in &photos.files {
-        let Ok(photo) = decode(file, &setup.settings.decode_limits()) else { continue };
-        held += photo.as_raw().len();
-        decoded.push(Arc::new(photo));
-        if held > DECODED_BYTES {
-            break;
-        }
-    }
+    // Where they are too many, every so manyth of them, so that they are of the same kind as those of the whole chain.
+    let bytes: u64 = photos.files.iter().filter_map(|file| stated_pixels(file)).map(|pixels| 3 * pixels).sum();
+    let step = (bytes.div_ceil(DECODED_BYTES) as usize).max(1);
+    let limits = setup.settings.decode_limits();
+    let files = photos.files.iter().step_by(step);
+    let decoded: Vec<Arc<RgbImage>> = files.filter_map(|file| decode(file, &limits).ok().map(Arc::new)).collect();
     anyhow::ensure!(!decoded.is_empty(), "none of the photos can be decoded");
     let options = setup.settings.detect_options();
     let one = |photo: &Arc<RgbImage>| -> anyhow::Result<usize> {
