@@ -222,3 +222,41 @@ fn what_was_removed_leaves_the_file_and_galleries_take_theirs_with_them() {
     database.delete_gallery(&gid(), None).unwrap();
     assert!(files(folder.path()).is_empty());
 }
+
+#[test]
+fn another_rule_gets_another_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = kept(GalleryKind::Consolidated, folder.path());
+    let database = open(&store, folder.path(), Duration::ZERO);
+    for subject in 0..SUBJECTS {
+        enrol(&database, subject, subject + 3_000);
+    }
+    wait_for_snapshots(&database, 1);
+    let written = database.snapshot_counts().written.load(Ordering::Relaxed);
+    // The new index counts its changes from its own beginning.
+    let fusion = Some(FusionRequest::from(FusionRule::Norm));
+    database.update_gallery(&gid(), GallerySettings { fusion, ..GallerySettings::default() }, None).unwrap();
+    wait_for_snapshots(&database, written + 1);
+    let expected = everybody(&database);
+    drop(database);
+    let again = open(&store, folder.path(), NEVER);
+    assert_eq!((counts(&again), everybody(&again)), ((1, 0), expected));
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_written_is_not_tried_all_the_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a file and no folder");
+    std::fs::write(&path, "").unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let database = open(&store, &path, NEVER);
+    database.create_gallery(gid(), GalleryKind::Events, None, GallerySettings::default()).unwrap();
+    for subject in 0..SUBJECTS {
+        enrol(&database, subject, subject);
+    }
+    let open = database.open_gallery(&gid()).unwrap();
+    // The background may have been first; a second try comes after a rest.
+    let _ = database.keep_snapshot(&open);
+    assert!(matches!(database.keep_snapshot(&open), Ok(false)));
+    assert_eq!(database.snapshot_counts().written.load(Ordering::Relaxed), 0);
+}

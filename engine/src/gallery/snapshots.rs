@@ -132,6 +132,22 @@ struct Last {
     took: Duration,
 }
 
+impl Last {
+    /// Whether it is time for another one, of the index as it is now.
+    fn is_outdated(&self, config: &SnapshotConfig, index: &Arc<GalleryIndex>) -> bool {
+        if self.at.elapsed() < config.min_interval.max(self.took * PAUSES) {
+            return false;
+        }
+        // Another index, made for another rule say, counts from its own beginning.
+        if !std::ptr::eq(self.index.as_ptr(), Arc::as_ptr(index)) {
+            return true;
+        }
+        let (changes, removals) = index.changes();
+        let changed = changes - self.changes;
+        removals > self.removals || changed > 0 && changed as f64 >= config.changed_share * index.rows() as f64
+    }
+}
+
 /// The index of a gallery out of its snapshot; `None` where there is none that could be used, which the log says.
 pub(super) fn load(
     config: &SnapshotConfig,
@@ -240,16 +256,14 @@ impl Database {
             }
             return Ok(false);
         }
-        if let Some(last) = &*last {
-            let is_same = last.index.upgrade().is_some_and(|last| Arc::ptr_eq(&last, &index));
-            let (changes, removals) = index.changes();
-            let changed = (changes - last.changes) as f64 >= config.changed_share * index.rows() as f64;
-            let rested = last.at.elapsed() >= config.min_interval.max(last.took * PAUSES);
-            if !rested || is_same && !(changed && changes > last.changes) && removals == last.removals {
-                return Ok(false);
-            }
+        if let Some(last) = &*last
+            && !last.is_outdated(config, &index)
+        {
+            return Ok(false);
         }
         let started = Instant::now();
+        // Where it fails, on a full disk say, it is tried again after a rest and not every second.
+        *last = Some(Last { index: Weak::new(), changes: 0, removals: 0, at: started, took: Duration::ZERO });
         // Who changes the gallery holds this from the commit until the rows agree, so all changes up to the number are in the rows.
         let (label, frozen, index, (changes, removals)) = {
             let _alone = open.members.write();
@@ -262,6 +276,12 @@ impl Database {
             .map_err(std::io::Error::other)
             .and_then(|label| frozen.save(&path, &label))
             .map_err(StoreError::Io)?;
+        // A gallery that was removed meanwhile has taken its file with it, and must not get another one.
+        let there = self.store().gallery(&label.gallery)?;
+        if there.is_none_or(|there| there.created_at != label.created_at) {
+            remove(&path);
+            return Ok(false);
+        }
         let took = started.elapsed();
         *last = Some(Last { index, changes, removals, at: Instant::now(), took });
         self.snapshots.written.fetch_add(1, Ordering::Relaxed);
