@@ -196,14 +196,14 @@ async fn search_once(
     let (galleries, model, query) = (galleries.to_vec(), Arc::clone(model), query.clone());
     app.blocking(move |app| {
         let started = Instant::now();
-        let one = |probe: &Probe| {
-            let answers = galleries.iter().map(|gallery| {
-                let vector = &probe.template.vector;
-                Ok((gallery.clone(), app.database.search(gallery, &model.served().id, vector, &query)?))
-            });
-            answers.collect::<Result<Vec<_>, Problem>>()
-        };
-        let results = probes.iter().map(one).collect::<Result<Vec<_>, _>>();
+        let vectors: Vec<&[f32]> = probes.iter().map(|probe| &probe.template.vector[..]).collect();
+        let mut results: Results = probes.iter().map(|_| Vec::with_capacity(galleries.len())).collect();
+        let searched = galleries.iter().try_for_each(|gallery| {
+            let of_gallery = app.database.search_each(gallery, &model.served().id, &vectors, &query)?;
+            results.iter_mut().zip(of_gallery).for_each(|(all, result)| all.push((gallery.clone(), result)));
+            Ok(())
+        });
+        let results = searched.map(|()| results);
         Ok((probes, results.map(|results| (results, since(started)))))
     })
     .await

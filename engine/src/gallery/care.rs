@@ -5,7 +5,7 @@
 //! rows. The background removes the subject from the store soon after.
 //!
 //! What filters look at is read from the store when a gallery is first searched with a filter, and kept from then on. Which rows a
-//! filter lets through is kept too, once it comes again.
+//! filter lets through is kept too, for the next search with it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,52 +15,38 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::GalleryError;
-use super::filter::{Facts, Filter};
+use super::facts::{Facts, Filter};
 use crate::ids::{GalleryId, SubjectId};
-use crate::index::{GalleryIndex, RowMask};
+use crate::index::{GalleryIndex, RowMask, RowNumbers};
 use crate::store::{Store, Subject};
 
 /// Subjects read from the store at a time.
 const PAGE: usize = 1_000;
 
-/// Facts of a gallery's subjects.
-#[derive(Default)]
-pub(super) struct Known {
-    by_id: HashMap<SubjectId, Facts>,
-    /// Grows when what was known of a subject is known otherwise.
-    version: u64,
-}
-
-impl Known {
-    /// Those of a subject.
-    pub(super) fn get(&self, subject: &SubjectId) -> Option<&Facts> {
-        self.by_id.get(subject)
-    }
-
-    /// Takes over what is known now.
-    fn set(&mut self, subject: &SubjectId, facts: Option<Facts>) {
-        let is_same = match facts {
-            Some(facts) => {
-                let same = self.by_id.get(subject).is_none_or(|known| *known == facts);
-                self.by_id.insert(subject.clone(), facts);
-                same
-            }
-            None => self.by_id.remove(subject).is_none(),
-        };
-        // The rows of a new subject come after this: no mask has them.
-        self.version += u64::from(!is_same);
-    }
-}
-
 /// Filters of which masks are kept.
 const MASKS: usize = 8;
 
-/// A filter that searches had lately, the last one last.
+/// A filter that searches had lately, and what it lets through.
 struct Filtered {
     filter: Filter,
     index: Weak<GalleryIndex>,
     version: u64,
-    mask: Option<Arc<RowMask>>,
+    mask: Arc<RowMask>,
+}
+
+/// The numbers of the rows of an index, one of the gallery's sides.
+struct Numbered {
+    index: Weak<GalleryIndex>,
+    era: u64,
+    numbers: Arc<RowNumbers>,
+}
+
+/// What is kept for the next filtered search.
+#[derive(Default)]
+struct Lately {
+    /// The last one last.
+    filtered: Vec<Filtered>,
+    numbered: Vec<Numbered>,
 }
 
 /// See the module's notes. Changed by whoever holds the gallery's rows.
@@ -69,8 +55,8 @@ pub(super) struct Care {
     expiries: Mutex<Expiries>,
     /// When the next subject expires, in milliseconds since the Unix epoch.
     next_ms: AtomicI64,
-    facts: RwLock<Option<Known>>,
-    filtered: Mutex<Vec<Filtered>>,
+    facts: RwLock<Option<Facts>>,
+    lately: Mutex<Lately>,
 }
 
 #[derive(Default)]
@@ -128,7 +114,10 @@ impl Care {
     pub(super) fn note(&self, id: &SubjectId, subject: Option<&Subject>) -> Result<(), GalleryError> {
         self.note_expiry(id, subject.and_then(|subject| subject.expires_at));
         if let Some(facts) = &mut *self.facts.write() {
-            facts.set(id, subject.map(Facts::try_from).transpose()?);
+            match subject {
+                Some(subject) => facts.set(subject)?,
+                None => facts.remove(id),
+            }
         }
         Ok(())
     }
@@ -153,29 +142,40 @@ impl Care {
     }
 
     /// What filters look at, where that was loaded.
-    pub(super) fn facts(&self) -> RwLockReadGuard<'_, Option<Known>> {
+    pub(super) fn facts(&self) -> RwLockReadGuard<'_, Option<Facts>> {
         self.facts.read()
     }
 
-    /// The rows that a filter lets through by what is `known`; `None` the first time it is asked for, as making a mask takes longer
-    /// than the search for which it might never be used again.
-    pub(super) fn mask(&self, filter: &Filter, index: &Arc<GalleryIndex>, known: &Known) -> Option<Arc<RowMask>> {
-        let mut filtered = self.filtered.lock();
-        let is_it = |one: &Filtered| std::ptr::eq(one.index.as_ptr(), Arc::as_ptr(index)) && one.filter == *filter;
-        let there = filtered.iter().position(is_it).map(|at| filtered.remove(at));
-        let there = there.filter(|one| one.version == known.version);
-        let mask = there.map(|one| {
-            let mask = one.mask.filter(|mask| index.is_masked_by(mask));
-            mask.unwrap_or_else(|| {
-                let accept = |subject: &SubjectId| known.get(subject).is_some_and(|facts| filter.matches(facts));
-                Arc::new(index.mask(&accept))
-            })
-        });
+    /// The rows that a filter lets through by what is known. Rows that came lately are not among them.
+    pub(super) fn mask(&self, filter: &Filter, index: &Arc<GalleryIndex>, facts: &Facts) -> Arc<RowMask> {
+        let is_its = |other: &Weak<GalleryIndex>| std::ptr::eq(other.as_ptr(), Arc::as_ptr(index));
+        let (version, era) = (facts.version(), facts.era());
+        let before = {
+            let Lately { filtered, numbered } = &mut *self.lately.lock();
+            filtered.retain(|one| one.version == version && one.index.strong_count() > 0);
+            numbered.retain(|one| one.era == era && one.index.strong_count() > 0);
+            if let Some(at) = filtered.iter().position(|one| is_its(&one.index) && one.filter == *filter) {
+                let one = filtered.remove(at);
+                if index.is_masked_by(&one.mask) {
+                    let mask = Arc::clone(&one.mask);
+                    filtered.push(one);
+                    return mask;
+                }
+            }
+            numbered.iter().find(|one| is_its(&one.index)).map(|one| Arc::clone(&one.numbers)).unwrap_or_default()
+        };
+        // Without the lock: who searches with a filter that is known need not wait.
+        let numbers = Arc::new(index.number_rows(&before, &|subject| facts.number(subject)));
+        let passing = facts.select(filter);
+        let mask = Arc::new(index.mask(&numbers, |number| passing.contains(number as usize)));
+        let Lately { filtered, numbered } = &mut *self.lately.lock();
+        numbered.retain(|one| !is_its(&one.index));
+        numbered.push(Numbered { index: Arc::downgrade(index), era, numbers });
         if filtered.len() >= MASKS {
             filtered.remove(0);
         }
         let (filter, index) = (filter.clone(), Arc::downgrade(index));
-        filtered.push(Filtered { filter, index, version: known.version, mask: mask.clone() });
+        filtered.push(Filtered { filter, index, version, mask: Arc::clone(&mask) });
         mask
     }
 
@@ -184,12 +184,9 @@ impl Care {
         if self.facts.read().is_some() {
             return Ok(());
         }
-        let mut by_id = HashMap::new();
-        each_subject(store, gallery, |subject| {
-            by_id.insert(subject.id.clone(), Facts::try_from(&subject)?);
-            Ok(())
-        })?;
-        *self.facts.write() = Some(Known { by_id, version: 0 });
+        let mut facts = Facts::default();
+        each_subject(store, gallery, |subject| Ok(facts.set(&subject)?))?;
+        *self.facts.write() = Some(facts);
         Ok(())
     }
 }

@@ -35,6 +35,13 @@ impl LiveBits {
         }
     }
 
+    /// Each row as its turn says; rows beyond them are not set.
+    pub(super) fn of(rows: impl Iterator<Item = bool>) -> Self {
+        let mut bits = Self::default();
+        rows.enumerate().for_each(|(row, set)| bits.0[row / 64] |= u64::from(set) << (row % 64));
+        bits
+    }
+
     /// The rows that are set in both.
     pub(super) fn and(self, other: Self) -> Self {
         Self(std::array::from_fn(|word| self.0[word] & other.0[word]))

@@ -46,7 +46,7 @@ pub use gallery::{CascadeStats, GalleryIndex, GraphStats, IndexConfig, IndexStat
 pub use hnsw::GraphConfig;
 pub use maintenance::Maintenance;
 pub use mapped::VectorPool;
-pub use mask::RowMask;
+pub use mask::{NumberOf, RowMask, RowNumbers};
 pub use scan::Accept;
 pub use snapshot::{Frozen, SnapshotError};
 

@@ -336,9 +336,12 @@ impl VectorIndex for FlatRows {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::super::fixture::{Faces, Rng, key};
     use super::super::flat::FlatEdit;
     use super::super::flat::tests::{filled, rows};
+    use super::super::mask::RowNumbers;
     use super::*;
 
     /// As the definition has it.
@@ -425,7 +428,19 @@ mod tests {
             let number =
                 |subject: &SubjectId| subject.as_str().bytes().fold(7u64, |all, byte| all * 31 + u64::from(byte));
             let accept = |subject: &SubjectId| number(subject).is_multiple_of(one_in);
-            let mask = RowMask::of(&masked_rows, &accept);
+            // As many numbers as subjects, in the order they come.
+            let names = Mutex::new(Vec::new());
+            let number_of = |subject: &SubjectId| {
+                let mut names = names.lock();
+                let known = names.iter().position(|name| name == subject);
+                Some(known.unwrap_or_else(|| {
+                    names.push(subject.clone());
+                    names.len() - 1
+                }) as u32)
+            };
+            let numbers = RowNumbers::of(&masked_rows, &RowNumbers::default(), &number_of);
+            let names = names.into_inner();
+            let mask = RowMask::of(&masked_rows, &numbers, |number| accept(&names[number as usize]));
             let asked = std::sync::atomic::AtomicUsize::new(0);
             let counting = |subject: &SubjectId| {
                 asked.fetch_add(1, Ordering::Relaxed);

@@ -6,12 +6,13 @@
 //! fulfils none but `exists: false` and `ne`, `nin`, which are the opposites of `eq` and `in`. Values of different types
 //! are neither equal nor ordered.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::store::{Consent, StoreError, Subject};
+use crate::store::Consent;
 
 /// Most filters within filters.
 pub const MAX_DEPTH: usize = 8;
@@ -34,7 +35,7 @@ pub enum Filter {
 }
 
 /// A part of a subject's record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Field {
     /// The subject's id.
     Id,
@@ -74,8 +75,8 @@ impl Field {
 }
 
 impl Field {
-    /// A value to compare the field with, as comparisons take it: a time for a text in RFC 3339. `None` for one that the
-    /// field can never have.
+    /// A value to compare the field with, as comparisons take it: a time for a text in RFC 3339, a digest for an object. `None`
+    /// for one that the field can never have.
     pub fn value(&self, given: Value) -> Option<Value> {
         match self {
             Self::CreatedAt | Self::UpdatedAt | Self::ExpiresAt => {
@@ -84,7 +85,7 @@ impl Field {
             }
             Self::Consent => serde_json::from_value::<Consent>(given.clone()).is_ok().then_some(given),
             Self::Id => given.is_string().then_some(given),
-            Self::Labels | Self::Metadata(_) => Some(given),
+            Self::Labels | Self::Metadata(_) => Some(written(given)),
         }
     }
 }
@@ -107,53 +108,6 @@ pub enum Comparison {
     Exists,
 }
 
-/// What filters look at of a subject.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Facts {
-    id: Value,
-    labels: Value,
-    created_at: Value,
-    updated_at: Value,
-    expires_at: Value,
-    consent: Value,
-    metadata: Map<String, Value>,
-}
-
-impl TryFrom<&Subject> for Facts {
-    type Error = StoreError;
-
-    fn try_from(subject: &Subject) -> Result<Self, StoreError> {
-        let bad = |_| StoreError::Damaged("a subject's metadata is not a JSON object".to_owned());
-        Ok(Self {
-            id: Value::from(subject.id.as_str()),
-            labels: Value::from(subject.labels.clone()),
-            created_at: Value::from(subject.created_at.as_microsecond()),
-            updated_at: Value::from(subject.updated_at.as_microsecond()),
-            expires_at: subject.expires_at.map_or(Value::Null, |at| Value::from(at.as_microsecond())),
-            consent: serde_json::to_value(subject.consent).unwrap_or_default(),
-            metadata: serde_json::from_str(&subject.metadata).map_err(bad)?,
-        })
-    }
-}
-
-impl Facts {
-    fn field(&self, field: &Field) -> Option<&Value> {
-        let value = match field {
-            Field::Id => &self.id,
-            Field::Labels => &self.labels,
-            Field::CreatedAt => &self.created_at,
-            Field::UpdatedAt => &self.updated_at,
-            Field::ExpiresAt => &self.expires_at,
-            Field::Consent => &self.consent,
-            Field::Metadata(path) => {
-                let (first, rest) = path.split_first()?;
-                rest.iter().try_fold(self.metadata.get(first)?, |value, name| value.get(name))?
-            }
-        };
-        (!value.is_null()).then_some(value)
-    }
-}
-
 impl Filter {
     /// Conditions in it, and how deep it is.
     pub fn size(&self) -> (usize, usize) {
@@ -169,26 +123,51 @@ impl Filter {
         }
     }
 
-    pub(super) fn matches(&self, facts: &Facts) -> bool {
+    /// Whether it holds of a subject with these values. A field that is null is not there.
+    pub(super) fn holds<'v>(&self, value_of: &dyn Fn(&Field) -> Option<Cow<'v, Value>>) -> bool {
         match self {
-            Self::All(filters) => filters.iter().all(|filter| filter.matches(facts)),
-            Self::Any(filters) => filters.iter().any(|filter| filter.matches(facts)),
-            Self::Not(filter) => !filter.matches(facts),
-            Self::Field(field, comparison) => {
-                let Some(value) = facts.field(field) else { return false };
-                match (comparison, value) {
-                    (Comparison::Exists, _) => true,
-                    (comparison, Value::Array(elements)) => {
-                        comparison.holds(value) || elements.iter().any(|element| comparison.holds(element))
-                    }
-                    (comparison, value) => comparison.holds(value),
-                }
-            }
+            Self::All(filters) => filters.iter().all(|filter| filter.holds(value_of)),
+            Self::Any(filters) => filters.iter().any(|filter| filter.holds(value_of)),
+            Self::Not(filter) => !filter.holds(value_of),
+            Self::Field(field, comparison) => value_of(field).is_some_and(|value| comparison.fulfilled_by(&value)),
         }
     }
 }
 
 impl Comparison {
+    /// Whether a value that is there fulfils it.
+    pub(super) fn fulfilled_by(&self, value: &Value) -> bool {
+        match value {
+            Value::Array(elements) => self.holds(value) || elements.iter().any(|element| self.holds(element)),
+            value => self.holds(value),
+        }
+    }
+
+    /// Where it is one of whole numbers within bounds: the first and the last of them.
+    pub(super) fn bounds(&self) -> Option<(i64, i64)> {
+        match self {
+            Self::Range { from, to } => {
+                let bound = |bound: &Option<(Value, bool)>, without: i64, inwards: i64| match bound {
+                    None => Some(without),
+                    Some((bound, true)) => bound.as_i64(),
+                    Some((bound, false)) => bound.as_i64()?.checked_add(inwards),
+                };
+                Some((bound(from, i64::MIN, 1)?, bound(to, i64::MAX, -1)?))
+            }
+            Self::Eq(value) => value.as_i64().map(|value| (value, value)),
+            Self::In(_) | Self::Exists => None,
+        }
+    }
+
+    /// Where only some texts fulfil it: those.
+    pub(super) fn texts(&self) -> Option<impl Iterator<Item = &str>> {
+        match self {
+            Self::Eq(value) => Some(std::slice::from_ref(value).iter().filter_map(Value::as_str)),
+            Self::In(values) => Some(values.iter().filter_map(Value::as_str)),
+            Self::Range { .. } | Self::Exists => None,
+        }
+    }
+
     fn holds(&self, value: &Value) -> bool {
         match self {
             Self::Eq(wanted) => equal(value, wanted),
@@ -209,6 +188,44 @@ impl Comparison {
             Self::Exists => true,
         }
     }
+}
+
+/// A value as columns have it and comparisons take it: in place of each object an object with its digest alone, as short as any
+/// other. Two that were equal are equal so.
+pub(super) fn written(value: Value) -> Value {
+    match value {
+        Value::Object(_) => {
+            Value::Object([(String::new(), Value::from(digest(&value).to_hex().as_str()))].into_iter().collect())
+        }
+        Value::Array(elements) => Value::Array(elements.into_iter().map(written).collect()),
+        value => value,
+    }
+}
+
+/// A digest that is the same for objects whose members stand in another order.
+fn digest(value: &Value) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    match value {
+        Value::Object(members) => {
+            hasher.update(b"{");
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|(name, _)| *name);
+            for (name, value) in members {
+                hasher.update(blake3::hash(name.as_bytes()).as_bytes());
+                hasher.update(digest(value).as_bytes());
+            }
+        }
+        Value::Array(elements) => {
+            hasher.update(b"[");
+            for element in elements {
+                hasher.update(digest(element).as_bytes());
+            }
+        }
+        value => {
+            hasher.update(value.to_string().as_bytes());
+        }
+    }
+    hasher.finalize()
 }
 
 /// Equality, with 1 and 1.0 the same number.
@@ -233,18 +250,22 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Facts;
     use super::*;
     use crate::ids::SubjectId;
+    use crate::store::Subject;
     use serde_json::json;
 
     fn facts() -> Facts {
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
         let metadata = json!({
             "site": "berlin", "age": 42, "big": 9_007_199_254_740_993_i64, "tags": ["a", 7], "none": null,
-            "deep": { "er": { "x": true } }, "score": 1.5
+            "deep": { "er": { "x": true } }, "score": 1.5,
+            "list": [{ "a": 1, "b": 2 }, 3]
         });
-        Facts::try_from(&Subject {
-            id: SubjectId::try_from("ada").unwrap(),
+        let mut facts = Facts::default();
+        let subject = Subject {
+            id: ada(),
             labels: vec!["VIP".to_owned(), "staff".to_owned()],
             metadata: metadata.to_string(),
             expires_at: None,
@@ -252,12 +273,25 @@ mod tests {
             created_at: at(0),
             updated_at: at(86_400),
             revision: 1,
-        })
-        .unwrap()
+        };
+        facts.set(&subject).unwrap();
+        facts
+    }
+
+    fn ada() -> SubjectId {
+        SubjectId::try_from("ada").unwrap()
+    }
+
+    /// By the columns, and by the values of a subject.
+    fn matches(filter: &Filter) -> bool {
+        let facts = facts();
+        let selected = facts.select(filter).contains(0);
+        assert_eq!(facts.selects(filter, &ada()), selected, "{filter:?}");
+        selected
     }
 
     fn holds(field: &str, comparison: Comparison) -> bool {
-        Filter::Field(Field::parse(field).unwrap(), comparison).matches(&facts())
+        matches(&Filter::Field(Field::parse(field).unwrap(), comparison))
     }
 
     fn range(from: Option<(Value, bool)>, to: Option<(Value, bool)>) -> Comparison {
@@ -276,6 +310,12 @@ mod tests {
         assert!(holds("labels", Eq(json!("VIP"))) && !holds("labels", Eq(json!("vip"))));
         assert!(holds("id", In(vec![json!("ada")])) && holds("consent", Eq(json!("granted"))));
         assert!(!holds("expires_at", Exists));
+        // Objects are equal whole, wherever they stand.
+        let object = |value: Value| Eq(Field::Metadata(vec![]).value(value).unwrap());
+        assert!(holds("metadata.deep", object(json!({ "er": { "x": true } }))) && holds("metadata.deep.er", Exists));
+        assert!(!holds("metadata.deep", object(json!({ "er": {} }))) && !holds("metadata.deep", Eq(json!("er"))));
+        assert!(holds("metadata.list", object(json!({ "b": 2, "a": 1 }))));
+        assert!(holds("metadata.list", object(json!([{ "a": 1, "b": 2 }, 3]))) && holds("metadata.list", Eq(json!(3))));
         assert!(holds("metadata.big", Eq(json!(9_007_199_254_740_993_i64))));
         assert!(!holds("metadata.big", Eq(json!(9_007_199_254_740_992_i64))));
     }
@@ -299,10 +339,10 @@ mod tests {
     fn filters_combine() {
         let site = || Filter::Field(Field::parse("metadata.site").unwrap(), Comparison::Eq(json!("berlin")));
         let not = Filter::Not(Box::new(site()));
-        assert!(Filter::All(vec![]).matches(&facts()) && !Filter::Any(vec![]).matches(&facts()));
-        assert!(Filter::All(vec![site(), site()]).matches(&facts()));
-        assert!(!Filter::All(vec![site(), not.clone()]).matches(&facts()));
-        assert!(Filter::Any(vec![not.clone(), site()]).matches(&facts()));
+        assert!(matches(&Filter::All(vec![])) && !matches(&Filter::Any(vec![])));
+        assert!(matches(&Filter::All(vec![site(), site()])));
+        assert!(!matches(&Filter::All(vec![site(), not.clone()])));
+        assert!(matches(&Filter::Any(vec![not.clone(), site()])));
         assert_eq!(Filter::All(vec![site(), Filter::Any(vec![not])]).size(), (2, 4));
         for bad in ["", "metadata", "metadata.", "metadata.a..b", "name"] {
             assert_eq!(Field::parse(bad), None, "{bad:?}");
