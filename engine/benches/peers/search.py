@@ -141,7 +141,8 @@ def main():
         exact = Exact(shape, load(rows, shape.dim), load(queries, shape.dim))
         report = Report(shape, exact, options)
         job = {"rows": str(rows), "queries": str(queries), "dim": shape.dim}
-        job |= {name: getattr(options, name) for name in ("threads", "concurrency", "rounds", "build_threads")}
+        told = ("threads", "concurrency", "rounds", "build_threads", "indexes", "build_only")
+        job |= {name: getattr(options, name) for name in told}
         for name in options.engines:
             engine(name, job, exact, report, options)
         report.finish()
@@ -188,6 +189,8 @@ def arguments():
     parser.add_argument("--rounds", type=number, default=3, help="turns of each engine and setting, default 3")
     parser.add_argument("--build-threads", type=number, default=os.cpu_count(), help="of the others, default all cores")
     parser.add_argument("--keep", action="store_true", help="keep the vectors, which serve again for the same sizes")
+    parser.add_argument("--indexes", help="keep the others' indexes in this folder, and take those that are there")
+    parser.add_argument("--build-only", action="store_true", help="measure nothing of the others but what building takes")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     options = parser.parse_args()
     for name, low, high in (("rows", 10 * HITS, 1 << 31), ("dim", 2, 8192)):

@@ -44,11 +44,11 @@ class Faiss:
         self.index = faiss.index_factory(shape[1], name.format(lists=count), faiss.METRIC_INNER_PRODUCT)
         self.learn_from, self.settings = ROWS_A_RANGE, [None]
         if name.startswith("HNSW"):
-            self.knob, self.settings, self.tuned = "ef", WALK_LISTS, (self.index.hnsw, "efSearch")
+            self.knob, self.settings = "ef", WALK_LISTS
             self.index.hnsw.efConstruction = BUILD_LIST
         elif name.startswith("IVF"):
             self.knob, self.settings = "nprobe", [number for number in PROBED if number <= count]
-            self.tuned, self.index.cp.niter = (self.index, "nprobe"), 10
+            self.index.cp.niter = 10
             self.learn_from = max(ROWS_A_RANGE, count * ROWS_A_LIST)
 
     def learn(self, rows):
@@ -63,11 +63,19 @@ class Faiss:
 
     def set(self, setting, threads):
         self.faiss.omp_set_num_threads(threads)
-        if self.knob:
-            setattr(*self.tuned, setting)
+        if self.knob == "ef":
+            self.index.hnsw.efSearch = setting
+        elif self.knob:
+            self.index.nprobe = setting
 
     def search(self, queries):
         return self.index.search(queries, HITS)[1]
+
+    def write(self, path):
+        self.faiss.write_index(self.index, path)
+
+    def read(self, path):
+        self.index = self.faiss.read_index(path)
 
 
 class Hnswlib:
@@ -100,6 +108,12 @@ class Hnswlib:
             return np.vstack(list(self.crew.map(lambda part: self.index.knn_query(part, HITS, 1)[0], parts)))
         return self.index.knn_query(queries, HITS, self.threads)[0]
 
+    def write(self, path):
+        self.index.save_index(path)
+
+    def read(self, path):
+        self.index.load_index(path)
+
 
 class Usearch:
     """Rows are scaled so that the largest value is 127: its own conversion scales by the length and finds less."""
@@ -126,6 +140,12 @@ class Usearch:
 
     def search(self, queries):
         return self.index.search(queries, HITS, threads=self.threads).keys.reshape(len(queries), -1).astype(np.int64)
+
+    def write(self, path):
+        self.index.save(path)
+
+    def read(self, path):
+        self.index.load(path)
 
 
 PEERS = {
@@ -166,6 +186,20 @@ def build(engine, rows):
         engine.add(first, part)
         taken += time.perf_counter() - started
     return taken, (memory() - before) / len(rows)
+
+
+def kept(engine, rows, job):
+    """As `build`, or what it gave in a run before that left its index."""
+    index = Path(job["indexes"]) / f"{job['engine']}-{rows.shape[0]}x{rows.shape[1]}"
+    note = index.with_suffix(".json")
+    if note.exists():
+        engine.read(str(index))
+        return json.loads(note.read_text())
+    index.parent.mkdir(parents=True, exist_ok=True)
+    built = build(engine, rows)
+    engine.write(str(index))
+    note.write_text(json.dumps(built))
+    return built
 
 
 def turn(engine, batches):
@@ -224,9 +258,10 @@ def main():
     except ImportError as error:
         tell({"failed": f"cannot be imported: {error}"})
         return
-    seconds, grown = build(engine, rows)
+    seconds, grown = kept(engine, rows, job) if job["indexes"] else build(engine, rows)
     tell({"build_s": seconds, "bytes_per_row": grown})
-    measure(engine, engine.prepare(np.array(queries)), job)
+    if not job["build_only"]:
+        measure(engine, engine.prepare(np.array(queries)), job)
 
 
 if __name__ == "__main__":
