@@ -92,9 +92,11 @@ pub fn build(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<App> {
 pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipeline>) -> anyhow::Result<App> {
     let models = Arc::clone(pipeline.models());
     let model = Arc::clone(models.default_model().served());
-    let vectors = VectorPool::new(
+    let bytes = |mb: usize| mb.saturating_mul(1 << 20);
+    let vectors = VectorPool::with_memory_limit(
         &settings.server.data_dir.join("index"),
-        settings.search.vectors_in_memory_mb.saturating_mul(1 << 20),
+        bytes(settings.search.vectors_in_memory_mb),
+        settings.search.memory_limit_mb.map(bytes),
     );
     let index = IndexConfig {
         ann_above_rows: settings.search.ann_above_rows,

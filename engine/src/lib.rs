@@ -3,6 +3,7 @@
 pub mod align;
 pub mod calibration;
 pub mod detect;
+pub mod drawn;
 pub mod evaluate;
 pub mod face;
 pub mod gallery;

@@ -201,11 +201,21 @@ pub struct SearchSettings {
     /// Vectors of all galleries that may be in memory, in MB; those beyond it are in files without name in `index/` of the data
     /// directory. What searches look at first, about a quarter of the size, is always in memory.
     pub vectors_in_memory_mb: usize,
+    /// All that the indexes of all galleries keep in memory, in MB; unset, there is no limit. Where it would be passed, vectors
+    /// go to files, then no graph is built, a graph is dropped, no cascade is prepared, a cascade is dropped. What an exact
+    /// search reads first stays in memory in any case, and enrolment is never refused for the limit.
+    pub memory_limit_mb: Option<usize>,
 }
 
 impl Default for SearchSettings {
     fn default() -> Self {
-        Self { threshold: None, review_threshold: None, ann_above_rows: 200_000, vectors_in_memory_mb: 2_048 }
+        Self {
+            threshold: None,
+            review_threshold: None,
+            ann_above_rows: 200_000,
+            vectors_in_memory_mb: 2_048,
+            memory_limit_mb: None,
+        }
     }
 }
 

@@ -325,6 +325,50 @@ fn embedding_is_measured_on_drawn_faces() {
 }
 
 #[test]
+fn searches_of_a_stored_gallery_are_measured_and_it_stays_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Served::start(folder.path());
+    let guards = crate::harness::no_guards();
+    assert_eq!(server.post("/v1/galleries", &json!({ "id": "g", "guards": guards })).unwrap().0, 201);
+    for subject in 0..40 {
+        let faces = [crate::harness::ready(4 * subject, 0.0, 70.0), crate::harness::ready(4 * subject, 0.2, 60.0)];
+        let path = format!("/v1/galleries/g/subjects/s{subject}/faces");
+        assert_eq!(server.post(&path, &json!({ "embeddings": faces })).unwrap().0, 201);
+    }
+    server.terminate();
+    let before = check(folder.path());
+    let data = folder.path().to_str().unwrap();
+    let bench = |arguments: &[&str]| run(&[&["bench", "search", "--data-dir", data], arguments].concat());
+    let output = bench(&["--gallery", "g", "--probes", "60", "--modes", "exact", "--memory-limit-mb", "0", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let row: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&row["rows"], &row["dim"], &row["kind"]), (&json!(40), &json!(192), &json!("exact")));
+    assert_eq!((&row["rank1"], &row["recall_at_10"]), (&json!(1.0), &json!(1.0)));
+    let parts = &row["bytes_per_row_by_part"];
+    assert_eq!(
+        (&parts["digits"], &parts["graph"], &parts["graph_measured"]),
+        (&json!(204.0), &json!(0.0), &Value::Null)
+    );
+    let sum: f64 =
+        ["vectors", "digits", "keys", "bits", "graph"].map(|part| parts[part].as_f64().unwrap()).iter().sum();
+    assert!((sum - row["bytes_per_row"].as_f64().unwrap()).abs() < 1e-6, "{row}");
+    assert_eq!(check(folder.path()), before);
+    for (arguments, status, told) in [
+        (&["--gallery", "nobody"][..], 1, "there is no gallery nobody"),
+        (&["--gallery", "a/b"], 2, "--gallery"),
+        (&["--gallery", "g", "--rows", "5"], 2, "cannot be used with"),
+        (&["--gallery", "g", "--memory-limit-mb", "x"], 2, "--memory-limit-mb"),
+    ] {
+        let output = bench(arguments);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), errors.contains(told)), (Some(status), true), "{errors}");
+    }
+    let output = run(&["bench", "search", "--gallery", "g", "--data-dir", "/nowhere"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is not a data directory"));
+}
+
+#[test]
 fn what_cannot_be_measured_is_told_in_a_line() {
     let empty = tempfile::tempdir().unwrap();
     let folder = empty.path().to_str().unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{MODEL_ID, TestApp, ready};
+use crate::harness::{MODEL_ID, TestApp, no_guards, ready};
 
 #[tokio::test]
 async fn a_gallery_lives() {
@@ -167,4 +167,48 @@ async fn the_rule_caface_needs_a_model_with_the_network() {
     let searched = app.post("/v1/galleries/g/search", probe).await;
     let text = detail(searched.problem(422, "invalid_request"));
     assert!(text.contains("images"), "{text}");
+}
+
+#[tokio::test]
+async fn what_a_memory_limit_withholds_is_said() {
+    let app = TestApp::with(|settings| settings.search.memory_limit_mb = Some(1)).await;
+    let gallery = json!({ "id": "g", "kind": "events", "guards": no_guards() });
+    assert_eq!(app.post("/v1/galleries", gallery).await.ok(201)["index"], json!(null), "nothing is in it yet");
+    // As many as a graph is built for.
+    for request in 0..32 {
+        let faces: Vec<_> = (0..64).map(|face| ready(64 * request + face, request as f32 / 40.0, 70.0)).collect();
+        app.post("/v1/galleries/g/subjects/s/faces", json!({ "embeddings": faces })).await.ok(201);
+    }
+    let ann = || app.post("/v1/galleries/g/search", json!({ "embeddings": [ready(3, 0.1, 70.0)], "mode": "ann" }));
+    ann().await.ok(200);
+    let index = async || app.get("/v1/galleries/g").await.ok(200)["index"].clone();
+    for _ in 0..200 {
+        if index().await["graph"]["state"] == "withheld" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let index = index().await;
+    assert_eq!((&index["rows"], &index["graph"]["state"]), (&json!(2_048), &json!("withheld")), "{index}");
+    assert_eq!((&index["graph"]["rows"], &index["cascade"]["state"]), (&json!(null), &json!("none")));
+    let bytes = |value: &serde_json::Value| value.as_u64().unwrap();
+    assert!(bytes(&index["memory_bytes"]["total"]) <= 1 << 20 && bytes(&index["filed_bytes"]) > 0, "{index}");
+    let answer = ann().await.ok(200);
+    assert_eq!(
+        (&answer["galleries"][0]["index"], &answer["galleries"][0]["recall"]),
+        (&json!("exact"), &json!(null)),
+        "as where no graph is prepared"
+    );
+    let metrics = String::from_utf8(app.get("/metrics").await.body).unwrap();
+    for line in [
+        "vultus_index_memory_limit_bytes 1048576",
+        "vultus_index_memory_actions_total{action=\"graph_withheld\"} 1",
+        "vultus_index_memory_actions_total{action=\"graph_dropped\"} 0",
+        "vultus_index_part_bytes{part=\"graph\"} 0",
+        "vultus_index_snapshot_graphs_total{outcome=\"refused\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
+    // Nobody is refused for it.
+    app.post("/v1/galleries/g/subjects/t/faces", json!({ "embeddings": [ready(1, 0.5, 70.0)] })).await.ok(201);
 }

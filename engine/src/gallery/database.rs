@@ -13,7 +13,7 @@ use super::open::OpenGallery;
 use super::open::State;
 use super::snapshots::{SnapshotConfig, SnapshotCounts};
 use crate::ids::{GalleryId, ModelId};
-use crate::index::IndexConfig;
+use crate::index::{IndexConfig, IndexStats, MemoryParts, MemoryTotals};
 use crate::model::{ModelSource, ServedModel};
 use crate::store::{
     Gallery, GalleryCounts, GalleryKind, Guards, Operation, Store, StoreError, StoredAnswer, Thresholds,
@@ -68,6 +68,8 @@ pub struct IndexTotals {
     pub tombstones: usize,
     /// Memory taken in bytes, estimated.
     pub bytes: usize,
+    /// The same by part.
+    pub memory: MemoryParts,
     /// What of the vectors is in files, in bytes.
     pub filed_bytes: usize,
 }
@@ -278,10 +280,21 @@ impl Database {
                 totals.rows += stats.rows;
                 totals.tombstones += stats.tombstones;
                 totals.bytes += stats.bytes;
+                totals.memory = totals.memory.plus(stats.memory);
                 totals.filed_bytes += stats.filed_bytes;
             }
         }
         totals
+    }
+
+    /// What the indexes keep of their memory limit, and what was done for it; `None` where they do not share a pool.
+    pub fn memory_totals(&self) -> Option<MemoryTotals> {
+        self.config.index.vectors.as_ref().map(|pool| pool.totals())
+    }
+
+    /// What the index in use of a gallery holds; `None` while the gallery is not open, since its model is not at hand, say.
+    pub fn index_stats(&self, gallery: &GalleryId) -> Option<IndexStats> {
+        self.open_gallery(gallery).map(|open| open.state().in_use.index.stats())
     }
 
     /// A gallery that is in use.
@@ -309,6 +322,8 @@ impl Database {
         let open: Vec<(GalleryId, Arc<OpenGallery>)> =
             self.galleries.read().iter().map(|(id, open)| (id.clone(), Arc::clone(open))).collect();
         for (gallery, open) in open {
+            // What indexes tell of their work is of this gallery.
+            let _of = tracing::info_span!("index", %gallery).entered();
             open.expire();
             if let Err(error) = self.remove_expired(&gallery) {
                 tracing::warn!(%gallery, %error, "expired subjects could not be removed");

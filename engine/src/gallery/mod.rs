@@ -56,6 +56,7 @@ pub use enrol::{Enrolled, NewFace};
 pub use facts::{Comparison, Field, Filter, MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES};
 pub use guard::Inspection;
 pub use jobs::{JobBook, NewAttachment};
+pub use open::stored_rows;
 pub use pairs::Pair;
 pub use regroup::{Regrouping, RegroupingKind, Undone};
 pub use reviews::{NewReview, Review, ReviewedProbe, Verdict};

@@ -339,6 +339,39 @@ pub(super) fn template_faces(stored: &[StoredFace]) -> Vec<TemplateFace<'_>> {
         .collect()
 }
 
+/// Rows of one subject, and who has them.
+type Rows = Vec<(RowKey, Vec<f32>)>;
+
+/// Goes through the rows that an index of a gallery is made of, one subject after the other, without making one: those of
+/// subjects that may not be matched now are left out. `model` is the gallery's. Nothing is written.
+///
+/// # Errors
+/// Those of the store and of `each`, which ends it.
+pub fn stored_rows(
+    store: &dyn Store,
+    gallery: &Gallery,
+    model: &ServedModel,
+    each: &mut dyn FnMut(Rows) -> Result<(), GalleryError>,
+) -> Result<(), GalleryError> {
+    rows_in_use(store, gallery, model, &barred(store, &gallery.id)?, each)
+}
+
+/// The rows of the set in use.
+fn rows_in_use(
+    store: &dyn Store,
+    gallery: &Gallery,
+    model: &ServedModel,
+    barred: &HashSet<SubjectId>,
+    each: &mut dyn FnMut(Rows) -> Result<(), GalleryError>,
+) -> Result<(), GalleryError> {
+    let scan: Scan<'_> = &mut |add| {
+        store.scan_faces(&gallery.id, &mut |stored| {
+            if barred.contains(&stored.face.subject) { ControlFlow::Continue(()) } else { add(stored) }
+        })
+    };
+    by_subject(gallery, model, scan, each)
+}
+
 /// The index of the set in use.
 fn build_index(
     store: &dyn Store,
@@ -347,12 +380,9 @@ fn build_index(
     config: &IndexConfig,
     barred: &HashSet<SubjectId>,
 ) -> Result<GalleryIndex, GalleryError> {
-    let scan: Scan<'_> = &mut |add| {
-        store.scan_faces(&gallery.id, &mut |stored| {
-            if barred.contains(&stored.face.subject) { ControlFlow::Continue(()) } else { add(stored) }
-        })
-    };
-    build(gallery, model, config, scan)
+    let index = GalleryIndex::new(model.dim, config.clone());
+    rows_in_use(store, gallery, model, barred, &mut |rows| Ok(index.extend(rows).map(drop)?))?;
+    Ok(index)
 }
 
 /// The index of the standby set.
@@ -369,11 +399,13 @@ pub(super) fn build_standby(
             stored.map_or(ControlFlow::Continue(()), &mut *add)
         })
     };
-    build(gallery, model, config, scan)
+    let index = GalleryIndex::new(model.dim, config.clone());
+    by_subject(gallery, model, scan, &mut |rows| Ok(index.extend(rows).map(drop)?))?;
+    Ok(index)
 }
 
 /// The rows that faces of one subject make, under a model.
-pub(super) fn rows_of(gallery: &Gallery, model: &ServedModel, faces: &[StoredFace]) -> Vec<(RowKey, Vec<f32>)> {
+pub(super) fn rows_of(gallery: &Gallery, model: &ServedModel, faces: &[StoredFace]) -> Rows {
     let Some(subject) = faces.first().map(|stored| &stored.face.subject) else { return Vec::new() };
     let key = |face| RowKey { subject: subject.clone(), face };
     match gallery.kind {
@@ -390,15 +422,14 @@ pub(super) fn rows_of(gallery: &Gallery, model: &ServedModel, faces: &[StoredFac
 /// Goes through faces, subject by subject.
 type Scan<'a> = &'a mut dyn FnMut(&mut dyn FnMut(StoredFace) -> ControlFlow<()>) -> Result<(), StoreError>;
 
-fn build(
+fn by_subject(
     gallery: &Gallery,
     model: &ServedModel,
-    config: &IndexConfig,
     scan: Scan<'_>,
-) -> Result<GalleryIndex, GalleryError> {
-    let index = GalleryIndex::new(model.dim, config.clone());
-    let add = |faces: &mut Vec<StoredFace>| -> Result<(), GalleryError> {
-        index.extend(rows_of(gallery, model, faces))?;
+    each: &mut dyn FnMut(Rows) -> Result<(), GalleryError>,
+) -> Result<(), GalleryError> {
+    let mut add = |faces: &mut Vec<StoredFace>| -> Result<(), GalleryError> {
+        each(rows_of(gallery, model, faces))?;
         faces.clear();
         Ok(())
     };
@@ -415,6 +446,6 @@ fn build(
         pending.push(stored);
         ControlFlow::Continue(())
     })?;
-    add(&mut pending)?;
-    failed.map_or(Ok(index), Err)
+    // What is pending when it ended early is not all of its subject.
+    failed.map_or_else(|| add(&mut pending), Err)
 }

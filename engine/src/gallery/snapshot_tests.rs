@@ -11,7 +11,7 @@ use super::*;
 use crate::align::AlignedCrop;
 use crate::face::Feature;
 use crate::ids::{FaceId, MediaId};
-use crate::index::IndexConfig;
+use crate::index::{IndexConfig, SearchMode};
 use crate::model::{ImpostorScores, ModelSource, ServedModel};
 use crate::quality::NormStats;
 use crate::random::Random;
@@ -64,8 +64,8 @@ fn unit(seed: u64) -> Vec<f32> {
 /// A run of a database. `min_interval` says whether it writes snapshots after its first one.
 fn open(store: &Arc<MemoryStore>, folder: &Path, min_interval: Duration) -> Arc<Database> {
     let snapshots = SnapshotConfig { min_rows: 10, min_interval, ..SnapshotConfig::new(folder.to_owned()) };
-    let config =
-        DatabaseConfig { model: model(), review: None, index: IndexConfig::default(), snapshots: Some(snapshots) };
+    let index = IndexConfig { graph_min_rows: 30, ..IndexConfig::default() };
+    let config = DatabaseConfig { model: model(), review: None, index, snapshots: Some(snapshots) };
     Database::open(store.clone(), Arc::new(Source), config).unwrap()
 }
 
@@ -259,4 +259,61 @@ fn a_snapshot_that_cannot_be_written_is_not_tried_all_the_time() {
     let _ = database.keep_snapshot(&open);
     assert!(matches!(database.keep_snapshot(&open), Ok(false)));
     assert_eq!(database.snapshot_counts().written.load(Ordering::Relaxed), 0);
+}
+
+/// Waits until something is so that the background brings about.
+fn wait_until(is_so: impl Fn() -> bool, what: &str) {
+    for _ in 0..1_000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what}");
+}
+
+#[test]
+fn a_graph_is_kept_with_its_snapshot_and_goes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = kept(GalleryKind::Consolidated, folder.path());
+    let graph = |database: &Database| database.index_stats(&gid()).unwrap().graph;
+    let graphs = |database: &Database| {
+        let SnapshotCounts { graphs_read, graphs_refused, graphs_written, .. } = database.snapshot_counts();
+        [graphs_read, graphs_refused, graphs_written].map(|count| count.load(Ordering::Relaxed))
+    };
+    let database = open(&store, folder.path(), Duration::ZERO);
+    assert_eq!((files(folder.path()).len(), graph(&database)), (1, None));
+    // No row has changed: the graph is reason enough to write.
+    let ann = SearchQuery { mode: SearchMode::Ann, ..SearchQuery::plain(3) };
+    database.search(&gid(), &model().id, &unit(9_999), &ann).unwrap();
+    wait_until(|| graphs(&database)[2] > 0, "no graph was written");
+    let (built, expected) = (graph(&database), everybody(&database));
+    drop(database);
+    assert_eq!(files(folder.path()).len(), 3);
+    let database = open(&store, folder.path(), NEVER);
+    assert_eq!((counts(&database), graphs(&database)), ((1, 0), [1, 0, 0]));
+    assert_eq!(graph(&database), built);
+    drop(database);
+    // What a killed writer leaves, and files of a gallery that is no more.
+    let snapshot = files(folder.path()).into_iter().find(|file| file.extension().unwrap() == "snapshot").unwrap();
+    let stem = snapshot.file_stem().unwrap().to_str().unwrap();
+    let of_nobody = "0".repeat(64);
+    for left in [".snapshot-cut-off", &format!("{stem}.00ff.hnsw.graph"), &format!("{of_nobody}.00ff.hnsw.data")] {
+        std::fs::write(folder.path().join(left), "x").unwrap();
+    }
+    let data = files(folder.path())
+        .into_iter()
+        .find(|file| file.to_str().unwrap().ends_with("hnsw.data") && !file.to_str().unwrap().contains(&of_nobody));
+    let data = data.unwrap();
+    let mut bytes = std::fs::read(&data).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&data, bytes).unwrap();
+    let database = open(&store, folder.path(), NEVER);
+    assert_eq!((counts(&database), graphs(&database)), ((1, 0), [0, 1, 0]));
+    assert_eq!(everybody(&database), expected);
+    assert_eq!(files(folder.path()).len(), 3, "{:?}", files(folder.path()));
+    wait_until(|| graph(&database).is_some(), "the graph was not built anew");
+    database.delete_gallery(&gid(), None).unwrap();
+    assert!(files(folder.path()).is_empty());
 }

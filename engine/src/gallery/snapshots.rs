@@ -8,7 +8,8 @@
 //! Snapshots are written in the background: when a part of the rows has changed, and sooner when rows were removed, so that what
 //! was erased does not stay in a file.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,7 +23,7 @@ use super::GalleryError;
 use super::database::Database;
 use super::open::{OpenGallery, rows_of};
 use crate::ids::{GalleryId, ModelId, SubjectId};
-use crate::index::{GalleryIndex, IndexConfig};
+use crate::index::{GalleryIndex, IndexConfig, Loaded, LoadedGraph, snapshot};
 use crate::model::ServedModel;
 use crate::store::{ChangeKind, Gallery, GalleryKind, Store, StoreError};
 use crate::template::Fusion;
@@ -70,6 +71,14 @@ pub struct SnapshotCounts {
     pub refused: AtomicU64,
     /// Written.
     pub written: AtomicU64,
+    /// Graphs read with their snapshots.
+    pub graphs_read: AtomicU64,
+    /// Graphs that were not as they should be and are built anew; the rest of their snapshots was used.
+    pub graphs_refused: AtomicU64,
+    /// Graphs that were not read since they do not fit into the memory limit.
+    pub graphs_withheld: AtomicU64,
+    /// Graphs written with their snapshots.
+    pub graphs_written: AtomicU64,
 }
 
 /// What a snapshot is of.
@@ -118,7 +127,7 @@ impl Kept {
     pub(super) fn of_read(index: &Arc<GalleryIndex>) -> Self {
         let (index, at) = (Arc::downgrade(index), Instant::now());
         // What was made again after reading is not in the file.
-        Self(Mutex::new(Some(Last { index, changes: 0, removals: 0, at, took: Duration::ZERO })))
+        Self(Mutex::new(Some(Last { index, at, ..Last::none() })))
     }
 }
 
@@ -128,11 +137,18 @@ struct Last {
     /// As [`GalleryIndex::changes`].
     changes: u64,
     removals: u64,
+    /// As [`GalleryIndex::preparations`].
+    preparations: u64,
     at: Instant,
     took: Duration,
 }
 
 impl Last {
+    fn none() -> Self {
+        let (changes, removals, preparations) = (0, 0, 0);
+        Self { index: Weak::new(), changes, removals, preparations, at: Instant::now(), took: Duration::ZERO }
+    }
+
     /// Whether it is time for another one, of the index as it is now.
     fn is_outdated(&self, config: &SnapshotConfig, index: &Arc<GalleryIndex>) -> bool {
         if self.at.elapsed() < config.min_interval.max(self.took * PAUSES) {
@@ -144,6 +160,10 @@ impl Last {
         }
         let (changes, removals) = index.changes();
         let changed = changes - self.changes;
+        // What took minutes to make is worth keeping.
+        if index.preparations() > self.preparations {
+            return true;
+        }
         removals > self.removals || changed > 0 && changed as f64 >= config.changed_share * index.rows() as f64
     }
 }
@@ -164,8 +184,9 @@ pub(super) fn load(
     }
     let started = Instant::now();
     match read(&path, store, gallery, model, index, barred) {
-        Ok((index, replayed)) => {
+        Ok((Loaded { index, graph, .. }, replayed)) => {
             counts.read.fetch_add(1, Ordering::Relaxed);
+            note_graph(counts, gallery, &graph);
             let (rows, ms) = (index.rows(), started.elapsed().as_millis() as u64);
             tracing::info!(gallery = %gallery.id, rows, replayed, ms, "an index was read from its snapshot");
             Some(index)
@@ -179,6 +200,24 @@ pub(super) fn load(
     }
 }
 
+/// Counts and tells what came of the graph of a snapshot.
+fn note_graph(counts: &SnapshotCounts, gallery: &Gallery, graph: &LoadedGraph) {
+    let gallery = &gallery.id;
+    let count = match graph {
+        LoadedGraph::None => return,
+        LoadedGraph::Read => &counts.graphs_read,
+        LoadedGraph::Refused(reason) => {
+            tracing::warn!(%gallery, %reason, "the graph of a snapshot is not used, it is built anew");
+            &counts.graphs_refused
+        }
+        LoadedGraph::Withheld => {
+            tracing::warn!(%gallery, "the graph of a snapshot is not read: it does not fit into the memory limit");
+            &counts.graphs_withheld
+        }
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
 /// The index, and how many subjects were made again.
 fn read(
     path: &Path,
@@ -187,9 +226,10 @@ fn read(
     model: &ServedModel,
     config: &IndexConfig,
     barred: &HashSet<SubjectId>,
-) -> Result<(GalleryIndex, usize), String> {
-    let (index, label) = GalleryIndex::load(model.dim, config.clone(), path).map_err(|error| error.to_string())?;
-    let label: Label = serde_json::from_slice(&label).map_err(|error| error.to_string())?;
+) -> Result<(Loaded, usize), String> {
+    let loaded = GalleryIndex::load(model.dim, config.clone(), path).map_err(|error| error.to_string())?;
+    let index = &loaded.index;
+    let label: Label = serde_json::from_slice(&loaded.label).map_err(|error| error.to_string())?;
     let seq = label.seq;
     let failed = |error: StoreError| error.to_string();
     if label != Label::of(gallery, model, store, seq).map_err(failed)? {
@@ -226,15 +266,12 @@ fn read(
         let faces = store.faces(&gallery.id, subject).map_err(failed)?;
         index.extend(rows_of(gallery, model, &faces)).map_err(|error| error.to_string())?;
     }
-    Ok((index, touched.len()))
+    Ok((loaded, touched.len()))
 }
 
 fn remove(path: &Path) {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "a snapshot could not be removed");
-        }
-        _ => {}
+    if let Err(error) = snapshot::remove(path) {
+        tracing::warn!(%error, "a snapshot could not be removed");
     }
 }
 
@@ -263,14 +300,14 @@ impl Database {
         }
         let started = Instant::now();
         // Where it fails, on a full disk say, it is tried again after a rest and not every second.
-        *last = Some(Last { index: Weak::new(), changes: 0, removals: 0, at: started, took: Duration::ZERO });
+        *last = Some(Last::none());
         // Who changes the gallery holds this from the commit until the rows agree, so all changes up to the number are in the rows.
-        let (label, frozen, index, (changes, removals)) = {
+        let (label, frozen, index, (changes, removals), preparations) = {
             let _alone = open.members.write();
             let state = open.state();
             let label = Label::of(&state.settings, &state.in_use.model, self.store(), self.store().last_seq()?)?;
             let index = &state.in_use.index;
-            (label, index.freeze(), Arc::downgrade(index), index.changes())
+            (label, index.freeze(), Arc::downgrade(index), index.changes(), index.preparations())
         };
         let bytes = serde_json::to_vec(&label)
             .map_err(std::io::Error::other)
@@ -283,8 +320,9 @@ impl Database {
             return Ok(false);
         }
         let took = started.elapsed();
-        *last = Some(Last { index, changes, removals, at: Instant::now(), took });
+        *last = Some(Last { index, changes, removals, preparations, at: Instant::now(), took });
         self.snapshots.written.fetch_add(1, Ordering::Relaxed);
+        self.snapshots.graphs_written.fetch_add(u64::from(frozen.has_graph()), Ordering::Relaxed);
         let (rows, ms) = (frozen.rows(), took.as_millis() as u64);
         tracing::info!(gallery = %label.gallery, rows, bytes, ms, "the snapshot of an index was written");
         Ok(true)
@@ -301,8 +339,15 @@ impl Database {
     pub(super) fn tidy_snapshots(&self) -> Result<(), GalleryError> {
         let Some(config) = &self.config.snapshots else { return Ok(()) };
         let Ok(files) = std::fs::read_dir(&config.folder) else { return Ok(()) };
-        let known: HashSet<PathBuf> = self.store.galleries()?.iter().map(|gallery| config.path(&gallery.id)).collect();
-        for file in files.flatten().map(|file| file.path()).filter(|path| path.is_file() && !known.contains(path)) {
+        let paths = self.store.galleries()?.into_iter().map(|gallery| config.path(&gallery.id));
+        let known: HashMap<_, PathBuf> = paths.filter_map(|path| Some((path.file_stem()?.to_owned(), path))).collect();
+        // A graph's files begin as the snapshot does, up to a dot.
+        let is_known = |file: &Path| {
+            let stem = file.file_name().and_then(|name| name.to_str()?.split('.').next());
+            let snapshot = stem.and_then(|stem| known.get(OsStr::new(stem)));
+            snapshot.is_some_and(|snapshot| snapshot::is_of(snapshot, file))
+        };
+        for file in files.flatten().map(|file| file.path()).filter(|path| path.is_file() && !is_known(path)) {
             remove(&file);
         }
         Ok(())

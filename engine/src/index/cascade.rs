@@ -122,6 +122,15 @@ impl Cascade {
         Self { planes: Arc::clone(&self.planes), chunks, trial: self.trial }
     }
 
+    /// The same over a state whose chunks are those of another one with their vectors elsewhere.
+    pub(super) fn moved(&self, before: &FlatRows, after: &FlatRows) -> Self {
+        debug_assert!(self.is_of(before));
+        let each = self.chunks.iter().zip(&after.chunks);
+        let chunks =
+            each.map(|(own, chunk)| Sketched { rows: Arc::clone(&chunk.rows), blocks: Arc::clone(&own.blocks) });
+        Self { planes: Arc::clone(&self.planes), chunks: chunks.collect(), trial: self.trial }
+    }
+
     /// Of planes, the bits of the first full chunks of a state, and what trying it showed.
     pub(super) fn of_parts(planes: Planes, rows: &FlatRows, bits: Vec<Arc<[u64]>>, trial: Trial) -> Self {
         let chunks = bits.into_iter().zip(&rows.chunks);
@@ -158,6 +167,12 @@ impl Cascade {
     /// Memory taken in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.covers() * self.planes.words() * size_of::<u64>() + self.planes.bytes()
+    }
+
+    /// The same of a cascade over so many rows of `dim` values.
+    pub(super) fn bytes_for(dim: usize, rows: usize) -> usize {
+        let bits = Planes::bits(dim);
+        rows / CHUNK_ROWS * CHUNK_ROWS * bits / 8 + bits * (dim + 2 * size_of::<f32>())
     }
 
     /// A probe or a row as bits.

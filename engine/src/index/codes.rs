@@ -37,7 +37,7 @@ fn coded_len(dim: usize) -> usize {
 }
 
 /// Rows as digits, in the order they came.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct CodedRows {
     /// Half as many bytes a row as codes.
     coarse: Plane,

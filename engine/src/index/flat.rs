@@ -95,6 +95,11 @@ impl Clone for ChunkRows {
 }
 
 impl ChunkRows {
+    /// The same rows with their vectors elsewhere.
+    pub(super) fn with_vectors(&self, vectors: Vectors) -> Self {
+        Self { keys: self.keys.clone(), vectors, coded: self.coded.clone() }
+    }
+
     fn push(&mut self, key: RowKey, vector: &[f32], pool: Option<&Arc<VectorPool>>) {
         self.keys.push(key);
         self.coded.push(vector);
@@ -183,13 +188,6 @@ impl FlatRows {
         self.slots() - self.live
     }
 
-    /// Memory taken by vectors, their digits and keys, dead ones included, in bytes. An estimate: the texts of the ids and the
-    /// bookkeeping of the allocator are not in it.
-    pub fn bytes(&self) -> usize {
-        let row = self.dim * size_of::<f32>() + CodedRows::row_bytes(self.dim) + size_of::<RowKey>();
-        self.slots() * row + self.chunks.len() * size_of::<Chunk>() - self.filed_bytes()
-    }
-
     /// What of the vectors is in files and not in memory, in bytes.
     pub fn filed_bytes(&self) -> usize {
         self.chunks.iter().filter(|chunk| chunk.rows.vectors.is_filed()).count()
@@ -228,6 +226,17 @@ impl FlatRows {
             .filter(|(_, (old, new))| !Arc::ptr_eq(old, new))
             .flat_map(|(at, _)| before.live_rows(at * CHUNK_ROWS..(at + 1) * CHUNK_ROWS))
             .filter_map(|(slot, row)| self.row(slot).is_none().then_some(row))
+    }
+
+    /// The same state where these chunks have their vectors elsewhere.
+    pub(super) fn with_moved(&self, moved: Vec<(usize, Arc<ChunkRows>)>) -> Self {
+        let mut next = self.clone();
+        for (number, rows) in moved {
+            if let Some(chunk) = next.chunks.get_mut(number) {
+                *chunk = Arc::new(Chunk { rows, live: chunk.live });
+            }
+        }
+        next
     }
 
     /// The same live rows in the same order without dead slots. Chunks before the first dead slot are shared.

@@ -11,12 +11,13 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::cascade::{Cascade, Trial};
+use super::cascade::Cascade;
 use super::combine::Combiner;
 use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
 use super::hnsw::{Graph, GraphConfig, GraphIndex};
 use super::mapped::VectorPool;
 use super::mask::RowMask;
+use super::memory::Account;
 use super::scan::{Accept, Passing, Query};
 use super::slots::Slots;
 use super::top::TopSubjects;
@@ -51,7 +52,7 @@ pub struct IndexConfig {
     pub compact_share: f32,
     /// Fewer changed rows than this are never a reason for work in the background.
     pub maintenance_min_rows: usize,
-    /// Where vectors go; in memory without one. Indexes can share it.
+    /// Where vectors go, and how much memory all that indexes keep may take; all in memory without one. Indexes can share it.
     pub vectors: Option<Arc<VectorPool>>,
     /// How graphs are built and walked. Values outside of their ranges are brought to the nearest bound.
     pub graph: GraphConfig,
@@ -72,49 +73,6 @@ impl Default for IndexConfig {
             graph: GraphConfig::default(),
         }
     }
-}
-
-/// What an index holds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct IndexStats {
-    /// Live rows.
-    pub rows: usize,
-    /// Subjects with a live row.
-    pub subjects: usize,
-    /// Rows that were removed or replaced and still take room.
-    pub tombstones: usize,
-    /// Memory taken in bytes, estimated.
-    pub bytes: usize,
-    /// What of the vectors is in files, in bytes.
-    pub filed_bytes: usize,
-    /// The cascade, where there is one.
-    pub cascade: Option<CascadeStats>,
-    /// The graph, where there is one.
-    pub graph: Option<GraphStats>,
-}
-
-/// What is known of a cascade.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CascadeStats {
-    /// Rows it was tried on.
-    pub rows: usize,
-    /// Share of the rows that are looked at beyond their bits.
-    pub share: f64,
-    /// The share of the exact top 10 that it found on a sample.
-    pub recall_at_10: f32,
-    /// The share of the sample whose best subject it found.
-    pub rank_1: f32,
-}
-
-/// What is known of a graph.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GraphStats {
-    /// Rows it was built over.
-    pub rows: usize,
-    /// The share of the exact top 10 that it found on a sample when it was built.
-    pub recall_at_10: f32,
-    /// How long building and measuring it took, in milliseconds.
-    pub build_ms: u64,
 }
 
 /// What a search sees: rows, and a cascade and a graph over the first of them.
@@ -141,6 +99,10 @@ pub struct GalleryIndex {
     pub(super) combiner: Combiner,
     /// Rows that came or died, and those that died and left no other in their place.
     pub(super) changes: [AtomicU64; 2],
+    /// Cascades and graphs that were made.
+    pub(super) preparations: AtomicU64,
+    /// What it takes of the memory that indexes share.
+    pub(super) account: Account,
     /// Held while background work is done, so that slots are renumbered by one thread only.
     pub(super) maintaining: Mutex<()>,
 }
@@ -149,6 +111,7 @@ impl GalleryIndex {
     /// An empty index for vectors of `dim` values.
     pub fn new(dim: usize, config: IndexConfig) -> Self {
         let rows = FlatRows::with_pool(dim, config.vectors.clone());
+        let account = Account::new(config.vectors.clone());
         Self {
             dim,
             config: IndexConfig { graph: config.graph.clamped(), ..config },
@@ -158,6 +121,8 @@ impl GalleryIndex {
             graph_requested: AtomicBool::new(false),
             combiner: Combiner::default(),
             changes: Default::default(),
+            preparations: AtomicU64::new(0),
+            account,
             maintaining: Mutex::default(),
         }
     }
@@ -400,28 +365,29 @@ impl GalleryIndex {
         (all.load(Ordering::Relaxed), removed.load(Ordering::Relaxed))
     }
 
-    /// What the index holds. Takes a moment where it is large.
-    pub fn stats(&self) -> IndexStats {
-        let Generation { rows, cascade, graph, subjects } = &**self.published.load();
-        IndexStats {
-            rows: rows.rows(),
-            subjects: *subjects,
-            tombstones: rows.tombstones(),
-            filed_bytes: rows.filed_bytes(),
-            bytes: rows.bytes()
-                + Slots::bytes(rows.rows(), *subjects)
-                + cascade.as_ref().map_or(0, |cascade| cascade.bytes())
-                + graph.as_ref().map_or(0, |graph| graph.bytes()),
-            cascade: cascade.as_ref().map(|cascade| {
-                let Trial { rows, shares, recall_at_10, rank_1 } = cascade.trial();
-                CascadeStats { rows, share: shares.second, recall_at_10, rank_1 }
-            }),
-            graph: graph.as_ref().map(|graph| GraphStats {
-                rows: graph.covers(),
-                recall_at_10: graph.recall_at_10(),
-                build_ms: graph.build_ms(),
-            }),
-        }
+    /// How many cascades and graphs were made since the index was made or loaded. Only grows.
+    pub fn preparations(&self) -> u64 {
+        self.preparations.load(Ordering::Relaxed)
+    }
+
+    /// Publishes what searches see from now on. Whoever does it holds the writer.
+    pub(super) fn publish(&self, generation: Generation) {
+        self.account.note(generation.parts());
+        self.published.store(Arc::new(generation));
+    }
+
+    /// Publishes the generation of now with a change that leaves the rows as they are.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Generation)) {
+        let _writer = self.writer.lock();
+        let now = self.published.load_full();
+        let mut next = Generation {
+            rows: now.rows.clone(),
+            cascade: now.cascade.clone(),
+            graph: now.graph.clone(),
+            subjects: now.subjects,
+        };
+        change(&mut next);
+        self.publish(next);
     }
 
     /// Makes the next generation with `change` and publishes it.
@@ -436,7 +402,7 @@ impl GalleryIndex {
         self.changes[1].fetch_add(died.saturating_sub(came) as u64, Ordering::Relaxed);
         let subjects = slots.subjects();
         let (cascade, graph) = (now.cascade.clone(), now.graph.clone());
-        self.published.store(Arc::new(Generation { rows: edit.finish(), cascade, graph, subjects }));
+        self.publish(Generation { rows: edit.finish(), cascade, graph, subjects });
     }
 }
 

@@ -8,13 +8,15 @@
 //!
 //! `hnsw_rs` ends the process on parameters it does not like and panics on a distance that is NaN or negative, so
 //! [`GraphConfig`] is brought into its range first, vectors are checked before they are stored, and the distance is
-//! kept at 0 or above. It has no deletion and must not be searched while it grows: both hold by construction here.
+//! kept at 0 or above. It has no deletion and must not be searched while it grows: both hold by construction here. How a
+//! graph is kept in files says `graph_files`.
 
 use std::time::Instant;
 
 use hnsw_rs::anndists::dist::distances::Distance;
 use hnsw_rs::hnsw::Hnsw;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::cascade::Cascade;
 use super::flat::FlatRows;
@@ -27,7 +29,7 @@ use crate::kernel::bytes::{STEP, products};
 use crate::kernel::isa::Isa;
 
 /// Layers of a graph at most. `hnsw_rs` has no more.
-const MAX_LAYERS: usize = 16;
+pub(super) const MAX_LAYERS: usize = 16;
 
 /// Rows inserted one after another before threads join in: rows inserted at the same moment do not see one another,
 /// and the first of them would stay without links.
@@ -44,6 +46,12 @@ const MAX_CALIBRATED: usize = 512;
 
 /// The list length that recall is measured for.
 const RECALL_AT: usize = 10;
+
+/// What a row of a graph takes beside its vector, in bytes: the row, a list of links for each of the layers, a lock.
+const ROW_BYTES: usize = 800;
+
+/// What [`GraphConfig::max_links`] adds to it for each: about twice as many links are kept, each in an allocation of its own.
+const LINK_BYTES: usize = 140;
 
 /// How graphs are built and walked.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,7 +94,7 @@ impl GraphConfig {
 const REACH: f32 = 5.5;
 
 /// A unit vector as bytes, all vectors of a length on the same scale.
-fn bytes_of(vector: &[f32]) -> Vec<i8> {
+pub(super) fn bytes_of(vector: &[f32]) -> Vec<i8> {
     let scale = 127.0 * (vector.len() as f32).sqrt() / REACH;
     let mut bytes: Vec<i8> = vector.iter().map(|value| (value * scale).round().clamp(-127.0, 127.0) as i8).collect();
     bytes.resize(vector.len().next_multiple_of(STEP), 0);
@@ -95,14 +103,14 @@ fn bytes_of(vector: &[f32]) -> Vec<i8> {
 
 /// 1 − cosine of vectors as bytes, never below 0.
 #[derive(Clone, Copy)]
-struct CosineDistance {
+pub(super) struct CosineDistance {
     isa: Isa,
     /// Value of a product of bytes.
     scale: f32,
 }
 
 impl CosineDistance {
-    fn new(dim: usize) -> Self {
+    pub(super) fn new(dim: usize) -> Self {
         Self { isa: Isa::current(), scale: (REACH / 127.0).powi(2) / dim as f32 }
     }
 }
@@ -115,19 +123,30 @@ impl Distance<i8> for CosineDistance {
     }
 }
 
+/// What `hnsw_rs` makes.
+pub(super) type Links = Hnsw<'static, i8, CosineDistance>;
+
+/// What is known of a graph beside its links.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Known {
+    /// Slots below this number are in the graph.
+    pub(super) covers: usize,
+    /// Places in it that stand for no slot any more: of rows that had died when it was written to files.
+    pub(super) waypoints: usize,
+    /// What [`GraphConfig::search_candidates`] was raised to.
+    pub(super) search_candidates: usize,
+    /// Rows for each subject on average when the graph was built, at least 1.
+    pub(super) rows_per_subject: usize,
+    pub(super) recall_at_10: f32,
+    pub(super) is_faster: bool,
+    pub(super) build_ms: u64,
+}
+
 /// A graph over the slots below [`Graph::covers`].
 pub struct Graph {
-    links: Hnsw<'static, i8, CosineDistance>,
-    config: GraphConfig,
+    links: Links,
     dim: usize,
-    covers: usize,
-    /// What `config.search_candidates` was raised to.
-    search_candidates: usize,
-    /// Rows for each subject on average when the graph was built, at least 1.
-    rows_per_subject: usize,
-    recall_at_10: f32,
-    is_faster: bool,
-    build_ms: u64,
+    known: Known,
 }
 
 impl Graph {
@@ -140,59 +159,80 @@ impl Graph {
         let covers = rows.slots();
         let distance = CosineDistance::new(rows.dim());
         let links = Hnsw::new(config.max_links, covers.max(1), MAX_LAYERS, config.build_candidates, distance);
-        let insert = |links: &Hnsw<'static, i8, CosineDistance>, slot: usize| {
+        let insert = |links: &Links, slot: usize| {
             if let Some(row) = rows.row(slot) {
                 links.insert_slice((&bytes_of(row.vector), slot));
             }
         };
         let serial = SERIAL_ROWS.min(covers);
         (0..serial).for_each(|slot| insert(&links, slot));
-        let mut graph = Self {
-            links,
-            config,
-            dim: rows.dim(),
+        let known = Known {
             covers,
+            waypoints: 0,
             search_candidates: config.search_candidates,
             rows_per_subject: covers.checked_div(subjects).unwrap_or(1).max(1),
             recall_at_10: 0.0,
             is_faster: false,
             build_ms: 0,
         };
+        let mut graph = Self { links, dim: rows.dim(), known };
         let finish = || {
             (serial..covers).into_par_iter().for_each(|slot| insert(&graph.links, slot));
             graph.links.set_searching_mode(true);
-            graph.calibrate(rows);
-            graph.is_faster = cascade.is_none_or(|cascade| graph.beats(cascade, rows));
+            graph.calibrate(rows, config.recall_target);
+            graph.known.is_faster = cascade.is_none_or(|cascade| graph.beats(cascade, rows));
         };
         on_own_threads(config.build_threads, finish);
-        graph.build_ms = started.elapsed().as_millis() as u64;
+        graph.known.build_ms = started.elapsed().as_millis() as u64;
         graph
+    }
+
+    /// A graph whose links were made before, over vectors of `dim` values.
+    pub(super) fn of_parts(mut links: Links, dim: usize, known: Known) -> Self {
+        links.set_searching_mode(true);
+        Self { links, dim, known }
+    }
+
+    /// Its links.
+    pub(super) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// What is known of it.
+    pub(super) fn known(&self) -> Known {
+        self.known
     }
 
     /// Slots below this number are in the graph.
     pub fn covers(&self) -> usize {
-        self.covers
+        self.known.covers
     }
 
     /// The share of the exact top 10 subjects that the graph finds, measured after the build with probes made of up to
     /// 200 of its own rows. A subject that ties with the tenth counts.
     pub fn recall_at_10(&self) -> f32 {
-        self.recall_at_10
+        self.known.recall_at_10
     }
 
     /// Whether a search was faster than by the cascade over the same rows, or there was none.
     pub(super) fn is_faster(&self) -> bool {
-        self.is_faster
+        self.known.is_faster
     }
 
     /// How long building and measuring took, in milliseconds.
     pub fn build_ms(&self) -> u64 {
-        self.build_ms
+        self.known.build_ms
     }
 
     /// Memory taken in bytes, estimated: the graph keeps its vectors as bytes, and its links are small allocations.
     pub fn bytes(&self) -> usize {
-        self.covers * (self.dim.next_multiple_of(STEP) + 800 + 140 * self.config.max_links)
+        let max_links = usize::from(self.links.get_max_nb_connection());
+        Self::bytes_for(self.dim, self.known.covers + self.known.waypoints, max_links)
+    }
+
+    /// The same of a graph that would be built over so many rows of `dim` values with so many links.
+    pub(super) fn bytes_for(dim: usize, rows: usize, max_links: usize) -> usize {
+        rows * (dim.next_multiple_of(STEP) + ROW_BYTES + LINK_BYTES * max_links)
     }
 
     /// Up to `candidates` slots near the probe. None where the probe is not near anything.
@@ -201,31 +241,32 @@ impl Graph {
     }
 
     /// Measures the graph and raises the candidates of a search until it is good enough.
-    fn calibrate(&mut self, rows: &FlatRows) {
-        let sample = RECALL_SAMPLE.min(self.covers);
+    fn calibrate(&mut self, rows: &FlatRows, target: f32) {
+        let covers = self.known.covers;
+        let sample = RECALL_SAMPLE.min(covers);
         let probes: Vec<_> = (0..sample)
             .into_par_iter()
             .filter_map(|number| {
-                let probe = seen_anew(rows, number, sample, self.covers)?;
+                let probe = seen_anew(rows, number, sample, covers)?;
                 let exact = rows.scan(&probe, 0, RECALL_AT).into_hits();
                 exact.last().map(|last| last.score).map(|last| (probe, exact.len(), last))
             })
             .collect();
-        let most = MAX_CALIBRATED.min(self.covers / 8);
+        let most = MAX_CALIBRATED.min(covers / 8);
         loop {
-            self.recall_at_10 = self.measure(rows, &probes);
-            let next = self.search_candidates * 2;
-            if self.recall_at_10 >= self.config.recall_target || next > most {
+            self.known.recall_at_10 = self.measure(rows, &probes);
+            let next = self.known.search_candidates * 2;
+            if self.known.recall_at_10 >= target || next > most {
                 break;
             }
-            self.search_candidates = next;
+            self.known.search_candidates = next;
         }
     }
 
     /// Times a search beside that of a cascade, taking turns; the medians are compared.
     fn beats(&self, cascade: &Cascade, rows: &FlatRows) -> bool {
         let index = GraphIndex { graph: self, rows };
-        let probes = (0..TIMED).filter_map(|number| seen_anew(rows, number, TIMED, self.covers));
+        let probes = (0..TIMED).filter_map(|number| seen_anew(rows, number, TIMED, self.known.covers));
         let (mut own, mut others): (Vec<_>, Vec<_>) = probes
             .map(|probe| {
                 let started = Instant::now();
@@ -271,12 +312,12 @@ impl<'a> GraphIndex<'a> {
     /// Candidates for a list of `limit` subjects: twice as many subjects, each with all its rows, and as many more as
     /// the share of dead rows takes away.
     fn candidates(&self, limit: usize) -> usize {
-        let wanted = limit.saturating_mul(2).saturating_mul(self.graph.rows_per_subject);
-        let wanted = wanted.max(self.graph.search_candidates);
-        let (slots, live) = (self.rows.slots(), self.rows.rows().max(1));
+        let Known { covers, waypoints, search_candidates, rows_per_subject, .. } = self.graph.known;
+        let wanted = limit.saturating_mul(2).saturating_mul(rows_per_subject).max(search_candidates);
+        let (slots, live) = (self.rows.slots() + waypoints, self.rows.rows().max(1));
         // In u128: the product of two counts.
         let scaled = wanted as u128 * slots.max(live) as u128 / live as u128;
-        usize::try_from(scaled).unwrap_or(usize::MAX).min(self.graph.covers)
+        usize::try_from(scaled).unwrap_or(usize::MAX).min(covers + waypoints)
     }
 
     fn offer_candidates(&self, probe: &[f32], limit: usize, top: &mut TopSubjects<'a>) {
@@ -301,7 +342,7 @@ impl VectorIndex for GraphIndex<'_> {
     /// it.
     fn search(&self, probe: &[f32], limit: usize) -> Result<SearchOutcome, IndexError> {
         check_unit(probe, self.rows.dim())?;
-        if limit == 0 || self.candidates(limit) >= self.graph.covers / 4 {
+        if limit == 0 || self.candidates(limit) >= self.graph.known.covers / 4 {
             return self.rows.search(probe, limit);
         }
         let mut top = TopSubjects::new(limit);
@@ -309,7 +350,7 @@ impl VectorIndex for GraphIndex<'_> {
         if !top.is_full() {
             return self.rows.search(probe, limit);
         }
-        let hits = top.merge(self.rows.scan(probe, self.graph.covers, limit)).into_hits();
-        Ok(SearchOutcome { hits, kind: IndexKind::Ann, recall: Some(self.graph.recall_at_10) })
+        let hits = top.merge(self.rows.scan(probe, self.graph.known.covers, limit)).into_hits();
+        Ok(SearchOutcome { hits, kind: IndexKind::Ann, recall: Some(self.graph.known.recall_at_10) })
     }
 }

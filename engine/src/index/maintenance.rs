@@ -22,7 +22,7 @@ const CATCH_UP_ROUNDS: usize = 2;
 /// Rows without bits that are worth adding to a cascade.
 const EXTEND_ROWS: usize = 8 * CHUNK_ROWS;
 
-/// How long a graph that was replaced is kept for the searches that still walk it, in milliseconds.
+/// How long what was replaced is kept for the searches that still use it, in milliseconds.
 const RETIRE_MS: u64 = 2_000;
 
 /// Background work on an index: due, or done.
@@ -36,12 +36,24 @@ pub struct Maintenance {
     pub extend_cascade: bool,
     /// A graph is built, the first one or anew.
     pub build_graph: bool,
+    /// Vectors go from memory to files, for the memory limit.
+    pub file_vectors: bool,
+    /// The graph is dropped, for the memory limit.
+    pub drop_graph: bool,
+    /// The cascade is dropped, for the memory limit.
+    pub drop_cascade: bool,
 }
 
 impl Maintenance {
     /// Whether there is anything to do.
     pub fn is_due(&self) -> bool {
-        self.compact || self.prepare_cascade || self.extend_cascade || self.build_graph
+        *self != Self::default()
+    }
+
+    /// This together with what makes room in another.
+    fn after(self, room: Self) -> Self {
+        let Self { file_vectors, drop_graph, drop_cascade, .. } = room;
+        Self { file_vectors, drop_graph, drop_cascade, ..self }
     }
 
     /// Whether no slot is renumbered.
@@ -53,22 +65,27 @@ impl Maintenance {
 impl GalleryIndex {
     /// The background work that is due. Cheap: call it after writes and searches.
     pub fn maintenance(&self) -> Maintenance {
-        self.due(&self.published.load())
+        self.assess(&self.published.load()).due
     }
 
     /// Does the background work that is due and says what was done. Takes as long as building a graph takes, so call it
     /// on a thread of its own. Searches and writes go on meanwhile; a second caller waits for the first.
     pub fn maintain(&self) -> Maintenance {
         let _turn = self.maintaining.lock();
-        let mut seen = self.published.load_full();
-        let due = self.due(&seen);
-        if !due.is_due() {
-            return due;
+        let (room, due, seen) = self.make_room();
+        if due.is_due() {
+            if due.only_extends() {
+                self.extend_cascade(&seen);
+            } else {
+                self.make(due, seen);
+            }
+            self.needs_no_room();
         }
-        if due.only_extends() {
-            self.extend_cascade(&seen);
-            return due;
-        }
+        due.after(room)
+    }
+
+    /// Drops dead slots, prepares a cascade and builds a graph, as far as they are due, for the state that is given.
+    fn make(&self, due: Maintenance, mut seen: Arc<Generation>) {
         let rows = seen.rows.compacted();
         let mut slots = Slots::of(&rows);
         let cascade = self.cascade_over(&rows, &slots, &seen, due.prepare_cascade);
@@ -76,8 +93,13 @@ impl GalleryIndex {
             Some(Arc::new(Graph::build(&rows, slots.subjects(), self.config.graph, cascade.as_deref())))
         } else {
             // Nothing was renumbered where nothing was compacted.
-            seen.graph.clone().filter(|_| seen.rows.tombstones() == 0)
+            let kept = seen.graph.clone().filter(|_| seen.rows.tombstones() == 0);
+            if kept.is_none() && seen.graph.is_some() {
+                self.graph_requested.store(true, Ordering::Relaxed);
+            }
+            kept
         };
+        self.preparations.fetch_add(u64::from(due.prepare_cascade) + u64::from(due.build_graph), Ordering::Relaxed);
         let mut edit = FlatEdit::new(&rows);
         for _ in 0..CATCH_UP_ROUNDS {
             let now = self.published.load_full();
@@ -91,7 +113,7 @@ impl GalleryIndex {
             let subjects = slots.subjects();
             *writer = slots;
             let kept = graph.clone();
-            self.published.store(Arc::new(Generation { rows: edit.finish(), cascade, graph, subjects }));
+            self.publish(Generation { rows: edit.finish(), cascade, graph, subjects });
             // One that stays in use is not waited for.
             let is_kept = |old: &Arc<Graph>| kept.as_ref().is_some_and(|kept| Arc::ptr_eq(old, kept));
             now.graph.clone().filter(|old| !is_kept(old))
@@ -109,7 +131,6 @@ impl GalleryIndex {
             build_ms = stats.graph.map(|graph| graph.build_ms),
             "index maintained"
         );
-        due
     }
 
     /// The cascade over a state that replaces another.
@@ -129,17 +150,11 @@ impl GalleryIndex {
         let Some(cascade) = &seen.cascade else { return };
         let extended = on_own_threads(self.config.graph.build_threads, || cascade.extended(&seen.rows));
         // Full chunks stay as they are: only this thread, by its turn, renumbers slots.
-        let _writer = self.writer.lock();
-        let now = self.published.load_full();
-        self.published.store(Arc::new(Generation {
-            rows: now.rows.clone(),
-            cascade: Some(Arc::new(extended)),
-            graph: now.graph.clone(),
-            subjects: now.subjects,
-        }));
+        self.change(|generation| generation.cascade = Some(Arc::new(extended)));
     }
 
-    fn due(&self, generation: &Generation) -> Maintenance {
+    /// What is due without regard to any limit.
+    pub(super) fn due(&self, generation: &Generation) -> Maintenance {
         let Generation { rows, cascade, graph, .. } = generation;
         let config = &self.config;
         let exceeds = |changed: usize, share: f32, of: usize| {
@@ -163,15 +178,15 @@ impl GalleryIndex {
             let wanted =
                 graph.is_some() || self.graph_requested.load(Ordering::Relaxed) || large && !Cascade::suits(self.dim);
             let outdated = graph.as_ref().is_none_or(|graph| {
-                let changed = rows.slots() - graph.covers() + rows.tombstones();
+                let changed = rows.slots() - graph.covers() + rows.tombstones() + graph.known().waypoints;
                 // Compaction renumbers the slots, so a graph never outlives it.
                 compact
                     || prepare_cascade && rows.tombstones() > 0
-                    || exceeds(changed, config.rebuild_share, graph.covers())
+                    || exceeds(changed, config.rebuild_share, graph.covers() + graph.known().waypoints)
             });
             wanted && outdated && enough(config.graph_min_rows)
         };
-        Maintenance { compact, prepare_cascade, extend_cascade, build_graph }
+        Maintenance { compact, prepare_cascade, extend_cascade, build_graph, ..Maintenance::default() }
     }
 }
 
@@ -188,11 +203,12 @@ fn carry_over(before: &FlatRows, now: &FlatRows, slots: &mut Slots, edit: &mut F
     }
 }
 
-/// Drops a graph once nobody searches it, so that taking it apart falls to this thread and not to a search.
-fn retire(graph: Option<Arc<Graph>>) {
-    let Some(graph) = graph else { return };
+/// Drops a graph, or what else was published, once nobody searches it, so that taking it apart falls to this thread and not to a
+/// search.
+pub(super) fn retire<T>(old: Option<Arc<T>>) {
+    let Some(old) = old else { return };
     for _ in 0..RETIRE_MS {
-        if Arc::strong_count(&graph) == 1 {
+        if Arc::strong_count(&old) == 1 {
             break;
         }
         std::thread::sleep(Duration::from_millis(1));

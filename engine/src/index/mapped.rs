@@ -11,10 +11,12 @@ use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use memmap2::{Advice, Mmap, MmapOptions, MmapRaw};
 use parking_lot::Mutex;
+
+use super::memory::{Memory, MemoryTotals};
 
 /// Bytes of a file. Chunks share it, since a process can map some ten thousand files only.
 const FILE_BYTES: usize = 256 << 20;
@@ -51,7 +53,7 @@ impl Deref for Vectors {
 impl Drop for Vectors {
     fn drop(&mut self) {
         if let Self::Own { values, pool: Some(pool) } = self {
-            pool.in_memory.fetch_sub(size_of_val(&values[..]), Ordering::Relaxed);
+            pool.memory.vectors.fetch_sub(size_of_val(&values[..]), Ordering::Relaxed);
         }
     }
 }
@@ -60,6 +62,11 @@ impl Vectors {
     /// Whether they take no memory of the process's own.
     pub(super) fn is_filed(&self) -> bool {
         matches!(self, Self::Filed { .. })
+    }
+
+    /// Whether they are in memory and counted, so that they could go to a file.
+    pub(super) fn is_movable(&self) -> bool {
+        matches!(self, Self::Own { pool: Some(_), .. })
     }
 
     /// The values, to add more. A copy where they are in a file.
@@ -113,13 +120,13 @@ impl Deref for Mapped {
     }
 }
 
-/// Places vectors of all galleries of a server.
+/// Places vectors of all galleries of a server, and keeps account of all that their indexes keep in memory.
 #[derive(Debug)]
 pub struct VectorPool {
     folder: PathBuf,
-    /// Bytes that may be in memory.
+    /// Bytes of vectors that may be in memory.
     limit: usize,
-    in_memory: AtomicUsize,
+    pub(super) memory: Memory,
     filling: Mutex<Option<Filling>>,
     told: AtomicBool,
 }
@@ -137,34 +144,60 @@ impl VectorPool {
     /// Keeps at most `limit` bytes of vectors in memory, others in files without name in a folder, which is made when the first
     /// one is needed.
     pub fn new(folder: &Path, limit: usize) -> Arc<Self> {
+        Self::with_memory_limit(folder, limit, None)
+    }
+
+    /// As [`new`](Self::new), where all that the indexes keep in memory is to stay within `memory_limit` bytes: vectors, digits,
+    /// names, bits and graphs. The first to go are vectors; digits and names stay in any case.
+    pub fn with_memory_limit(folder: &Path, limit: usize, memory_limit: Option<usize>) -> Arc<Self> {
         Arc::new(Self {
             folder: folder.to_owned(),
             limit,
-            in_memory: AtomicUsize::new(0),
+            memory: Memory::new(memory_limit),
             filling: Mutex::new(None),
             told: AtomicBool::new(false),
         })
     }
 
+    /// What all indexes that share it keep in memory.
+    pub fn totals(&self) -> MemoryTotals {
+        self.memory.totals()
+    }
+
     /// Places the vectors of a full chunk.
     pub(super) fn place(self: &Arc<Self>, values: Vec<f32>) -> Vectors {
         let bytes = size_of_val(&values[..]);
-        let room = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= self.limit);
-        if self.in_memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok() {
+        let most = self.limit.min(self.memory.left_for_vectors());
+        let room = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= most);
+        let in_memory = &self.memory.vectors;
+        if in_memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok() {
             return Vectors::Own { values, pool: Some(Arc::clone(self)) };
         }
-        match self.file(&values) {
+        self.to_file(&values).unwrap_or_else(|| {
+            in_memory.fetch_add(bytes, Ordering::Relaxed);
+            Vectors::Own { values, pool: Some(Arc::clone(self)) }
+        })
+    }
+
+    /// A copy in a file; `None`, which is told, where there can be none.
+    pub(super) fn to_file(&self, values: &[f32]) -> Option<Vectors> {
+        let filed = self.file(values);
+        let failed_before = self.memory.files_fail.swap(filed.is_err(), Ordering::Relaxed);
+        match filed {
             Ok(vectors) => {
                 if !self.told.swap(true, Ordering::Relaxed) {
-                    let limit_mb = self.limit >> 20;
-                    tracing::info!(limit_mb, folder = %self.folder.display(), "vectors beyond the limit go to files");
+                    let (limit_mb, memory_limit_mb) = (self.limit >> 20, self.memory.limit.map(|limit| limit >> 20));
+                    let folder = self.folder.display();
+                    tracing::info!(limit_mb, memory_limit_mb, %folder, "vectors beyond the limit go to files");
                 }
-                vectors
+                Some(vectors)
             }
             Err(error) => {
-                tracing::warn!(%error, folder = %self.folder.display(), "vectors stay in memory, beyond the limit");
-                self.in_memory.fetch_add(bytes, Ordering::Relaxed);
-                Vectors::Own { values, pool: Some(Arc::clone(self)) }
+                if !failed_before {
+                    let folder = self.folder.display();
+                    tracing::warn!(%error, %folder, "vectors stay in memory, beyond the limit");
+                }
+                None
             }
         }
     }
@@ -199,7 +232,8 @@ impl VectorPool {
 const REGION_BYTES: usize = 32 << 20;
 
 /// Bytes that every search reads from first to last. They grow on the heap and then settle among those of others in large pages,
-/// where the processor finds them a quarter faster.
+/// where the processor finds them a quarter faster. A copy of what has settled shares it.
+#[derive(Clone)]
 pub(super) enum Plane {
     /// On the heap.
     Own(Vec<u8>),
@@ -340,6 +374,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let pool = VectorPool::new(&path, 0);
         assert_eq!(pool.place(vec![1.0, 2.0])[..], [1.0, 2.0]);
-        assert_eq!(pool.in_memory.load(Ordering::Relaxed), 0);
+        assert_eq!(pool.memory.vectors.load(Ordering::Relaxed), 0);
+        assert!(pool.memory.files_fail.load(Ordering::Relaxed));
     }
 }

@@ -26,8 +26,11 @@ const CHUNKS_PER_TASK: usize = 64;
 #[derive(Default)]
 pub struct RowNumbers {
     /// For each full chunk whose they are, and a number for each row. Of a chunk with a live row without number, none.
-    chunks: Vec<(Weak<ChunkRows>, Arc<[u32]>)>,
+    chunks: Vec<Numbered>,
 }
+
+/// A chunk and a number for each of its rows.
+type Numbered = (Weak<ChunkRows>, Arc<[u32]>);
 
 /// The rows of an index whose subjects a filter lets through. It stays true of them as long as the answers of the filter do, whatever
 /// is written to the index: rows that came later are not in it and are asked about.
@@ -55,7 +58,7 @@ impl RowNumbers {
 impl RowMask {
     /// The rows of a state whose numbers pass.
     pub(super) fn of(rows: &FlatRows, numbers: &RowNumbers, passes: impl Fn(u32) -> bool + Sync) -> Self {
-        let one = |(chunk, (whose, numbers)): (&Arc<Chunk>, &(Weak<ChunkRows>, Arc<[u32]>))| {
+        let one = |(chunk, (whose, numbers)): (&Arc<Chunk>, &Numbered)| {
             if is_of(whose, chunk) {
                 (whose.clone(), LiveBits::of(numbers.iter().map(|number| passes(*number))).and(chunk.live))
             } else {

@@ -21,14 +21,17 @@ mod codes;
 mod combine;
 pub mod flat;
 pub mod gallery;
+mod graph_files;
 pub mod hnsw;
 pub mod maintenance;
 mod mapped;
 mod mask;
+mod memory;
 mod scan;
 mod sketch;
 mod slots;
-mod snapshot;
+pub mod snapshot;
+mod stats;
 mod top;
 mod trial;
 pub mod vector;
@@ -42,13 +45,16 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use gallery::{CascadeStats, GalleryIndex, GraphStats, IndexConfig, IndexStats};
+pub use gallery::{GalleryIndex, IndexConfig};
 pub use hnsw::GraphConfig;
 pub use maintenance::Maintenance;
 pub use mapped::VectorPool;
 pub use mask::{NumberOf, RowMask, RowNumbers};
+pub use memory::{MemoryParts, MemoryTotals, Withheld};
 pub use scan::Accept;
-pub use snapshot::{Frozen, SnapshotError};
+pub use snapshot::{Frozen, Loaded, LoadedGraph, SnapshotError};
+pub use stats::{CascadeStats, GraphStats, IndexStats};
+pub use trial::disturbed;
 
 use crate::ids::{FaceId, SubjectId};
 

@@ -3,7 +3,8 @@
 //! A file holds the chunks one after the other, then a table of them, then the table's length and digest. A chunk is its vectors,
 //! digits, bits where the cascade has them, and keys, each beginning where a register may be loaded from. Every chunk and the
 //! table have a BLAKE3 digest, which is compared before anything is used; a file that is not as it should be is an error and
-//! never half an index. Vectors stay in the file, which is mapped; what every search reads is copied out of it.
+//! never half an index. Vectors stay in the file, which is mapped; what every search reads is copied out of it. A graph is in files
+//! of its own beside it (`graph_files`), whose digests are in the table; where they are not as they should be, the rest is used.
 //!
 //! Files are written under another name, synced, and then take the place of the one before.
 
@@ -11,6 +12,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,8 @@ use super::cascade::{Cascade, Trial};
 use super::codes::CodedRows;
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::gallery::{GalleryIndex, Generation, IndexConfig};
+use super::graph_files::{self, GraphTable};
+use super::hnsw::Graph;
 use super::mapped::{Mapped, Plane, Vectors};
 use super::sketch::Planes;
 use super::slots::Slots;
@@ -28,11 +32,11 @@ use crate::ids::{FaceId, SubjectId};
 /// Begins and ends a file. As a number, so that a machine of the other byte order does not take it for its own.
 const MAGIC: u64 = u64::from_be_bytes(*b"VULTUSIX");
 /// Grows with the layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Parts begin at multiples of this.
 const ALIGNMENT: usize = 64;
 /// A digest's bytes.
-const DIGEST: usize = 32;
+pub(super) const DIGEST: usize = 32;
 /// What ends a file: length and digest of the table, and [`MAGIC`].
 const TRAILER: usize = 8 + DIGEST + 8;
 
@@ -62,6 +66,7 @@ struct Table {
     label: Vec<u8>,
     chunks: Vec<Entry>,
     cascade: Option<CascadeTable>,
+    graph: Option<GraphTable>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,17 +91,41 @@ pub struct Frozen {
     generation: Arc<Generation>,
 }
 
+/// What [`GalleryIndex::load`] reads.
+pub struct Loaded {
+    /// The index.
+    pub index: GalleryIndex,
+    /// What was written beside it.
+    pub label: Vec<u8>,
+    /// What came of its graph.
+    pub graph: LoadedGraph,
+}
+
+/// What came of the graph of a file.
+#[derive(Debug)]
+pub enum LoadedGraph {
+    /// There is none.
+    None,
+    /// It is in use.
+    Read,
+    /// It is not what was written. It is built anew in the background.
+    Refused(SnapshotError),
+    /// It does not fit into the memory limit.
+    Withheld,
+}
+
 impl GalleryIndex {
     /// The state of now.
     pub fn freeze(&self) -> Frozen {
         Frozen { generation: self.published.load_full() }
     }
 
-    /// Reads what [`Frozen::save`] wrote, and its label. A graph is not in it: it is built anew where it is wanted.
+    /// Reads what [`Frozen::save`] wrote, and its label. A graph whose files are not as they should be, or that the memory limit
+    /// has no room for, is left out and asked for anew.
     ///
     /// # Errors
     /// [`SnapshotError`], where the file is not whole and of this version, and vectors of `dim` values.
-    pub fn load(dim: usize, config: IndexConfig, path: &Path) -> Result<(Self, Vec<u8>), SnapshotError> {
+    pub fn load(dim: usize, config: IndexConfig, path: &Path) -> Result<Loaded, SnapshotError> {
         let mapped = Arc::new(Mapped::open(path)?);
         let table = table(&mapped)?;
         if table.dim as usize != dim {
@@ -136,9 +165,38 @@ impl GalleryIndex {
         if slots.rows() != rows.rows() {
             return Err(SnapshotError::Damaged("a row is there twice"));
         }
-        *index.writer.lock() = slots;
-        index.published.store(Arc::new(Generation { rows, cascade, graph: None, subjects }));
-        Ok((index, table.label))
+        let mut generation = Generation { rows, cascade, graph: None, subjects };
+        // What a writer that was killed has left.
+        if let Err(error) = graph_files::remove_others(path, table.graph.as_ref()) {
+            tracing::debug!(%error, "files of an earlier graph could not be removed");
+        }
+        let graph = index.graph_of(path, table.graph.as_ref(), &mut generation);
+        {
+            let mut writer = index.writer.lock();
+            *writer = slots;
+            index.publish(generation);
+        }
+        Ok(Loaded { index, label: table.label, graph })
+    }
+
+    /// Reads the graph of a file into a state, or asks for one.
+    fn graph_of(&self, path: &Path, table: Option<&GraphTable>, generation: &mut Generation) -> LoadedGraph {
+        let Some(table) = table else { return LoadedGraph::None };
+        let bytes = Graph::bytes_for(self.dim, table.points(), self.config.graph.max_links);
+        if !self.account.has_room_beside(&generation.parts(), bytes) {
+            self.graph_requested.store(true, Ordering::Relaxed);
+            return LoadedGraph::Withheld;
+        }
+        match graph_files::read(path, table, self.dim, generation.rows.slots()) {
+            Ok(graph) => {
+                generation.graph = Some(Arc::new(graph));
+                LoadedGraph::Read
+            }
+            Err(error) => {
+                self.graph_requested.store(true, Ordering::Relaxed);
+                LoadedGraph::Refused(error)
+            }
+        }
     }
 }
 
@@ -148,13 +206,18 @@ impl Frozen {
         self.generation.rows.rows()
     }
 
-    /// Writes the state to a file, durably, in place of what is there; gives its size in bytes. Dead rows are left out. `label` is
-    /// given back by [`GalleryIndex::load`].
+    /// Whether a graph is in it.
+    pub fn has_graph(&self) -> bool {
+        self.generation.graph.is_some()
+    }
+
+    /// Writes the state to a file, durably, in place of what is there, and its graph to files beside it; gives their size in bytes.
+    /// Dead rows are left out. `label` is given back by [`GalleryIndex::load`].
     ///
     /// # Errors
     /// Those of the file system. What was there before is there still.
     pub fn save(&self, path: &Path, label: &[u8]) -> io::Result<u64> {
-        let Generation { rows, cascade, .. } = &*self.generation;
+        let Generation { rows, cascade, graph, .. } = &*self.generation;
         let compacted = rows.compacted();
         let cascade = cascade.as_ref().map(|cascade| match rows.tombstones() {
             0 => Arc::clone(cascade),
@@ -186,7 +249,11 @@ impl Frozen {
             trial: cascade.trial(),
             chunks: (cascade.covers() / CHUNK_ROWS) as u32,
         });
-        let table = Table { version: VERSION, dim: rows.dim() as u32, label: label.to_vec(), chunks: entries, cascade };
+        let graph = graph.as_ref().map(|graph| graph_files::write(path, graph, rows)).transpose()?.flatten();
+        let of_graph = graph.as_ref().map_or(0, GraphTable::bytes);
+        let kept = graph.clone();
+        let (version, dim, label) = (VERSION, rows.dim() as u32, label.to_vec());
+        let table = Table { version, dim, label, chunks: entries, cascade, graph };
         let table = postcard::to_stdvec(&table).map_err(io::Error::other)?;
         out.write_all(&table)?;
         out.write_all(&(table.len() as u64).to_le_bytes())?;
@@ -195,8 +262,27 @@ impl Frozen {
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         temporary.persist(path).map_err(|error| error.error)?;
         File::open(folder)?.sync_all()?;
-        Ok(at + (table.len() + TRAILER) as u64)
+        graph_files::remove_others(path, kept.as_ref())?;
+        Ok(at + (table.len() + TRAILER) as u64 + of_graph)
     }
+}
+
+/// Removes what [`Frozen::save`] wrote; nothing where there is nothing.
+///
+/// # Errors
+/// Those of the file system.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    gone(std::fs::remove_file(path))?;
+    gone(graph_files::remove_others(path, None))
+}
+
+/// Whether a file belongs to what was written to a path.
+pub fn is_of(path: &Path, file: &Path) -> bool {
+    path == file || graph_files::is_of(path, file)
 }
 
 /// The keys of a chunk as they are written.
@@ -307,117 +393,4 @@ fn chunk(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fixture::{Faces, key};
-    use super::super::mapped::VectorPool;
-    use super::super::{IndexKind, SearchMode};
-    use super::*;
-
-    const DIM: usize = 128;
-
-    /// An index with a cascade, an unfinished chunk and dead rows, and probes for it.
-    fn filled(config: IndexConfig) -> (GalleryIndex, Vec<Vec<f32>>) {
-        let mut faces = Faces::new(DIM, 51);
-        let index = GalleryIndex::new(DIM, config);
-        let people = faces.people(1_500);
-        for (number, person) in people.iter().enumerate() {
-            for image in 0..2 {
-                let face = (!number.is_multiple_of(7)).then_some(image);
-                index.upsert(key(number as u64, face), &faces.image(person)).unwrap();
-            }
-        }
-        for number in (0..1_500).step_by(9) {
-            index.remove_subject(&key(number, None).subject);
-        }
-        let probes: Vec<Vec<f32>> = people.iter().step_by(50).map(|person| faces.image(person)).collect();
-        index.search(&probes[0], 1, SearchMode::Cascade).unwrap();
-        index.maintain();
-        index.upsert(key(9_999, None), &probes[0]).unwrap();
-        index.remove_subject(&key(100, None).subject);
-        (index, probes)
-    }
-
-    fn config() -> IndexConfig {
-        IndexConfig { cascade_min_rows: 600, maintenance_min_rows: 20, ..IndexConfig::default() }
-    }
-
-    #[test]
-    fn what_is_loaded_answers_as_what_was_saved_and_goes_on_from_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("snapshots").join("one");
-        let (index, probes) = filled(config());
-        let size = index.freeze().save(&path, b"label").unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
-        for vectors in [None, Some(VectorPool::new(folder.path(), 0))] {
-            let filed = vectors.is_some();
-            let (loaded, label) = GalleryIndex::load(DIM, IndexConfig { vectors, ..config() }, &path).unwrap();
-            assert_eq!(label, b"label");
-            assert_eq!((loaded.rows(), loaded.subjects()), (index.rows(), index.subjects()));
-            assert_eq!(loaded.stats().tombstones, 0);
-            assert_eq!(loaded.stats().filed_bytes > 0, filed);
-            assert_eq!(loaded.stats().cascade, index.stats().cascade);
-            for probe in &probes {
-                let exact = index.search(probe, 10, SearchMode::Exact).unwrap();
-                assert_eq!(loaded.search(probe, 10, SearchMode::Exact).unwrap(), exact);
-                let found = loaded.search(probe, 10, SearchMode::Cascade).unwrap();
-                assert_eq!(found.kind, IndexKind::Cascade);
-                assert_eq!(found.hits[0], exact.hits[0]);
-            }
-            // It can be written to as any other, and saved again.
-            let late = key(20_000, Some(1));
-            loaded.upsert(late.clone(), &probes[1]).unwrap();
-            assert_eq!(loaded.search(&probes[1], 1, SearchMode::Exact).unwrap().hits[0].subject, late.subject);
-            assert_eq!(loaded.remove_subject(&key(8, None).subject), 2);
-            assert!(!loaded.remove(&key(100, None)));
-            let again = folder.path().join("again");
-            loaded.freeze().save(&again, b"").unwrap();
-            let (again, _) = GalleryIndex::load(DIM, config(), &again).unwrap();
-            assert_eq!(again.rows(), index.rows() - 1);
-        }
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
-    }
-
-    #[test]
-    fn an_empty_index_can_be_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("empty");
-        GalleryIndex::new(DIM, config()).freeze().save(&path, b"").unwrap();
-        let (loaded, _) = GalleryIndex::load(DIM, config(), &path).unwrap();
-        assert_eq!(loaded.rows(), 0);
-    }
-
-    #[test]
-    fn a_file_that_is_not_whole_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("snapshot");
-        let (index, _) = filled(config());
-        index.freeze().save(&path, b"label").unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        let load = |bytes: &[u8]| {
-            std::fs::write(&path, bytes).unwrap();
-            GalleryIndex::load(DIM, config(), &path).map(drop)
-        };
-        assert!(load(&whole).is_ok());
-        // Any byte that is another than it was.
-        for at in
-            (0..whole.len()).step_by(whole.len() / 40).chain([whole.len() - 1, whole.len() - 20, whole.len() - 45])
-        {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 1;
-            let error = load(&bytes).unwrap_err();
-            assert!(matches!(error, SnapshotError::Damaged(_)), "{at}: {error}");
-        }
-        for len in [0, 1, TRAILER - 1, TRAILER, whole.len() / 2, whole.len() - 1] {
-            assert!(load(&whole[..len]).is_err(), "{len}");
-        }
-        let mut other = whole.clone();
-        let end = other.len();
-        other[end - 8..].reverse();
-        assert!(matches!(load(&other), Err(SnapshotError::OtherVersion)));
-        std::fs::write(&path, &whole).unwrap();
-        let of_dim = |dim| GalleryIndex::load(dim, config(), &path).map(drop);
-        assert!(matches!(of_dim(64), Err(SnapshotError::OtherDimension(DIM))));
-        let missing = GalleryIndex::load(DIM, config(), &folder.path().join("none")).map(drop);
-        assert!(matches!(missing, Err(SnapshotError::Io(_))));
-    }
-}
+mod tests;

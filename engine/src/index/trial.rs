@@ -16,7 +16,12 @@ pub(super) fn seen_anew(rows: &FlatRows, number: usize, sample: usize, covers: u
     // Evenly spread, so that every part of the gallery has its say.
     let slot = number * covers / sample;
     let other = (slot + covers / 2 + number) % covers;
-    let (row, other) = (rows.row(slot)?.vector, rows.row(other)?.vector);
+    disturbed(rows.row(slot)?.vector, rows.row(other)?.vector)
+}
+
+/// A row as another image of the same person would be: disturbed by the mirror image of another row of the gallery, both of
+/// length 1 and of the same dimension. `None` where they leave nothing.
+pub fn disturbed(row: &[f32], other: &[f32]) -> Option<Vec<f32>> {
     let mixed: Vec<f32> = row.iter().zip(other).map(|(x, y)| x - DISTURBANCE * y).collect();
     let norm = dot(&mixed, &mixed).sqrt();
     // Length 0 only if the two point the same way and the disturbance were 1.

@@ -1,5 +1,6 @@
 //! `/v1/galleries`: enrolled sets.
 
+mod index;
 mod settings;
 
 use axum::extract::State;
@@ -7,8 +8,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use vultus_engine::index::IndexStats;
 use vultus_engine::store::{Gallery, GalleryCounts, GalleryKind};
 
+pub use self::index::{IndexView, MemoryView, PartState, PartView};
 pub use self::settings::{CreateGallery, GuardSpec, GuardsSpec, KindName, PatchGallery, PutGallery};
 
 use self::settings::SettingsBody;
@@ -57,6 +60,9 @@ pub struct GalleryView {
     pub faces: u64,
     /// Sequence number of the last change of anything in it.
     pub revision: u64,
+    /// Its index; null while nothing has searched it or written to it since the start, or its model is not at hand.
+    #[schema(required = true)]
+    pub index: Option<IndexView>,
     /// When it was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: jiff::Timestamp,
@@ -66,7 +72,7 @@ pub struct GalleryView {
 }
 
 impl GalleryView {
-    fn new(gallery: &Gallery, counts: GalleryCounts) -> Self {
+    fn new(gallery: &Gallery, counts: GalleryCounts, index: Option<IndexStats>) -> Self {
         Self {
             id: gallery.id.to_string(),
             kind: match gallery.kind {
@@ -84,6 +90,7 @@ impl GalleryView {
             subjects: counts.subjects,
             faces: counts.faces,
             revision: counts.revision,
+            index: index.map(IndexView::from),
             created_at: gallery.created_at,
             updated_at: gallery.updated_at,
         }
@@ -91,7 +98,8 @@ impl GalleryView {
 }
 
 fn view(app: &App, gallery: &Gallery) -> Result<GalleryView, Problem> {
-    Ok(GalleryView::new(gallery, app.database.counts(&gallery.id)?))
+    let index = app.database.index_stats(&gallery.id);
+    Ok(GalleryView::new(gallery, app.database.counts(&gallery.id)?, index))
 }
 
 /// The answer to a request that made or changed a gallery.

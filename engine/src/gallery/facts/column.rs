@@ -144,7 +144,7 @@ impl Column {
         if entry.subjects > 0 {
             return;
         }
-        let hash = hashes.hash_one(&std::mem::take(&mut entry.value));
+        let hash = hashes.hash_one(std::mem::take(&mut entry.value));
         if let Ok(entry) = places.find_entry(hash, |other| *other == place) {
             entry.remove();
         }

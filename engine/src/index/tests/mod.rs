@@ -3,6 +3,8 @@
 mod churn;
 mod exact;
 mod graph;
+mod graph_files;
+mod memory;
 
 use std::collections::HashMap;
 

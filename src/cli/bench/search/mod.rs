@@ -1,25 +1,28 @@
 //! `vultus bench search`: how fast and how rightly a gallery is searched on this machine.
 //!
-//! Rows and probes are images of drawn people ([`faces`]), or come out of files. What is found is compared with the people who
-//! were looked for and, on a sample of the probes, with sums of every row in double precision.
+//! Rows and probes are images of drawn people ([`Faces`]), or come out of files or of a stored gallery ([`stored`]). What is
+//! found is compared with the people who were looked for and, on a sample of the probes, with sums of every row in double
+//! precision.
 
-mod faces;
+mod stored;
 mod trial;
 mod vectors;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use vultus_engine::index::{GalleryIndex, IndexConfig, SearchMode, SearchOutcome, VectorPool};
+use vultus_engine::drawn::Faces;
+use vultus_engine::ids::GalleryId;
+use vultus_engine::index::{GalleryIndex, IndexConfig, Maintenance, SearchMode, SearchOutcome, VectorPool};
 
 use super::super::local::progress;
 use super::resident::rss_mb;
-use faces::Faces;
 use trial::{Row, measure};
 use vectors::{LIMIT, Probe, Source, key, open, read_vector, row_of};
 
@@ -61,16 +64,30 @@ pub(in crate::cli) struct Search {
     /// Probes out of such a file
     #[arg(long, value_name = "FILE", requires = "vectors")]
     queries: Option<PathBuf>,
+    /// Rows of a stored gallery, which is only read; probes are its rows, each disturbed by another as a new image of the person
+    /// would be. The server must be stopped
+    #[arg(long, value_name = "GALLERY",
+        conflicts_with_all = ["rows", "dim", "images", "seed", "vectors", "queries", "results"])]
+    gallery: Option<GalleryId>,
+    /// The data directory of that gallery
+    #[arg(long, value_name = "DIR", default_value = "vultus-data")]
+    data_dir: PathBuf,
     /// Write the rows that were found for each probe, by mode, and their scores
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
     /// MB of vectors that may be in memory; others go to files without name in the folder for temporary files
     #[arg(long, value_name = "MB")]
     in_memory_mb: Option<usize>,
+    /// MB that all of the index may take in memory: vectors go to files, then no graph is built, then no cascade is prepared
+    #[arg(long, value_name = "MB")]
+    memory_limit_mb: Option<usize>,
     /// Write the prepared gallery to a file, read it again, and search what was read; the file goes to the folder for temporary
     /// files
     #[arg(long)]
     load: bool,
+    /// Add a line to each row: bytes in memory and in files, by part
+    #[arg(long)]
+    memory: bool,
     /// Draws other vectors
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -125,14 +142,19 @@ impl Search {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let mut any = false;
         let mut found = BTreeMap::new();
-        if let (Some(vectors), Some(queries)) = (&self.vectors, &self.queries) {
+        if let Some(gallery) = &self.gallery {
+            let stored = stored::Stored::read(&self.data_dir, gallery)?;
+            let (rows, dim) = (stored.rows(), stored.dim());
+            let probes = stored.probes(self.probes as usize, SAMPLE)?;
+            self.one_size((rows, dim), stored.into_source()?, probes, &mut any, &mut found)?;
+        } else if let (Some(vectors), Some(queries)) = (&self.vectors, &self.queries) {
             let dim = self.dim as usize;
             let (file, rows) = open(vectors, dim)?;
             let (mut file_of_probes, count) = open(queries, dim)?;
             let probes = (0..count)
                 .map(|at| Ok(Probe::new(read_vector(&mut file_of_probes, dim)?, None, at < SAMPLE)))
                 .collect::<anyhow::Result<_>>()?;
-            self.one_size(rows, Source::File { file, dim, left: rows }, probes, &mut any, &mut found)?;
+            self.one_size((rows, dim), Source::File { file, dim, left: rows }, probes, &mut any, &mut found)?;
         } else {
             ensure!(
                 self.results.is_none() || self.rows.len() == 1,
@@ -140,7 +162,7 @@ impl Search {
             );
             for rows in self.rows.iter().map(|rows| *rows as usize) {
                 let (source, probes) = self.drawn(rows);
-                self.one_size(rows, source, probes, &mut any, &mut found)?;
+                self.one_size((rows, self.dim as usize), source, probes, &mut any, &mut found)?;
             }
         }
         if let Some(path) = &self.results {
@@ -170,15 +192,14 @@ impl Search {
 
     fn one_size(
         &self,
-        rows: usize,
+        (rows, dim): (usize, usize),
         mut source: Source,
         mut probes: Vec<Probe>,
         any: &mut bool,
         found: &mut BTreeMap<Mode, Found>,
     ) -> anyhow::Result<()> {
-        let pool = |mb: usize| VectorPool::new(&std::env::temp_dir(), mb.saturating_mul(1 << 20));
-        let config = IndexConfig { vectors: self.in_memory_mb.map(pool), ..IndexConfig::default() };
-        let mut index = GalleryIndex::new(self.dim as usize, config.clone());
+        let config = IndexConfig { vectors: self.pool(), ..IndexConfig::default() };
+        let mut index = GalleryIndex::new(dim, config.clone());
         let before = rss_mb();
         let bar = progress(rows, "rows");
         let mut filling = Duration::ZERO;
@@ -211,14 +232,19 @@ impl Search {
         for mode in &self.modes {
             let started = Instant::now();
             let mut prepared = false;
+            let mut of_graph = None;
             if *mode != Mode::Exact {
+                let unprepared = rss_mb();
                 index.search(&probes[0].vector, LIMIT, (*mode).into())?;
-                prepared = index.maintain().is_due();
+                let done = index.maintain();
+                prepared = done.is_due();
+                // Where a cascade was prepared or vectors went to files as well, the difference says nothing.
+                let only_graph = Maintenance { build_graph: true, ..Maintenance::default() };
+                of_graph = rss_mb().zip(unprepared).filter(|_| done == only_graph);
             }
             let building = started.elapsed().as_secs_f64();
             let mut loading = None;
-            // A graph is not written.
-            if self.load && *mode != Mode::Ann {
+            if self.load {
                 let (loaded, seconds) = written_and_read(&index, config.clone())?;
                 (index, loading) = (loaded, Some(seconds));
             }
@@ -226,19 +252,30 @@ impl Search {
             for threads in &self.threads {
                 for concurrency in &self.concurrency {
                     let (measured, answers) = measure(&index, &probes, *mode, *threads, *concurrency)?;
-                    let row = Row {
+                    let mut row = Row {
                         build_s: prepared.then_some(building),
                         load_s: loading,
                         fill_s: filling.as_secs_f64(),
                         rss_growth_mb: grown,
                         ..measured
                     };
+                    row.bytes_per_row_by_part.graph_measured =
+                        of_graph.map(|(after, before)| (after - before) * 1e6 / row.rows as f64);
                     self.print(&row, any)?;
                     found.insert(*mode, Found::of(&answers));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Where vectors go, where anything says.
+    fn pool(&self) -> Option<Arc<VectorPool>> {
+        let bytes = |mb: usize| mb.saturating_mul(1 << 20);
+        (self.in_memory_mb.is_some() || self.memory_limit_mb.is_some()).then(|| {
+            let vectors = self.in_memory_mb.map_or(usize::MAX, bytes);
+            VectorPool::with_memory_limit(&std::env::temp_dir(), vectors, self.memory_limit_mb.map(bytes))
+        })
     }
 
     fn print(&self, row: &Row, any: &mut bool) -> anyhow::Result<()> {
@@ -291,6 +328,12 @@ impl Search {
             number(row.build_s),
             number(row.load_s)
         )?;
+        if self.memory {
+            writeln!(out, "{:>9} {}", "", row.bytes_per_row_by_part)?;
+        }
+        if !row.withheld.is_empty() {
+            writeln!(out, "{:>9} for the memory limit there is no {}", "", row.withheld.join(" and no "))?;
+        }
         Ok(())
     }
 }
@@ -301,6 +344,6 @@ fn written_and_read(index: &GalleryIndex, config: IndexConfig) -> anyhow::Result
     let path = folder.path().join("snapshot");
     index.freeze().save(&path, b"").context("the gallery cannot be written to a file")?;
     let started = Instant::now();
-    let (loaded, _) = GalleryIndex::load(index.dim(), config, &path).context("the gallery cannot be read again")?;
+    let loaded = GalleryIndex::load(index.dim(), config, &path).context("the gallery cannot be read again")?.index;
     Ok((loaded, started.elapsed().as_secs_f64()))
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::Serialize;
-use vultus_engine::index::{GalleryIndex, IndexKind, SearchOutcome};
+use vultus_engine::index::{GalleryIndex, IndexKind, IndexStats, MemoryParts, SearchOutcome};
 
 use super::Mode;
 use super::vectors::{LIMIT, Probe, person_of};
@@ -30,8 +30,12 @@ pub(super) struct Row {
     pub(super) rank1: f64,
     /// Share of the ten best subjects, by sums in double precision, that were found.
     pub(super) recall_at_10: f64,
-    /// As the index states them.
+    /// In memory, as the index states them.
     pub(super) bytes_per_row: f64,
+    /// The same by part, and what is in files.
+    pub(super) bytes_per_row_by_part: ByPart,
+    /// What the memory limit does not let be made.
+    pub(super) withheld: Vec<&'static str>,
     /// Preparing the cascade or the graph.
     pub(super) build_s: Option<f64>,
     /// Loading the index from disk.
@@ -44,6 +48,51 @@ pub(super) struct Row {
     pub(super) fill_s: f64,
     /// What the process grew by while the gallery was filled and prepared.
     pub(super) rss_growth_mb: Option<f64>,
+}
+
+/// Bytes a row, by part.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct ByPart {
+    /// Vectors in memory.
+    vectors: f64,
+    /// Vectors in files, which are no memory.
+    filed: f64,
+    digits: f64,
+    /// Names, and the table of where rows are.
+    keys: f64,
+    bits: f64,
+    /// The graph as the index states it: from the structures that hnsw_rs keeps.
+    graph: f64,
+    /// What the process grew by while the graph was built and measured, where it was built in this run.
+    pub(super) graph_measured: Option<f64>,
+}
+
+impl ByPart {
+    fn of(stats: &IndexStats) -> Self {
+        let each = |bytes: usize| bytes as f64 / stats.rows.max(1) as f64;
+        let MemoryParts { vectors, digits, keys, bits, graph } = stats.memory;
+        Self {
+            vectors: each(vectors),
+            filed: each(stats.filed_bytes),
+            digits: each(digits),
+            keys: each(keys),
+            bits: each(bits),
+            graph: each(graph),
+            graph_measured: None,
+        }
+    }
+}
+
+impl std::fmt::Display for ByPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { vectors, filed, digits, keys, bits, graph, graph_measured } = self;
+        write!(f, "bytes/row: {digits:.0} digits, {bits:.0} bits, {vectors:.0} vectors, {keys:.0} keys and table, ")?;
+        write!(f, "{graph:.0} graph")?;
+        if let Some(measured) = graph_measured {
+            write!(f, " (measured {measured:.0})")?;
+        }
+        write!(f, "; {filed:.0} vectors in files")
+    }
 }
 
 /// Searches for all probes; gives what was measured and found.
@@ -92,6 +141,11 @@ pub(super) fn measure(
         rank1: rank_1(probes, &answers),
         recall_at_10: mean(probes.iter().zip(&answers).filter_map(|(probe, answer)| recall(probe, answer))),
         bytes_per_row: stats.bytes as f64 / stats.rows as f64,
+        bytes_per_row_by_part: ByPart::of(&stats),
+        withheld: [("cascade", stats.withheld.cascade), ("graph", stats.withheld.graph)]
+            .into_iter()
+            .filter_map(|(part, bytes)| bytes.map(|_| part))
+            .collect(),
         build_s: None,
         load_s: None,
         kind: answers[0].kind,

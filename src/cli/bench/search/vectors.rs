@@ -5,10 +5,9 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use vultus_engine::drawn::Faces;
 use vultus_engine::ids::{FaceId, SubjectId};
 use vultus_engine::index::RowKey;
-
-use super::faces::Faces;
 
 /// Subjects whose scores are summed in double precision, and that a search asks for.
 pub(super) const LIMIT: usize = 10;
@@ -48,6 +47,8 @@ pub(super) enum Source {
     Drawn { faces: Faces, people: std::vec::IntoIter<Vec<f32>>, images: usize, left: usize },
     /// Vectors of a file, each of a person of its own.
     File { file: BufReader<File>, dim: usize, left: usize },
+    /// Rows of a stored gallery in a file, and how many each subject has.
+    Stored { file: BufReader<File>, dim: usize, subjects: std::vec::IntoIter<u32> },
 }
 
 impl Source {
@@ -64,6 +65,10 @@ impl Source {
                 *left -= 1;
                 Some(vec![read_vector(file, *dim)?])
             }
+            Self::Stored { file, dim, subjects } => match subjects.next() {
+                Some(rows) => Some((0..rows).map(|_| read_vector(file, *dim)).collect::<anyhow::Result<_>>()?),
+                None => None,
+            },
         })
     }
 }

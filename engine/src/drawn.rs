@@ -1,14 +1,14 @@
-//! Drawn vectors that lie as those of faces do.
+//! Drawn vectors that lie as those of faces do, for benches and tests.
 //!
 //! Vectors of real faces do not fill their space evenly: the variance of their principal directions falls off, here so that the
 //! participation ratio (Σλ)²/Σλ² is about 0.4 of the dimension. An image of a person is the person's centre and noise of a
 //! strength drawn for each image. At 512 dimensions cosines are about 0.62 between images of a person and spread by about 0.07
 //! between strangers. A rotation mixes the directions, so that no value of a vector says more than another.
 
-use vultus_engine::random::Random;
+use crate::random::Random;
 
 /// Draws people and images of them.
-pub(super) struct Faces {
+pub struct Faces {
     random: Random,
     /// Standard deviation along each principal direction.
     spread: Vec<f32>,
@@ -17,7 +17,8 @@ pub(super) struct Faces {
 }
 
 impl Faces {
-    pub(super) fn new(dim: usize, seed: u64) -> Self {
+    /// Draws vectors of `dim` values, the same for the same seed.
+    pub fn new(dim: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let spread = (0..dim).map(|at| (-(at as f32) * 2.56 / dim as f32).exp()).collect();
         // So many steps let every direction reach every value twice over.
@@ -36,7 +37,7 @@ impl Faces {
     }
 
     /// A person nobody has seen.
-    pub(super) fn person(&mut self) -> Vec<f32> {
+    pub fn person(&mut self) -> Vec<f32> {
         let Self { random, spread, rotation } = self;
         let mut vector: Vec<f32> = spread.iter().map(|spread| spread * random.normal() as f32).collect();
         for step in rotation {
@@ -48,8 +49,13 @@ impl Faces {
         unit(vector)
     }
 
+    /// So many of them.
+    pub fn people(&mut self, count: usize) -> Vec<Vec<f32>> {
+        (0..count).map(|_| self.person()).collect()
+    }
+
     /// An image of a person.
-    pub(super) fn image(&mut self, person: &[f32]) -> Vec<f32> {
+    pub fn image(&mut self, person: &[f32]) -> Vec<f32> {
         let noise = self.person();
         let strength = self.random.uniform(0.25, 1.0).sqrt() as f32;
         unit(person.iter().zip(noise).map(|(person, noise)| person + strength * noise).collect())
