@@ -4,11 +4,13 @@
 #   tests/gpu.sh [--networks ir_50,ir_101] [--batches 1,8,64,256] [--no-times]
 #
 # Everywhere: without a GPU in sight `--device cuda` is refused in one line and `--device auto` serves on the CPU.
-# On a machine with a GPU: values against references, f32 to 1e-4 and bf16 to a cosine of 0.9999, then faces a second.
+# On a machine with a GPU: values against references, f32 to 1e-4 and bf16 to a cosine of 0.9999, two training steps against
+# the CPU's in both precisions, then faces a second, and images a second in training.
 # Ends with 0 when all holds, with 1 when something does not, and with 77 when there was no GPU to check.
 #
 # Environment, all optional:
 #   VULTUS_BIN, GPU_CHECK   vultus and the example gpu_check, built elsewhere; otherwise engine/cuda/build builds them
+#   TRAIN_CHECK             the example train_check, built elsewhere; where only the two others are named, it is left out
 #   PYTHON                  a Python that may have PyTorch (default python3); without PyTorch its columns are left out
 #   VULTUS_CUDA_LIBRARIES   folders of libcublas.so.13, libcurand.so.10 and libcudnn.so.9, joined by colons; otherwise those
 #                           that engine/cuda/build got, or those of PyTorch, or what the system finds
@@ -44,7 +46,9 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 if [[ -z ${VULTUS_BIN:-} || -z ${GPU_CHECK:-} ]]; then
     engine/cuda/build
     VULTUS_BIN=$target/release/vultus GPU_CHECK=$target/release/examples/gpu_check
+    TRAIN_CHECK=$target/release/examples/train_check
 fi
+TRAIN_CHECK=${TRAIN_CHECK:-}
 if [[ -z ${VULTUS_CUDA_LIBRARIES:-} && -r $target/cuda/environment ]]; then
     VULTUS_CUDA_LIBRARIES=$(sed -n "s/^export VULTUS_CUDA_LIBRARIES='\(.*\)'$/\1/p" "$target/cuda/environment")
 fi
@@ -94,6 +98,11 @@ fi
 golden=()
 if [[ -n ${VULTUS_GOLDEN:-} ]]; then golden=(--golden "$VULTUS_GOLDEN"); fi
 "$GPU_CHECK" values cuda "${golden[@]}" ir_18 ir_50 ir_101 ir_152 ir_se_50 || fail "values differ"
+if [[ -n $TRAIN_CHECK ]]; then
+    "$TRAIN_CHECK" steps cuda ir_18 mobilefacenet || fail "training differs"
+else
+    echo "left out: TRAIN_CHECK is not named, so training is not checked"
+fi
 if [[ -z $times ]]; then exit 0; fi
 
 # 3. Faces a second, one engine after the other.
@@ -116,4 +125,17 @@ print("| network | engine | " + " | ".join(f"{batch}" for batch in batches) + " 
 print("|---|---|" + "---|" * len(batches))
 for (network, engine, precision), row in rows.items():
     print(f"| {network} | {engine} {precision} | " + " | ".join(f"{row[b]:.0f}" if b in row else "" for b in batches) + " |")
+END
+
+# 4. Images a second in training.
+if [[ -z $TRAIN_CHECK ]]; then exit 0; fi
+"$TRAIN_CHECK" images cuda --batches 64,256 "${names[@]}" >"$work/training"
+echo "| training | precision | batch | images/s |"
+echo "|---|---|---|---|"
+"$python" - "$work/training" <<'END'
+import json, sys
+
+for line in open(sys.argv[1]):
+    row = json.loads(line)
+    print(f"| {row['network']} | {row['precision']} | {row['batch']} | {row['images_per_s']:.0f} |")
 END

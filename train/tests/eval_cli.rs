@@ -118,8 +118,12 @@ fn lfw_of_photos_without_faces() {
     // Every pair is decided as of two persons, which is right for half of them.
     assert_eq!(json["faces_not_found"].as_array().unwrap().len(), 4);
     assert_eq!((&json["pairs_without_face"], &json["accuracy_of_pairs_with_faces"]), (&Value::from(4), &Value::Null));
-    assert_eq!(json["verification"]["accuracy"], 0.5);
+    assert_eq!(json["sides"][0]["verification"]["accuracy"], 0.5);
+    assert_eq!((&json["sides"][0]["identification"], &json["sides"][0]["norms"]), (&Value::Null, &Value::Null));
+    assert_eq!(json["sides"].as_array().unwrap().len(), 1);
     assert!(fail(&["lfw", &path(&folder, "a")]).contains("pairs.txt is not there"));
+    let refused = eval(&["lfw", "--side", "28,15", folder.path().to_str().unwrap()]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
     std::fs::write(folder.path().join("b/b_0002.jpg"), "no photo").unwrap();
     let (table, err) = run(&["lfw", "--device", "cpu", folder.path().to_str().unwrap()]);
     assert!(table.contains("4 of 4 photos (1 damaged)") && err.contains("b_0002.jpg"), "{table}{err}");
@@ -144,11 +148,28 @@ fn lfw_itself() {
     }
     let file = path(&folder, "pairs.txt");
     std::fs::write(&file, pairs.join("\n")).unwrap();
-    let (json, _) = run(&["lfw", "--device", "cpu", "--json", "--pairs", &file, lfw.to_str().unwrap()]);
+    let svg = path(&folder, "lfw.svg");
+    let arguments = ["lfw", "--device", "cpu", "--json", "--side", "28,14", "--svg", &svg, "--pairs", &file];
+    let (json, _) = run(&[&arguments[..], &[lfw.to_str().unwrap()]].concat());
     let json: Value = serde_json::from_str(&json).unwrap();
     println!("{json}");
-    assert!(json["verification"]["accuracy"].as_f64().unwrap() >= 0.95);
     assert!(json["faces_not_found"].as_array().unwrap().len() <= 1);
+    let sides = json["sides"].as_array().unwrap();
+    assert_eq!(sides.iter().map(|side| side["side_px"].as_u64().unwrap()).collect::<Vec<_>>(), [112, 28, 14]);
+    assert!(sides[0]["verification"]["accuracy"].as_f64().unwrap() >= 0.95);
+    let number = |side: &Value, path: &str| side.pointer(path).and_then(Value::as_f64).unwrap();
+    // Smaller faces are harder to recognise, and their norms are lower.
+    for two in sides.windows(2) {
+        for what in ["/norms/mean", "/identification/ranks/0/1", "/verification/area_under_roc"] {
+            assert!(number(&two[0], what) >= number(&two[1], what) - 0.01, "{what}: {two:?}");
+        }
+    }
+    assert!(number(&sides[0], "/identification/ranks/0/1") >= 0.9);
+    assert!(number(&sides[2], "/norms_below_whole") > 0.8 && sides[0]["norms_below_whole"].is_null());
+    assert_eq!(std::fs::read_to_string(&svg).unwrap().matches("<g ").count(), 3);
+    // A fold's table is printed for whole crops alone.
+    let (table, _) = run(&["lfw", "--device", "cpu", "--pairs", &file, lfw.to_str().unwrap()]);
+    assert!(table.contains("fold") && table.contains("112 px") && table.contains("separation"), "{table}");
 }
 
 #[test]

@@ -32,6 +32,8 @@ enum Scale {
     Linear(f64),
     /// From 1 to this rank, at least 2.
     Ranks(usize),
+    /// Any values, from one multiple of `step` to another above it.
+    Values { from: f64, to: f64, step: f64 },
 }
 
 impl Axis {
@@ -52,12 +54,31 @@ impl Axis {
         Self { name, scale: Scale::Ranks(most.max(2)) }
     }
 
+    /// A linear scale that holds all of `values` that are finite, between round numbers.
+    pub fn values(name: &'static str, values: impl IntoIterator<Item = f64>) -> Self {
+        let finite = values.into_iter().filter(|value| value.is_finite());
+        let (least, most) =
+            finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), value| (a.min(value), b.max(value)));
+        let (least, most) = if least <= most { (least, most) } else { (0.0, 1.0) };
+        // A constant is drawn in the middle.
+        let wide = if most > least { most - least } else { least.abs().max(1.0) };
+        let (least, most) = if most > least { (least, most) } else { (least - wide / 2.0, most + wide / 2.0) };
+        let rough = wide / 5.0;
+        let power = 10f64.powf(rough.log10().floor());
+        let step = [1.0, 2.0, 5.0, 10.0].map(|times| times * power).into_iter().find(|step| *step >= rough * 0.999);
+        let step = step.unwrap_or(10.0 * power);
+        // What lies on a multiple but for rounding is on it.
+        let (from, to) = ((least / step + 1e-9).floor() * step, (most / step - 1e-9).ceil() * step);
+        Self { name, scale: Scale::Values { from, to, step } }
+    }
+
     /// Where a value lies, from 0 to 1.
     fn place(self, value: f64) -> f64 {
         let place = match self.scale {
             Scale::Logarithmic(power) => 1.0 - value.max(10f64.powi(power)).log10() / f64::from(power),
             Scale::Linear(base) => (value - base) / (1.0 - base),
             Scale::Ranks(most) => (value - 1.0) / (most - 1) as f64,
+            Scale::Values { from, to, .. } => (value - from) / (to - from),
         };
         place.clamp(0.0, 1.0)
     }
@@ -80,6 +101,13 @@ impl Axis {
                 .step_by(most.div_ceil(MOST_TICKS))
                 .map(|rank| (self.place(rank as f64), rank.to_string()))
                 .collect(),
+            Scale::Values { from, to, step } => {
+                let digits = usize::try_from(-(step.log10().floor() as i32)).unwrap_or(0);
+                let places = 0..=((to - from) / step).round() as u32;
+                let at = places.map(|place| from + f64::from(place) * step);
+                at.map(|value| (self.place(value), format!("{:.digits$}", if value == 0.0 { 0.0 } else { value })))
+                    .collect()
+            }
         }
     }
 }
@@ -222,6 +250,20 @@ mod tests {
         assert_eq!(Axis::ranks("rank", 10).ticks().len(), 10);
         assert_eq!(Axis::ranks("rank", 100).ticks().len(), 20);
         assert_eq!(Axis::ranks("rank", 0).ticks().len(), 2);
+    }
+
+    #[test]
+    fn values_lie_between_round_numbers() {
+        let texts = |values: &[f64]| {
+            let ticks = Axis::values("norm", values.iter().copied()).ticks();
+            ticks.into_iter().map(|(_, text)| text).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&[49.3, 71.0, f64::NAN]), ["45", "50", "55", "60", "65", "70", "75"]);
+        assert_eq!(texts(&[0.0, 0.003]), ["0.000", "0.001", "0.002", "0.003"]);
+        assert_eq!(texts(&[-1.0, 1.0]), ["-1.0", "-0.5", "0.0", "0.5", "1.0"]);
+        assert_eq!(texts(&[]), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
+        assert_eq!(Axis::values("norm", [7.0, 7.0]).place(7.0), 0.5);
+        assert_eq!(Axis::values("norm", [0.0, 10.0]).place(4.0), 0.4);
     }
 
     #[test]

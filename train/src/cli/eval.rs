@@ -7,6 +7,7 @@ mod identify;
 mod ijb;
 mod ijbs;
 mod lfw;
+mod lfw_side;
 mod network;
 mod output;
 mod tinyface;

@@ -5,6 +5,7 @@
 pub(crate) mod eval;
 mod export;
 mod interrupt;
+mod plot;
 mod prepare;
 mod train;
 
@@ -30,6 +31,8 @@ enum Command {
     Train(train::Train),
     /// Write a trained network as a model that the server takes
     Export(export::Export),
+    /// Draw what runs and evaluations wrote
+    Plot(plot::Plot),
 }
 
 /// Runs the command of the process's arguments.
@@ -39,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Prepare(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Export(command) => command.run(),
+        Command::Plot(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -160,6 +160,16 @@ pub fn normed(features: &[Option<Feature>], dim: usize) -> Result<Normed, EvalEr
     Normed::new(Rows::new("feature", dim, values)?, norms)
 }
 
+/// Flip fusion as the engine does it: the raw features of a crop and of its mirror image are added. `None` where they
+/// cancel out.
+pub fn with_mirrored(plain: &Feature, flipped: &Feature) -> Option<Feature> {
+    let raw = |feature: &Feature| feature.embedding.iter().map(|value| value * feature.norm).collect::<Vec<f32>>();
+    let sum: Vec<f32> = raw(plain).iter().zip(raw(flipped)).map(|(a, b)| a + b).collect();
+    let norm = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let embedding = sum.iter().map(|value| value / norm).collect();
+    (norm.is_finite() && norm > 1e-6).then_some(Feature { embedding, norm, style: None })
+}
+
 /// The mirror image of a crop.
 ///
 /// # Errors

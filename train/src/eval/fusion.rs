@@ -12,10 +12,7 @@ use super::{EvalError, Rows};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlipFusion {
-    /// The raw features ê·n.
-    ///
-    /// # Errors
-    /// [`EvalError::NotFinite`] where a product is too large.are added; direction and norm are those of the sum.
+    /// The raw features ê·n are added; direction and norm are those of the sum.
     #[default]
     PreNormVectorAdd,
     /// Unit vectors are weighted by their norms; the norm is the mean. The same direction as by adding raw features.

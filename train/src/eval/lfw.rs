@@ -3,6 +3,8 @@
 //! The first line says how many folds there are and how many pairs of each kind a fold has. A fold is that many lines
 //! `NAME I J`, photos I and J of one person, and as many lines `NAME I OTHER J`. Photo 3 of a person is the file
 //! `NAME/NAME_0003.jpg`.
+//!
+//! LFW has no protocol for identification that is in general use. [`ClosedSet`] is ours, over the photos of the pairs.
 
 use std::path::{Path, PathBuf};
 
@@ -109,9 +111,45 @@ impl PairList {
     }
 }
 
+/// Who is enrolled and who is searched for, as places in a list of photos.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosedSet {
+    /// One photo of everybody.
+    pub gallery: Vec<usize>,
+    /// Every other photo of those who are enrolled: each search has one mate.
+    pub probes: Vec<usize>,
+}
+
+impl ClosedSet {
+    /// Enrols of everybody the first photo with a face, as `has_face` says, and searches with all others, those without a
+    /// face included: who is not seen is not found. Persons without a face in any photo are left out. Photos are in the
+    /// order of [`PairList::photos`].
+    pub fn new(photos: &[PhotoId], has_face: &[bool]) -> Self {
+        let (mut gallery, mut probes) = (Vec::new(), Vec::new());
+        let mut start = 0;
+        for of_person in photos.chunk_by(|a, b| a.name == b.name) {
+            let places = start..start + of_person.len();
+            start = places.end;
+            if let Some(enrolled) = places.clone().find(|place| has_face[*place]) {
+                gallery.push(enrolled);
+                probes.extend(places.filter(|place| *place != enrolled));
+            }
+        }
+        Self { gallery, probes }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn everybody_is_enrolled_once_and_searched_with_the_rest() {
+        let photo = |name: &str, number| PhotoId { name: name.to_owned(), number };
+        let photos = [photo("a", 1), photo("a", 2), photo("a", 3), photo("b", 1), photo("c", 1), photo("c", 4)];
+        let set = ClosedSet::new(&photos, &[false, true, true, false, true, false]);
+        assert_eq!(set, ClosedSet { gallery: vec![1, 4], probes: vec![0, 2, 5] });
+    }
 
     fn parse(text: &str) -> Result<PairList, String> {
         PairList::parse(text, Path::new("pairs.txt")).map_err(|error| error.to_string())

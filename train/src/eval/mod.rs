@@ -12,6 +12,7 @@
 //! | [`media`], [`ijb`] | IJB-B and IJB-C: templates of media, 1:1 and 1:N |
 //! | [`search`] | where the mate comes: what all identification figures are made of |
 //! | [`dir_far`], [`ijbs`], [`tinyface`] | closed and open sets as published for IJB-S and TinyFace |
+//! | [`norms`] | how norms follow the size of faces |
 //! | [`trade_off`] | FNIR over FPIR, as NIST reports |
 //! | [`bin_set`], [`lfw`], [`ijb_meta`], [`ijbs_protocol`], [`features`] | the files that protocols and features come in |
 //! | [`faces`] | photos to features by the engine |
@@ -47,6 +48,7 @@ pub mod ijbs;
 pub mod ijbs_protocol;
 pub mod lfw;
 pub mod media;
+pub mod norms;
 mod pickle;
 pub mod roc;
 mod rows;

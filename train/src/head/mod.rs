@@ -209,7 +209,7 @@ pub fn split_norm(raw: &Tensor) -> Result<(Tensor, Tensor), HeadError> {
 /// # Errors
 /// [`HeadError::Tensor`].
 pub fn loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor, HeadError> {
-    Ok(candle_nn::loss::cross_entropy(logits, &labels.to_dtype(DType::U32)?)?)
+    Ok(candle_nn::loss::cross_entropy(logits, &labels.to_dtype(DType::U32)?.to_device(logits.device())?)?)
 }
 
 /// Checks one number of a head's settings.

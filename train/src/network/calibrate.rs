@@ -30,6 +30,7 @@ impl Network {
     /// # Errors
     /// As for [`Network::forward`].
     pub fn calibrate(&mut self, pixels: &Tensor) -> Result<(), NetworkError> {
+        self.fetch()?;
         let settings = self.settings;
         self.settings.dropout = false;
         self.settings.constant_statistics = false;
@@ -55,7 +56,7 @@ impl Network {
     }
 
     fn set(&mut self, layer: &str, part: &str, values: impl Iterator<Item = f64>) {
-        if let Some(parameter) = self.parameters.get_mut(&format!("{layer}.{part}")) {
+        if let Some(parameter) = self.parameters_mut().get_mut(&format!("{layer}.{part}")) {
             parameter.values.iter_mut().zip(values).for_each(|(old, new)| *old = new as f32);
         }
     }
@@ -81,6 +82,7 @@ impl Network {
             self.set(name, "running_var", std::iter::repeat(0.0));
         }
         self.forward(pixels, 0)?;
+        self.fetch()?;
         let mut most = 0f64;
         for Layer { name, scale, shift } in layers {
             let of_batch =

@@ -14,7 +14,8 @@
 //! | dropout | 0.4, ahead of the linear layer |
 //! | start | convolutions and the linear layer normal (He et al. 2015, outputs), slopes 0.25, the rest 0 or 1 |
 //!
-//! With the same seed, the same bits, whatever the number of threads.
+//! With the same seed, the same bits, whatever the number of threads. [`Network::use_tensors`] has the same network run on
+//! candle's tensors instead, on a GPU or, to check it, on the CPU.
 //!
 //! # Use
 //! ```no_run
@@ -39,22 +40,25 @@
 //! # }
 //! ```
 
+mod backend;
 mod calibrate;
 mod fold;
 mod freeze;
 mod layout;
 mod parameters;
+mod tensors;
 #[cfg(test)]
 mod twin;
 mod unit;
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use vultus_engine::kernel::training::{Features, Workspace};
 use vultus_engine::model::Architecture;
 
 pub use parameters::{Gradients, Parameter, Parameters, Role};
+use tensors::Tensors;
 use unit::{Kept, Pass, Unit};
 
 /// The share of values that is dropped ahead of the linear layer.
@@ -90,6 +94,9 @@ pub enum NetworkError {
     /// Units that cannot be frozen.
     #[error("cannot freeze: {0}")]
     Frozen(String),
+    /// A type that no network is trained in.
+    #[error("networks are trained in f32, bf16 and f64, not in {}", .0.as_str())]
+    Precision(DType),
     /// One value has no variance.
     #[error("a batch of one crop cannot be normalised by its own statistics")]
     BatchTooSmall,
@@ -103,6 +110,8 @@ pub struct Network {
     units: Vec<Unit>,
     parameters: Parameters,
     workspace: Workspace,
+    /// What it runs on in place of the kernels.
+    tensors: Option<Tensors>,
     settings: Settings,
 }
 
@@ -117,9 +126,12 @@ struct Settings {
 
 /// What a forward pass has kept for the way back.
 #[derive(Debug)]
-pub struct Tape {
-    kept: Vec<Kept>,
-    shape: [usize; 4],
+pub struct Tape(Path);
+
+#[derive(Debug)]
+enum Path {
+    Kernels { kept: Vec<Kept>, shape: [usize; 4] },
+    Tensors { kept: Vec<tensors::Kept>, images: usize },
 }
 
 impl Network {
@@ -131,7 +143,8 @@ impl Network {
         let (units, mut parameters) = layout::layout(architecture, dim)?;
         parameters.start(seed);
         let settings = Settings { dropout: true, constant_statistics: false, frozen: 0 };
-        Ok(Self { architecture, dim, units, parameters, workspace: Workspace::default(), settings })
+        let workspace = Workspace::default();
+        Ok(Self { architecture, dim, units, parameters, workspace, tensors: None, settings })
     }
 
     /// Which network it is.
@@ -144,13 +157,17 @@ impl Network {
         self.dim
     }
 
-    /// Its parameters.
+    /// Its parameters; on tensors, as of the last [`Self::fetch`].
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// Its parameters, for an optimiser.
+    /// Its parameters, for an optimiser. On tensors they take the place of what is on the device, so [`Self::fetch`] comes
+    /// first where only some are changed.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
+        if let Some(tensors) = &mut self.tensors {
+            tensors.stale();
+        }
         &mut self.parameters
     }
 
@@ -188,12 +205,20 @@ impl Network {
     /// # Errors
     /// [`NetworkError::WrongShape`], [`NetworkError::BatchTooSmall`], [`NetworkError::Tensor`].
     pub fn forward(&mut self, pixels: &Tensor, seed: u64) -> Result<(Tensor, Tape), NetworkError> {
-        let x = self.enter(pixels)?;
-        let Settings { dropout, constant_statistics, .. } = self.settings;
+        let Settings { dropout, constant_statistics, frozen } = self.settings;
         let pass = Pass { of_batch: !constant_statistics, seed: dropout.then_some(seed) };
+        check_crops(pixels)?;
+        if let Some(tensors) = &mut self.tensors {
+            tensors.upload(&self.parameters)?;
+            let x = tensors.enter(pixels)?;
+            let (output, kept) = tensors.run(&self.units, frozen, x, pass)?;
+            let images = output.dim(0)?;
+            return Ok((output.reshape((images, self.dim))?, Tape(Path::Tensors { kept, images })));
+        }
+        let x = self.enter(pixels)?;
         let (output, kept) = self.run(x, pass)?;
         let shape = output.shape();
-        Ok((self.leave(&output)?, Tape { kept, shape }))
+        Ok((self.leave(&output)?, Tape(Path::Kernels { kept, shape })))
     }
 
     /// Embeddings (N, dim) as a trained network gives them, by the running statistics.
@@ -201,6 +226,13 @@ impl Network {
     /// # Errors
     /// [`NetworkError::WrongShape`], [`NetworkError::Tensor`].
     pub fn embed(&mut self, pixels: &Tensor) -> Result<Tensor, NetworkError> {
+        check_crops(pixels)?;
+        if let Some(tensors) = &mut self.tensors {
+            tensors.upload(&self.parameters)?;
+            let x = tensors.enter(pixels)?;
+            let output = tensors.embed(&self.units, x)?;
+            return Ok(output.reshape((output.dim(0)?, self.dim))?);
+        }
         let mut x = self.enter(pixels)?;
         let pass = Pass { of_batch: false, seed: None };
         for index in 0..self.units.len() {
@@ -214,11 +246,21 @@ impl Network {
     /// # Errors
     /// [`NetworkError::WrongShape`], [`NetworkError::Tensor`].
     pub fn backward(&self, tape: Tape, gradient: &Tensor, gradients: &mut Gradients) -> Result<(), NetworkError> {
-        let [images, .., dim] = tape.shape;
-        check("the gradient of the embeddings", gradient, &[images, dim])?;
-        let values = gradient.flatten_all()?.to_vec1::<f32>()?;
-        let gradient = self.workspace.planes(&values, tape.shape, 0)?;
-        self.run_back(tape.kept, gradient, gradients)
+        const WHAT: &str = "the gradient of the embeddings";
+        match (tape.0, &self.tensors) {
+            (Path::Tensors { kept, images }, Some(tensors)) => {
+                check(WHAT, gradient, &[images, self.dim])?;
+                let gradient = gradient.reshape((images, self.dim, 1, 1))?;
+                tensors.run_back(&self.units, kept, &gradient, gradients)
+            }
+            (Path::Kernels { kept, shape }, None) => {
+                check(WHAT, gradient, &[shape[0], shape[3]])?;
+                let values = gradient.flatten_all()?.to_vec1::<f32>()?;
+                let gradient = self.workspace.planes(&values, shape, 0)?;
+                self.run_back(kept, gradient, gradients)
+            }
+            _ => Err(candle_core::Error::Msg("the tape is of another kind of network".into()).into()),
+        }
     }
 
     /// One unit. What it keeps is dropped by who does not need it.
@@ -257,8 +299,7 @@ impl Network {
 
     fn enter(&self, pixels: &Tensor) -> Result<Features, NetworkError> {
         let [colours, height, width] = CROP;
-        let images = pixels.dims().first().copied().unwrap_or(0);
-        check("the crops", pixels, &[images, colours, height, width])?;
+        let images = pixels.dim(0)?;
         let planes = pixels.flatten_all()?.to_vec1::<f32>()?;
         let frame = self.units.first().map_or(0, Unit::frame);
         Ok(self.workspace.planes(&planes, [images, height, width, colours], frame)?)
@@ -277,13 +318,17 @@ impl Network {
     /// As for [`Parameters::load`].
     pub fn load(&mut self, tensors: &HashMap<String, Tensor>) -> Result<(), NetworkError> {
         match fold::unfolded(&self.parameters, tensors)? {
-            Some(unfolded) => self.parameters.load(&unfolded),
-            None => self.parameters.load(tensors),
+            Some(unfolded) => self.parameters.load(&unfolded)?,
+            None => self.parameters.load(tensors)?,
         }
+        if let Some(tensors) = &mut self.tensors {
+            tensors.stale();
+        }
+        Ok(())
     }
 
     /// The tensors of a model that the engine runs, as [`Architecture::tensors`] names them: those of a MobileFaceNet
-    /// with batch normalisation folded.
+    /// with batch normalisation folded. On tensors, as of the last [`Self::fetch`].
     ///
     /// # Errors
     /// [`NetworkError::Tensor`].
@@ -293,6 +338,13 @@ impl Network {
             None => fold::folded(&self.parameters),
         }
     }
+}
+
+/// Checks the shape of crops.
+fn check_crops(pixels: &Tensor) -> Result<(), NetworkError> {
+    let [colours, height, width] = CROP;
+    let images = pixels.dims().first().copied().unwrap_or(0);
+    check("the crops", pixels, &[images, colours, height, width])
 }
 
 /// Checks the shape of what a network is given.

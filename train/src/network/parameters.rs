@@ -172,28 +172,60 @@ pub(super) fn read(tensors: &HashMap<String, Tensor>, name: &str, shape: &[usize
 /// The gradients of a network's parameters. Backward passes add to them.
 #[derive(Debug, Clone)]
 pub struct Gradients {
-    /// Beside the parameters; empty for what has none.
+    /// Beside the parameters; empty for what has none, and for what has not been fetched.
     pub(super) all: Vec<Vec<f32>>,
+    /// Those of a network on tensors, which stay where it is.
+    tensors: Option<Vec<Option<Tensor>>>,
     by_name: HashMap<String, usize>,
 }
 
 impl Gradients {
-    /// Zeros for all parameters that are trained.
+    /// Zeros for all parameters that are trained, of a network on the kernels. [`super::Network::gradients`] gives what any
+    /// network adds to.
     pub fn zeros(parameters: &Parameters) -> Self {
         let zeros = |parameter: &Parameter| {
             if parameter.is_trained() { vec![0f32; parameter.values.len()] } else { Vec::new() }
         };
-        Self { all: parameters.all.iter().map(zeros).collect(), by_name: parameters.by_name.clone() }
+        let all = parameters.all.iter().map(zeros).collect();
+        Self { all, tensors: None, by_name: parameters.by_name.clone() }
+    }
+
+    /// Nothing yet, of a network on tensors.
+    pub(super) fn on_tensors(parameters: &Parameters) -> Self {
+        let count = parameters.all.len();
+        Self { all: vec![Vec::new(); count], tensors: Some(vec![None; count]), by_name: parameters.by_name.clone() }
     }
 
     /// Sets all of them to zero, for the next step.
     pub fn clear(&mut self) {
-        self.all.par_iter_mut().for_each(|values| values.fill(0.0));
+        match &mut self.tensors {
+            Some(tensors) => {
+                tensors.fill(None);
+                self.all.iter_mut().for_each(Vec::clear);
+            }
+            None => self.all.par_iter_mut().for_each(|values| values.fill(0.0)),
+        }
+    }
+
+    /// Brings those of a network on tensors to where [`Self::get`] and [`Self::iter`] find them.
+    ///
+    /// # Errors
+    /// [`NetworkError::Tensor`].
+    pub fn fetch(&mut self) -> Result<(), NetworkError> {
+        for (values, tensor) in self.all.iter_mut().zip(self.tensors.iter().flatten()) {
+            *values = tensor.as_ref().map_or(Ok(Vec::new()), super::tensors::host)?;
+        }
+        Ok(())
     }
 
     /// The gradient of a parameter, in the order of its values; `None` where it has none.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         self.by_name.get(name).map(|place| &self.all[*place][..]).filter(|values| !values.is_empty())
+    }
+
+    /// The gradient of a parameter of a network on tensors, in the type of its sums; `None` where it has none.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.as_ref()?[*self.by_name.get(name)?].as_ref()
     }
 
     /// In the order of [`Parameters::iter`], empty for parameters without one.
@@ -206,8 +238,25 @@ impl Gradients {
         self.all.iter_mut().map(Vec::as_mut_slice)
     }
 
+    /// Those of a network on tensors, in the order of [`Parameters::iter`].
+    pub(crate) fn tensors(&self) -> &[Option<Tensor>] {
+        self.tensors.as_deref().unwrap_or_default()
+    }
+
     /// Adds a layer's gradient.
     pub(super) fn add(&mut self, place: usize, sums: &[f64]) {
         self.all[place].iter_mut().zip(sums).for_each(|(value, sum)| *value += *sum as f32);
+    }
+
+    /// Adds a layer's gradient, of the parameter's shape.
+    pub(super) fn add_tensor(&mut self, place: usize, gradient: &Tensor) -> candle_core::Result<()> {
+        let Some(tensors) = &mut self.tensors else {
+            candle_core::bail!("these are the gradients of a network on the kernels")
+        };
+        tensors[place] = Some(match tensors[place].take() {
+            Some(sum) => (sum + gradient)?,
+            None => gradient.clone(),
+        });
+        Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Units against the same in candle's own operations, in double precision, with candle's gradients.
+//! Units, on the kernels and on tensors, against the same in candle's own operations, in double precision, with candle's
+//! gradients.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use vultus_engine::random::Random;
 
 use super::layout::Builder;
 use super::parameters::{Gradients, Parameters};
+use super::tensors::Tensors;
 use super::unit::{BatchNorm, Fused, Pass, Shortcut, Unit};
 use super::{Network, Settings};
 use vultus_engine::kernel::training::Workspace;
@@ -110,7 +112,8 @@ fn compare(what: &str, units: Vec<Unit>, mut parameters: Parameters, shape: [usi
     }
     let settings = Settings { dropout: false, constant_statistics, frozen: 0 };
     let workspace = Workspace::default();
-    let mut network = Network { architecture: Architecture::Ir18, dim: 0, units, parameters, workspace, settings };
+    let mut network =
+        Network { architecture: Architecture::Ir18, dim: 0, units, parameters, workspace, tensors: None, settings };
     let twin = Twin::new(&network.parameters, !constant_statistics);
     let [images, height, width, channels] = shape;
     // Single and double precision may be on different sides of a PReLU's kink, and then have different gradients.
@@ -124,9 +127,11 @@ fn compare(what: &str, units: Vec<Unit>, mut parameters: Parameters, shape: [usi
     };
     let (planes, expected) = (3..20).find_map(of_seed).unwrap();
 
+    let before = network.parameters.clone();
+    let pass = Pass { of_batch: !constant_statistics, seed: None };
     let frame = network.units[0].frame();
     let x = network.workspace.planes(&planes, shape, frame).unwrap();
-    let (output, kept) = network.run(x, Pass { of_batch: !constant_statistics, seed: None }).unwrap();
+    let (output, kept) = network.run(x, pass).unwrap();
     let of_output = random(4, output.shape().iter().product());
     let gradient = network.workspace.planes(&of_output, output.shape(), 0).unwrap();
     let mut gradients = Gradients::zeros(&network.parameters);
@@ -135,26 +140,82 @@ fn compare(what: &str, units: Vec<Unit>, mut parameters: Parameters, shape: [usi
     let of_output = Tensor::from_vec(of_output, expected.shape(), &Device::Cpu).unwrap();
     let loss = (&expected * of_output.to_dtype(DType::F64).unwrap()).unwrap().sum_all().unwrap();
     let grads = loss.backward().unwrap();
-    let expected = expected.permute((0, 2, 3, 1)).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-    let far = |found: &[f32], expected: &[f64], size: f64| {
-        assert_eq!(found.len(), expected.len());
-        let errors = found.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
-        errors.fold(0.0, f64::max) / size
+    let get = |place: usize| grads.get(&twin.vars[&place]).map(values);
+    let by_pixel = |planes: &Tensor| values(&planes.permute((0, 2, 3, 1)).unwrap());
+    let found = Found {
+        output: output.to_vec().into_iter().map(f64::from).collect(),
+        gradients: gradients.iter().map(|of| of.iter().map(|value| f64::from(*value)).collect()).collect(),
+        running: network.parameters.iter().map(|one| one.values.clone()).collect(),
     };
-    let most = |values: &[f64]| values.iter().fold(0f64, |most, value| most.max(value.abs()));
-    let mut worst = far(&output.to_vec(), &expected, most(&expected));
-    let mut largest = 0f64;
-    for (place, parameter) in network.parameters.iter().enumerate() {
-        let Some(found) = gradients.get(parameter.name()) else { continue };
-        let expected = grads.get(&twin.vars[&place]).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-        largest = largest.max(most(&expected));
-        // Biases ahead of a normalisation have none, beside those of their neighbours.
-        let error = far(found, &expected, most(&expected).max(1e-2 * largest));
-        assert!(error < 1e-4, "{what} {}: {error:.1e}", parameter.name());
-        worst = worst.max(error);
+    let expected_output = by_pixel(&expected);
+    let kernels = found.far(&network.parameters, &expected_output, get);
+    assert!(kernels < 1e-4, "{what} on the kernels: {kernels}");
+
+    for (dtype, limit) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
+        let mut tensors = Tensors::new(&Device::Cpu, dtype).unwrap();
+        tensors.upload(&before).unwrap();
+        let x = Tensor::from_slice(&planes, (images, channels, height, width), &Device::Cpu).unwrap();
+        let x = tensors.enter(&x).unwrap();
+        let (output, kept) = tensors.run(&network.units, 0, x, pass).unwrap();
+        let mut gradients = Gradients::on_tensors(&before);
+        tensors.run_back(&network.units, kept, &of_output, &mut gradients).unwrap();
+        let mut after = before.clone();
+        tensors.fetch(&mut after).unwrap();
+        let of_tensors = Found {
+            output: by_pixel(&output),
+            gradients: gradients.tensors().iter().map(|of| of.as_ref().map_or(Vec::new(), values)).collect(),
+            running: after.iter().map(|one| one.values.clone()).collect(),
+        };
+        let error = of_tensors.far(&before, &expected_output, get);
+        let running = of_tensors.statistics_far(&found);
+        println!("{what}: kernels {kernels:.1e}, tensors in {} {error:.1e}, running {running:.1e}", dtype.as_str());
+        assert!(error < limit && running < 1e-5, "{what} on tensors in {}: {error:e} {running:e}", dtype.as_str());
     }
-    println!("{what}: {worst:.1e}");
-    assert!(worst < 1e-4, "{what}: {worst}");
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// What one way of computing came to.
+struct Found {
+    /// (N, H, W, C).
+    output: Vec<f64>,
+    /// By place.
+    gradients: Vec<Vec<f64>>,
+    /// Parameters after the forward pass, by place.
+    running: Vec<Vec<f32>>,
+}
+
+impl Found {
+    /// The largest error of the output and of any gradient, each as a share of the largest value of its tensor.
+    fn far(&self, parameters: &Parameters, output: &[f64], gradient: impl Fn(usize) -> Option<Vec<f64>>) -> f64 {
+        let far = |found: &[f64], expected: &[f64], size: f64| {
+            assert_eq!(found.len(), expected.len());
+            found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f64::max) / size
+        };
+        let most = |values: &[f64]| values.iter().fold(0f64, |most, value| most.max(value.abs()));
+        let (mut worst, mut largest) = (far(&self.output, output, most(output)), 0f64);
+        for (place, parameter) in parameters.iter().enumerate().filter(|(_, one)| one.is_trained()) {
+            let expected = gradient(place).unwrap();
+            largest = largest.max(most(&expected));
+            // Biases ahead of a normalisation have none, beside those of their neighbours.
+            let size = most(&expected).max(1e-2 * largest);
+            let found = &self.gradients[place];
+            if found.is_empty() {
+                assert!(most(&expected) < 1e-9 * largest, "{} has no gradient", parameter.name());
+                continue;
+            }
+            worst = worst.max(far(found, &expected, size));
+        }
+        worst
+    }
+
+    /// The largest difference of a running statistic.
+    fn statistics_far(&self, other: &Self) -> f64 {
+        let pairs = self.running.iter().flatten().zip(other.running.iter().flatten());
+        pairs.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+    }
 }
 
 /// A unit of each kind of improved residual networks, after an input layer.

@@ -61,9 +61,9 @@ pub(super) struct Pass {
 
 /// A convolution's output and its normalisation.
 #[derive(Debug)]
-struct Output {
-    y: Features,
-    norm: Norm,
+pub(super) struct Output {
+    pub(super) y: Features,
+    pub(super) norm: Norm,
 }
 
 /// What a unit keeps of a forward pass.
@@ -71,7 +71,7 @@ struct Output {
 pub(super) struct Kept {
     x: Features,
     lead: Option<Norm>,
-    outputs: Vec<Output>,
+    pub(super) outputs: Vec<Output>,
     shortcut: Option<Output>,
     seed: Option<u64>,
 }

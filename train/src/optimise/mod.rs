@@ -3,6 +3,7 @@
 //! | what | as in the published code |
 //! |---|---|
 //! | [`Sgd`] | momentum 0.9, weight decay 5e-4 on everything but batch normalisation, the class kernel included |
+//! | [`TensorSgd`] | the same, for parameters on a device |
 //! | [`Schedule`] | the rate over the steps: constant, divided at milestones, or along a cosine; with warm-up |
 //! | [`clip`] | all gradients together brought to a length (Pascanu et al. 2013); AdaFace trains without |
 //!
@@ -25,14 +26,19 @@
 mod clip;
 mod schedule;
 mod sgd;
+mod tensors;
 
 pub use clip::{clip, length};
 pub use schedule::{Schedule, ScheduleConfig, ScheduleKind};
 pub use sgd::{Sgd, SgdConfig, Update};
+pub use tensors::{TensorSgd, tensor_length};
 
 /// Why an optimiser did not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum OptimiseError {
+    /// An operation on tensors failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
     /// A setting outside of what makes sense.
     #[error("{setting} is {value}, it has to be {range}")]
     BadSetting {

@@ -49,8 +49,7 @@ impl Sgd {
     /// # Errors
     /// [`OptimiseError::BadSetting`].
     pub fn new(config: SgdConfig) -> Result<Self, OptimiseError> {
-        check_setting("momentum", config.momentum, "from 0 to below 1", (0.0..1.0).contains(&config.momentum))?;
-        check_setting("weight decay", config.weight_decay, "0 or above", config.weight_decay >= 0.0)?;
+        check_config(config)?;
         Ok(Self { config, momenta: BTreeMap::new() })
     }
 
@@ -96,6 +95,12 @@ impl Sgd {
     pub fn set_momenta(&mut self, momenta: BTreeMap<String, Vec<f32>>) {
         self.momenta = momenta;
     }
+}
+
+/// Checks settings.
+pub(super) fn check_config(config: SgdConfig) -> Result<(), OptimiseError> {
+    check_setting("momentum", config.momentum, "from 0 to below 1", (0.0..1.0).contains(&config.momentum))?;
+    check_setting("weight decay", config.weight_decay, "0 or above", config.weight_decay >= 0.0)
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vultus_engine::model::Architecture;
+use vultus_engine::model::{Architecture, Precision};
 
 use super::TrainError;
-use super::head::HeadConfig;
-use crate::data::{AugmentConfig, LoaderConfig};
+use super::head::{HeadConfig, KernelStart};
+use super::place::{Backend, CPU};
+use crate::data::{AugmentConfig, LoaderConfig, SIDE};
 use crate::optimise::ScheduleConfig;
 
 /// Everything about a run.
@@ -112,7 +113,7 @@ fn one() -> f64 {
     1.0
 }
 
-/// How long, and in which steps.
+/// How long, in which steps, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
@@ -126,11 +127,20 @@ pub struct RunConfig {
     /// Parts in which a step's images go through the network, which needs memory for one part only. Batch statistics
     /// are those of a part, and each part moves the head's running norms.
     pub accumulate: usize,
+    /// Where network and head run: `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// What convolutions and the linear layer take and give; everything else is f32. bf16 needs a GPU.
+    pub precision: Precision,
+    /// What the network runs on; where nothing is said, the kernels on the CPU and tensors on a GPU. Tensors on the CPU are
+    /// slow and are there to check them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { epochs: 26, steps: None, batch: 128, accumulate: 1 }
+        let (device, precision) = (CPU.to_owned(), Precision::F32);
+        Self { epochs: 26, steps: None, batch: 128, accumulate: 1, device, precision, backend: None }
     }
 }
 
@@ -155,7 +165,7 @@ impl Default for OptimiserConfig {
     }
 }
 
-/// Looks at identities that are not trained on, at the end of epochs.
+/// Looks at faces that are not trained on, at the end of epochs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationConfig {
@@ -164,11 +174,15 @@ pub struct ValidationConfig {
     /// After so many looks in a row that were no better than the best, the run ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
+    /// Crops are looked at shrunk to each of these sides, too, in pixels.
+    pub sides: Vec<usize>,
+    /// Verification sets (`.bin`). Where there are some, the mean of their accuracies says which checkpoint is best.
+    pub sets: Vec<PathBuf>,
 }
 
 impl Default for ValidationConfig {
     fn default() -> Self {
-        Self { every_epochs: 1, patience: None }
+        Self { every_epochs: 1, patience: None, sides: Vec::new(), sets: Vec::new() }
     }
 }
 
@@ -201,6 +215,7 @@ impl TrainConfig {
         let folder = std::path::absolute(path).map_err(TrainError::io(path))?;
         let folder = folder.parent().unwrap_or(Path::new("."));
         config.data.path = folder.join(&config.data.path);
+        config.validation.sets.iter_mut().for_each(|set| *set = folder.join(&*set));
         let teacher = config.distillation.as_mut().map(|distillation| &mut distillation.teacher);
         for name in config.network.start.as_mut().into_iter().chain(teacher).filter(|name| *name != EMBEDDED) {
             *name = folder.join(&*name).to_string_lossy().into_owned();
@@ -215,16 +230,17 @@ impl TrainConfig {
     /// A sentence.
     pub fn check(&self) -> Result<(), String> {
         let Self { run, validation, checkpoints, optimiser, .. } = self;
+        run.check()?;
         if self.seed > i64::MAX as u64 {
             Err(format!("seed is {}, more than {}", self.seed, i64::MAX))
-        } else if run.accumulate == 0 || run.batch == 0 || !run.batch.is_multiple_of(run.accumulate) {
-            Err(format!("run.batch is {} and run.accumulate {}: no equal parts", run.batch, run.accumulate))
-        } else if run.epochs == 0 || run.steps == Some(0) {
-            Err("run.epochs and run.steps are at least 1".into())
         } else if validation.every_epochs == 0 || checkpoints.keep == 0 || checkpoints.every_steps == Some(0) {
             Err("validation.every_epochs, checkpoints.keep and checkpoints.every_steps are at least 1".into())
-        } else if validation.patience.is_some() && self.data.hold_out == 0 {
-            Err("validation.patience needs data.hold_out".into())
+        } else if validation.patience.is_some() && self.data.hold_out == 0 && validation.sets.is_empty() {
+            Err("validation.patience needs data.hold_out or validation.sets".into())
+        } else if !validation.sides.iter().all(|side| (1..SIDE).contains(side)) {
+            Err(format!("validation.sides are from 1 to {}", SIDE - 1))
+        } else if !validation.sides.is_empty() && self.data.hold_out == 0 {
+            Err("validation.sides needs data.hold_out".into())
         } else if optimiser.clip.is_some_and(|clip| !(clip.is_finite() && clip > 0.0)) {
             Err("optimiser.clip is above 0".into())
         } else if self
@@ -233,8 +249,10 @@ impl TrainConfig {
             .is_some_and(|of| !positive(of.weight) || of.norm_weight.is_nan() || of.norm_weight < 0.0)
         {
             Err("distillation.weight is above 0, distillation.norm_weight 0 or above".into())
-        } else if !(self.head.weight.is_finite() && self.head.weight >= 0.0) {
-            Err("head.weight is 0 or above".into())
+        } else if let Err(problem) = self.head.check() {
+            Err(problem)
+        } else if self.head.start == KernelStart::Means && self.network.start.is_none() {
+            Err("head.start is means, which needs network.start: a network that knows nothing has no means".into())
         } else if self.head.weight == 0.0 && self.distillation.is_none() {
             Err("head.weight is 0 and there is no teacher: nothing to learn from".into())
         } else {
@@ -262,6 +280,7 @@ fn positive(value: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::HeadKind;
     use super::*;
 
     fn open(text: &str) -> Result<TrainConfig, String> {
@@ -277,12 +296,16 @@ mod tests {
         assert_eq!(config.run, RunConfig::default());
         config.optimiser.clip = Some(5.0);
         config.network.architecture = Some(Architecture::Ir50);
+        config.head.kind = HeadKind::MagFace;
+        config.head.lambda = 20.0;
         assert_eq!(open(&config.to_toml().unwrap()).unwrap(), config);
     }
 
     #[test]
     fn relative_paths_are_those_of_the_file() {
-        let config = open("[data]\npath = \"faces\"\n[network]\nstart = \"embedded\"").unwrap();
+        let text = "[data]\npath = \"faces\"\n[network]\nstart = \"embedded\"\n[validation]\nsets = [\"lfw.bin\"]";
+        let config = open(text).unwrap();
+        assert!(config.validation.sets[0].is_absolute() && config.validation.sets[0].ends_with("lfw.bin"));
         assert!(config.data.path.is_absolute() && config.data.path.ends_with("faces"));
         assert_eq!(config.network.start.as_deref(), Some("embedded"));
     }
@@ -293,10 +316,19 @@ mod tests {
             ("[data]\npaht = \"/faces\"", "paht"),
             ("[run]\nbatch = 10\naccumulate = 3", "no equal parts"),
             ("[validation]\npatience = 2", "hold_out"),
+            ("[validation]\nsides = [14]", "hold_out"),
+            ("[data]\nhold_out = 2\n[validation]\nsides = [112]", "validation.sides"),
             ("[head]\nkind = \"softface\"", "softface"),
+            ("[head]\nkind = \"magface\"\nm = 0.5", "head.least_margin"),
+            ("[head]\nstart = \"means\"", "network.start"),
+            ("[head]\nweight = -1.0", "head.weight"),
             ("[head]\nweight = 0.0", "nothing to learn"),
             ("[optimiser]\nclip = 0.0", "optimiser.clip"),
             ("seed = -1", "seed"),
+            ("[run]\ndevice = \"gpu\"", "the devices are cpu, cuda and cuda:N"),
+            ("[run]\ndevice = \"cuda:0\"\nbackend = \"kernels\"", "run.backend"),
+            ("[run]\nprecision = \"bf16\"", "needs a GPU"),
+            ("[run]\nprecision = \"f16\"", "f16"),
         ] {
             let message = open(text).unwrap_err();
             assert!(message.contains(word), "{text}: {message}");

@@ -25,6 +25,13 @@ pub struct Lesson {
     pub norms: Tensor,
 }
 
+impl Lesson {
+    /// The same on a device.
+    pub(super) fn on(&self, device: &Device) -> candle_core::Result<Self> {
+        Ok(Self { unit: self.unit.to_device(device)?, norms: self.norms.to_device(device)? })
+    }
+}
+
 impl Teacher {
     /// Loads the teacher of a configuration.
     ///

@@ -4,8 +4,8 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use crate::head::{
-    AdaFace, AdaFaceConfig, AdaFaceState, ArcFace, ArcFaceConfig, ClassKernel, CosFace, CosFaceConfig, HeadError,
-    MarginHead,
+    AdaFace, AdaFaceConfig, AdaFaceState, ArcFace, ArcFaceConfig, ClassKernel, CosFace, CosFaceConfig, CurricularFace,
+    CurricularFaceConfig, HeadError, MagFace, MagFaceConfig, MarginHead,
 };
 
 /// Which head.
@@ -19,6 +19,23 @@ pub enum HeadKind {
     ArcFace,
     /// [`CosFace`].
     CosFace,
+    /// [`CurricularFace`].
+    CurricularFace,
+    /// [`MagFace`].
+    MagFace,
+}
+
+/// Where the directions of classes begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelStart {
+    /// Drawn from the seed, as published.
+    #[default]
+    Random,
+    /// Where the network that training starts from has each class: the mean direction of some of its crops (Qi et al.
+    /// 2018, "Low-Shot Learning with Imprinted Weights"). A network that knows faces is not first pulled apart by
+    /// directions that mean nothing.
+    Means,
 }
 
 /// Settings of the head. What a head does not know is left alone.
@@ -27,29 +44,45 @@ pub enum HeadKind {
 pub struct HeadConfig {
     /// Which head.
     pub kind: HeadKind,
+    /// Where the directions of classes begin.
+    pub start: KernelStart,
     /// What its loss is multiplied by; with 0 there is no head, and all is learnt from a teacher.
     pub weight: f64,
-    /// The margin m; where none is given, the published one of the head.
+    /// The margin m; where none is given, the published one of the head. MagFace has its two margins in its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub m: Option<f64>,
     /// How strongly norms act, for AdaFace.
     pub h: f64,
     /// The scale of the logits.
     pub s: f64,
-    /// The weight of a new batch in the running norms, for AdaFace.
+    /// The weight of a new batch in the running norms of AdaFace, or in the running cosine of CurricularFace.
     pub t_alpha: f64,
     /// The mean norm that AdaFace starts with. The published 20 suits random weights; for others, their own lets margins
     /// differ from the first step on.
     pub norm_mean: f64,
     /// The deviation of norms that AdaFace starts with; published: 100.
     pub norm_std: f64,
+    /// MagFace's norm of the least margin.
+    pub least_norm: f64,
+    /// MagFace's norm of the most margin.
+    pub most_norm: f64,
+    /// MagFace's least margin, in radians.
+    pub least_margin: f64,
+    /// MagFace's most margin, in radians.
+    pub most_margin: f64,
+    /// How strongly MagFace rewards long embeddings.
+    pub lambda: f64,
+    /// Whether MagFace spares embeddings at 90° and more from their class.
+    pub easy_margin: bool,
 }
 
 impl Default for HeadConfig {
     fn default() -> Self {
         let (ada, start) = (AdaFaceConfig::default(), AdaFaceState::default());
+        let mag = MagFaceConfig::default();
         Self {
             kind: HeadKind::AdaFace,
+            start: KernelStart::Random,
             weight: 1.0,
             m: None,
             h: ada.h,
@@ -57,30 +90,58 @@ impl Default for HeadConfig {
             t_alpha: ada.t_alpha,
             norm_mean: start.mean,
             norm_std: start.std,
+            least_norm: mag.least_norm,
+            most_norm: mag.most_norm,
+            least_margin: mag.least_margin,
+            most_margin: mag.most_margin,
+            lambda: mag.lambda,
+            easy_margin: mag.easy_margin,
         }
     }
 }
 
 impl HeadConfig {
-    /// The margin, given or published.
+    /// The margin, given or published; of MagFace, whose margins are between two, the greater one.
     pub fn margin(&self) -> f64 {
         self.m.unwrap_or(match self.kind {
             HeadKind::AdaFace => AdaFaceConfig::default().m,
             HeadKind::ArcFace => ArcFaceConfig::default().m,
             HeadKind::CosFace => CosFaceConfig::default().m,
+            HeadKind::CurricularFace => CurricularFaceConfig::default().m,
+            HeadKind::MagFace => self.most_margin,
         })
     }
 
-    /// A head for embeddings of `dim` values, its kernel drawn from the seed; none where its weight is 0.
+    /// Checks what [`Self::build`] does not.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn check(&self) -> Result<(), String> {
+        if !(self.weight.is_finite() && self.weight >= 0.0) {
+            Err("head.weight is 0 or above".into())
+        } else if self.kind == HeadKind::MagFace && self.m.is_some() {
+            Err("head.m is not for magface, which has head.least_margin and head.most_margin".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A head for embeddings of `dim` values, its kernel drawn from the seed, on a device; none where its weight is 0.
     ///
     /// # Errors
     /// [`HeadError`] for settings outside of what makes sense.
-    pub fn build(&self, dim: usize, classes: usize, seed: u64) -> Result<Option<Box<dyn MarginHead>>, HeadError> {
+    pub fn build(
+        &self,
+        dim: usize,
+        classes: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Option<Box<dyn MarginHead>>, HeadError> {
         if self.weight == 0.0 {
             return Ok(None);
         }
-        let kernel = ClassKernel::seeded(dim, classes, seed, DType::F32, &Device::Cpu)?;
-        let Self { h, s, t_alpha, .. } = *self;
+        let kernel = ClassKernel::seeded(dim, classes, seed, DType::F32, device)?;
+        let Self { h, s, t_alpha, least_norm, most_norm, least_margin, most_margin, lambda, easy_margin, .. } = *self;
         let m = self.margin();
         Ok(Some(match self.kind {
             HeadKind::AdaFace => {
@@ -90,6 +151,11 @@ impl HeadConfig {
             }
             HeadKind::ArcFace => Box::new(ArcFace::new(ArcFaceConfig { m, s }, kernel)?),
             HeadKind::CosFace => Box::new(CosFace::new(CosFaceConfig { m, s }, kernel)?),
+            HeadKind::CurricularFace => Box::new(CurricularFace::new(CurricularFaceConfig { m, s, t_alpha }, kernel)?),
+            HeadKind::MagFace => {
+                let config = MagFaceConfig { least_norm, most_norm, least_margin, most_margin, lambda, s, easy_margin };
+                Box::new(MagFace::new(config, kernel)?)
+            }
         }))
     }
 
@@ -127,12 +193,17 @@ mod tests {
             (HeadKind::AdaFace, "adaface", 0.4),
             (HeadKind::ArcFace, "arcface", 0.5),
             (HeadKind::CosFace, "cosface", 0.4),
+            (HeadKind::CurricularFace, "curricularface", 0.5),
+            (HeadKind::MagFace, "magface", 0.8),
         ] {
             let config = HeadConfig { kind, ..HeadConfig::default() };
-            let head = config.build(16, 5, 1).unwrap().unwrap();
+            let head = config.build(16, 5, 1, &Device::Cpu).unwrap().unwrap();
             assert_eq!((head.name(), head.kernel().classes(), config.margin()), (name, 5, margin));
-            assert!(HeadConfig { m: Some(4.0), ..config.clone() }.build(16, 5, 1).is_err());
-            assert!(HeadConfig { weight: 0.0, ..config }.build(16, 5, 1).unwrap().is_none());
+            let far = HeadConfig { m: Some(4.0), most_margin: 4.0, ..config.clone() };
+            assert!(far.build(16, 5, 1, &Device::Cpu).is_err());
+            assert_eq!(far.check().is_err(), kind == HeadKind::MagFace);
+            assert!(HeadConfig { s: 0.0, ..config.clone() }.build(16, 5, 1, &Device::Cpu).is_err());
+            assert!(HeadConfig { weight: 0.0, ..config }.build(16, 5, 1, &Device::Cpu).unwrap().is_none());
         }
     }
 }

@@ -5,17 +5,16 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor, Var};
 
 use super::TrainError;
+use super::descent::{Descent, KERNEL, Stride};
 use super::distil::{Lesson, Teacher};
-use crate::head::{MarginHead, split_norm};
+use crate::head::{ClassKernel, MarginHead, split_norm};
 use crate::network::{Gradients, Network};
-use crate::optimise::{Sgd, SgdConfig, Update, clip, length};
+use crate::optimise::{SgdConfig, clip};
 
 /// What names in checkpoints begin with.
 pub(super) const NETWORK: &str = "network.";
 const MOMENTUM: &str = "momentum.";
 const HEAD: &str = "head.";
-/// The class kernel's name.
-const KERNEL: &str = "head.kernel";
 
 /// What is measured of one step.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -53,8 +52,8 @@ pub struct Learner {
     head_weight: f64,
     gradients: Gradients,
     /// Gradient of the class kernel.
-    of_kernel: Vec<f32>,
-    sgd: Sgd,
+    of_kernel: Option<Tensor>,
+    descent: Descent,
     clip: Option<f64>,
     measured: Measured,
 }
@@ -67,7 +66,8 @@ impl std::fmt::Debug for Learner {
 }
 
 impl Learner {
-    /// A learner at the beginning. The network's frozen units stay so.
+    /// A learner at the beginning, which runs where the network does: the head's kernel has to be there too. The network's
+    /// frozen units stay so.
     ///
     /// # Errors
     /// [`TrainError::Optimise`].
@@ -78,10 +78,9 @@ impl Learner {
         sgd: SgdConfig,
         clip: Option<f64>,
     ) -> Result<Self, TrainError> {
-        let gradients = Gradients::zeros(network.parameters());
-        let of_kernel = vec![0.0; head.as_ref().map_or(0, |head| head.kernel().var().elem_count())];
-        let (sgd, measured) = (Sgd::new(sgd)?, Measured::default());
-        Ok(Self { network, head, head_weight, gradients, of_kernel, sgd, clip, measured })
+        let (gradients, descent) = (network.gradients(), Descent::new(&network, sgd)?);
+        let measured = Measured::default();
+        Ok(Self { network, head, head_weight, gradients, of_kernel: None, descent, clip, measured })
     }
 
     /// The head, where there is one.
@@ -89,7 +88,18 @@ impl Learner {
         self.head.as_deref()
     }
 
-    /// The gradients that parts have added up to.
+    /// Lets the class kernel, where there is one, be changed by what the network says.
+    ///
+    /// # Errors
+    /// Those of `turn`.
+    pub(super) fn turn_kernel(
+        &mut self,
+        turn: impl FnOnce(&mut Network, &ClassKernel) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        self.head.as_ref().map_or(Ok(()), |head| turn(&mut self.network, head.kernel()))
+    }
+
+    /// The gradients that parts have added up to. Those of a network on tensors are not fetched.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients
     }
@@ -109,7 +119,7 @@ impl Learner {
             self.measured.scalers.extend(head.margin_scalers(&norms)?.unwrap_or_default());
         }
         if let (Some(teacher), Some(lesson)) = (teacher, &part.lesson) {
-            let of_teacher = teacher.loss(&unit, &norms, lesson)?;
+            let of_teacher = teacher.loss(&unit, &norms, &lesson.on(unit.device())?)?;
             *self.measured.distillation.get_or_insert(0.0) += share * number(&of_teacher)?;
             whole = Some(match whole {
                 Some(whole) => (whole + of_teacher)?,
@@ -127,8 +137,10 @@ impl Learner {
         let of_raw = found.get(&raw).ok_or(TrainError::NotFinite)?;
         self.network.backward(tape, of_raw, &mut self.gradients)?;
         if let Some(of_kernel) = self.head.as_ref().and_then(|head| found.get(head.kernel().var())) {
-            let of_kernel = of_kernel.flatten_all()?.to_vec1::<f32>()?;
-            self.of_kernel.iter_mut().zip(of_kernel).for_each(|(sum, value)| *sum += value);
+            self.of_kernel = Some(match self.of_kernel.take() {
+                Some(sum) => (sum + of_kernel)?,
+                None => of_kernel.clone(),
+            });
         }
         Ok(())
     }
@@ -139,45 +151,37 @@ impl Learner {
     /// [`TrainError::NotFinite`] where a gradient is no number; nothing has changed then.
     pub fn apply(&mut self, rate: f64) -> Result<Measured, TrainError> {
         let mut measured = std::mem::take(&mut self.measured);
-        measured.gradient = length(self.gradients.iter().chain([self.of_kernel.as_slice()]));
+        measured.gradient = self.descent.length(&self.gradients, self.of_kernel.as_ref())?;
         if !measured.gradient.is_finite() {
             return Err(TrainError::NotFinite);
         }
-        let scale = self.clip.map_or(1.0, |most| clip(measured.gradient, most));
-        for (parameter, gradient) in self.network.parameters_mut().iter_mut().zip(self.gradients.iter()) {
-            if parameter.is_trained() {
-                let update = Update { rate, decays: parameter.decays(), scale };
-                let name = format!("{NETWORK}{}", parameter.name());
-                self.sgd.update(&name, &mut parameter.values, gradient, update)?;
-            }
-        }
-        if let Some(head) = &self.head {
-            let var = head.kernel().var();
-            let mut values = var.flatten_all()?.to_vec1::<f32>()?;
-            self.sgd.update(KERNEL, &mut values, &self.of_kernel, Update { rate, decays: true, scale })?;
-            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
+        let stride = Stride { rate, scale: self.clip.map_or(1.0, |most| clip(measured.gradient, most)) };
+        self.descent.step(&mut self.network, &self.gradients, stride)?;
+        if let Some((head, of_kernel)) = self.head.as_ref().zip(self.of_kernel.take()) {
+            self.descent.step_kernel(head.kernel(), &of_kernel, stride)?;
         }
         self.gradients.clear();
-        self.of_kernel.fill(0.0);
         Ok(measured)
     }
 
-    /// All that it has learnt, by name.
+    /// All that it has learnt, by name, on the host. Fetches the network's parameters.
     ///
     /// # Errors
     /// [`TrainError::Tensor`].
-    pub fn tensors(&self) -> Result<HashMap<String, Tensor>, TrainError> {
+    pub fn tensors(&mut self) -> Result<HashMap<String, Tensor>, TrainError> {
+        self.network.fetch()?;
         let named = |(name, tensor): (String, Tensor)| (format!("{NETWORK}{name}"), tensor);
         let mut tensors: HashMap<String, Tensor> =
             self.network.parameters().tensors()?.into_iter().map(named).collect();
         if let Some(head) = &self.head {
             // A copy: the kernel itself is changed in place.
-            tensors.insert(KERNEL.to_owned(), head.kernel().var().copy()?);
+            tensors.insert(KERNEL.to_owned(), head.kernel().var().copy()?.to_device(&Device::Cpu)?);
             let buffers = head.buffers()?.into_iter();
             tensors.extend(buffers.map(|(name, tensor)| (format!("{HEAD}{name}"), tensor)));
         }
-        for (name, momentum) in self.sgd.momenta() {
-            let momentum = Tensor::from_slice(momentum, momentum.len(), &Device::Cpu)?;
+        for (name, momentum) in self.descent.momenta()? {
+            let length = momentum.len();
+            let momentum = Tensor::from_vec(momentum, length, &Device::Cpu)?;
             tensors.insert(format!("{MOMENTUM}{name}"), momentum);
         }
         Ok(tensors)
@@ -197,15 +201,16 @@ impl Learner {
         if let Some(head) = &mut self.head {
             let var = head.kernel().var();
             let kernel = tensors.get(KERNEL).filter(|kernel| kernel.shape() == var.shape());
-            var.set(kernel.ok_or_else(|| TrainError::Other(format!("the checkpoint has no {KERNEL} of this head")))?)?;
+            let kernel =
+                kernel.ok_or_else(|| TrainError::Other(format!("the checkpoint has no {KERNEL} of this head")))?;
+            var.set(&kernel.to_device(var.device())?)?;
             head.load_buffers(&part(HEAD))?;
         }
         let mut momenta = std::collections::BTreeMap::new();
         for (name, momentum) in part(MOMENTUM) {
             momenta.insert(name, momentum.flatten_all()?.to_vec1::<f32>()?);
         }
-        self.sgd.set_momenta(momenta);
-        Ok(())
+        self.descent.set_momenta(momenta)
     }
 }
 

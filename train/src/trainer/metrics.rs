@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::write_whole;
 use super::learner::Measured;
+use super::sets::{OfSet, mean_accuracy};
 use super::tfevents::EventFile;
-use super::validate::Validation;
+use super::validate::{OfSide, Validation};
 
 /// The file of all metrics.
 pub const METRICS: &str = "metrics.ndjson";
@@ -43,19 +44,27 @@ pub struct StepRecord {
     pub seconds: f64,
 }
 
-/// One look at held-out identities.
+/// One look at faces that are not trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ValidationRecord {
     /// Steps done.
     pub step: u64,
     /// The epoch that has ended, from 0.
     pub epoch: u64,
-    /// See [`Validation`].
+    /// What says which checkpoint is best: the mean over verification sets, where there are some, or else that of
+    /// [`Validation`].
     pub validation_accuracy: f64,
-    /// Crops that were compared.
+    /// Crops of held-out identities that were compared.
     pub validation_crops: usize,
-    /// Mean norm of their embeddings.
-    pub validation_norm: f64,
+    /// Mean norm of their embeddings; none without held-out identities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_norm: Option<f64>,
+    /// Whole crops and each side looked at, where `validation.sides` names some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub validation_sides: Vec<OfSide>,
+    /// Verification sets, where `validation.sets` names some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub validation_sets: Vec<OfSet>,
 }
 
 impl StepRecord {
@@ -79,9 +88,19 @@ impl StepRecord {
 }
 
 impl ValidationRecord {
-    pub(super) fn new(step: u64, epoch: u64, validation: Validation) -> Self {
-        let Validation { accuracy, crops, norm } = validation;
-        Self { step, epoch, validation_accuracy: accuracy, validation_crops: crops, validation_norm: norm }
+    /// `None` where nothing was looked at.
+    pub(super) fn new(step: u64, epoch: u64, held_out: Option<Validation>, sets: Vec<OfSet>) -> Option<Self> {
+        let accuracy = mean_accuracy(&sets).or(held_out.as_ref().map(|found| found.accuracy))?;
+        let (crops, sides) = held_out.map_or((0, Vec::new()), |found| (found.crops, found.sides));
+        Some(Self {
+            step,
+            epoch,
+            validation_accuracy: accuracy,
+            validation_crops: crops,
+            validation_norm: sides.first().map(|whole| whole.norm_mean),
+            validation_sides: if sides.len() > 1 { sides } else { Vec::new() },
+            validation_sets: sets,
+        })
     }
 }
 
@@ -145,15 +164,31 @@ impl Metrics {
 
     pub(super) fn validation(&mut self, record: &ValidationRecord) -> io::Result<()> {
         self.line(record)?;
-        let scalars =
-            [("validation/accuracy", record.validation_accuracy), ("validation/norm", record.validation_norm)];
-        self.events.scalars(record.step, scalars)
+        let mut scalars = vec![("validation/accuracy".to_owned(), record.validation_accuracy)];
+        scalars.extend(record.validation_norm.map(|norm| ("validation/norm".to_owned(), norm)));
+        scalars.extend(record.validation_sides.iter().flat_map(|side| {
+            let name = |what: &str| format!("validation/{} px/{what}", side.side);
+            [(name("accuracy"), side.accuracy), (name("norm"), side.norm_mean)]
+        }));
+        scalars.extend(record.validation_sets.iter().map(|set| (format!("validation/{}", set.set), set.accuracy)));
+        self.events.scalars(record.step, scalars.iter().map(|(name, value)| (name.as_str(), *value)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_choose_where_there_are_some() {
+        let held_out = || Some(Validation { accuracy: 0.5, crops: 7, sides: Vec::new() });
+        let set = |accuracy| OfSet { set: "lfw".into(), accuracy, threshold: 1.4 };
+        let accuracy = |held_out, sets| ValidationRecord::new(1, 0, held_out, sets).map(|one| one.validation_accuracy);
+        assert_eq!(accuracy(None, vec![]), None);
+        assert_eq!(accuracy(held_out(), vec![]), Some(0.5));
+        assert_eq!(accuracy(held_out(), vec![set(0.75), set(1.0)]), Some(0.875));
+        assert_eq!(accuracy(None, vec![set(0.75)]), Some(0.75));
+    }
 
     #[test]
     fn steps_that_come_again_are_taken_out() {

@@ -36,13 +36,17 @@
 
 mod checkpoint;
 mod config;
+mod descent;
 mod distil;
 mod export;
 mod head;
 mod input;
 mod learner;
+mod means;
 mod metrics;
+mod place;
 mod run;
+mod sets;
 mod start;
 mod tfevents;
 mod validate;
@@ -51,7 +55,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use vultus_engine::model::import::ImportError;
-use vultus_engine::model::{ModelError, RegistryError};
+use vultus_engine::model::{DeviceError, ModelError, RegistryError};
 
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints, State, write_whole};
 pub use config::{
@@ -60,14 +64,17 @@ pub use config::{
 };
 pub use distil::{Lesson, Teacher, loss as distillation_loss};
 pub use export::{ExportConfig, Exported, export};
-pub use head::{HeadConfig, HeadKind};
+pub use head::{HeadConfig, HeadKind, KernelStart};
 pub use learner::{Learner, Measured, Part};
 pub use metrics::{METRICS, StepRecord, ValidationRecord};
+pub use place::Backend;
 pub use run::{Event, Outcome, Trainer, open_dataset};
+pub use sets::OfSet;
 pub use tfevents::EventFile;
-pub use validate::{Validation, validate};
+pub use validate::{OfSide, Validation, validate};
 
 use crate::data::DataError;
+use crate::eval::EvalError;
 use crate::head::HeadError;
 use crate::network::NetworkError;
 use crate::optimise::OptimiseError;
@@ -87,6 +94,12 @@ pub enum TrainError {
     /// The optimiser.
     #[error(transparent)]
     Optimise(#[from] OptimiseError),
+    /// A verification set.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A device that this build or this machine does not have.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -10,8 +10,11 @@ use vultus_engine::random::Random;
 
 use super::checkpoint::{Checkpoint, Checkpoints, State, write_whole};
 use super::distil::Teacher;
+use super::head::{HeadKind, KernelStart};
 use super::learner::{Learner, Measured, Part};
+use super::means::turn_to_means;
 use super::metrics::{Metrics, StepRecord, ValidationRecord};
+use super::sets::EvaluationSet;
 use super::start::{self, Started};
 use super::validate::validate;
 use super::{TrainConfig, TrainError, input};
@@ -36,7 +39,7 @@ pub enum Event<'a> {
         /// Steps of the whole run.
         steps: u64,
     },
-    /// Held-out identities were looked at.
+    /// Faces that are not trained on were looked at.
     Validation {
         /// The outcome.
         record: &'a ValidationRecord,
@@ -67,6 +70,7 @@ pub struct Trainer {
     checkpoints: Checkpoints,
     train: Arc<dyn Dataset>,
     held_out: Option<Arc<dyn Dataset>>,
+    sets: Vec<EvaluationSet>,
     learner: Learner,
     teacher: Option<Teacher>,
     schedule: Schedule,
@@ -126,7 +130,7 @@ impl Trainer {
         }
         let wrong = |problem| TrainError::Config { path: "configuration".into(), problem };
         config.check().map_err(wrong)?;
-        config.head.m = Some(config.head.margin());
+        config.head.m = (config.head.kind != HeadKind::MagFace).then(|| config.head.margin());
         let data = datasets(&config)?;
         let trainer = Self::fresh(config, folder, data)?;
         write_whole(&folder.join(CONFIG), trainer.config.to_toml()?.as_bytes())?;
@@ -192,17 +196,25 @@ impl Trainer {
             stale: 0,
             ended_early: false,
         };
-        Self::assemble(config, folder, data, network, state)
+        let mut trainer = Self::assemble(config, folder, data, network, state)?;
+        if trainer.config.head.start == KernelStart::Means {
+            let (seed, train) = (trainer.config.seed, trainer.train.clone());
+            trainer
+                .learner
+                .turn_kernel(|network, kernel| turn_to_means(kernel, network, &input, train.as_ref(), seed))?;
+        }
+        Ok(trainer)
     }
 
     fn assemble(
         config: TrainConfig,
         folder: &Path,
         (train, held_out): Data,
-        network: Network,
+        mut network: Network,
         state: State,
     ) -> Result<Self, TrainError> {
         let dim = network.dim();
+        config.run.place(&mut network)?;
         let sampler = Sampler::new(config.seed, sampler_config(&config), train.as_ref())?;
         let parts_of_epoch = sampler.steps_per_epoch();
         let accumulate = config.run.accumulate as u64;
@@ -211,11 +223,12 @@ impl Trainer {
         let steps_of_epoch = parts_of_epoch as f64 / accumulate as f64;
         let schedule = Schedule::new(config.optimiser.rate, &config.schedule, steps_of_epoch, steps)?;
         let kernel_seed = Random::named(config.seed, "class kernel").next();
-        let head = config.head.build(dim, train.classes(), kernel_seed)?;
+        let head = config.head.build(dim, train.classes(), kernel_seed, network.device())?;
         let sgd = SgdConfig { momentum: config.optimiser.momentum, weight_decay: config.optimiser.weight_decay };
         let learner = Learner::new(network, head, config.head.weight, sgd, config.optimiser.clip)?;
         let teacher = config.distillation.as_ref().map(|of| Teacher::load(of, dim)).transpose()?;
         config.augment.check()?;
+        let sets = config.validation.sets.iter().map(|path| EvaluationSet::open(path)).collect::<Result<_, _>>()?;
         let checkpoints = Checkpoints::open(folder.join(CHECKPOINTS), config.checkpoints.keep)?;
         Ok(Self {
             config,
@@ -223,6 +236,7 @@ impl Trainer {
             checkpoints,
             train,
             held_out,
+            sets,
             learner,
             teacher,
             schedule,
@@ -349,24 +363,30 @@ impl Trainer {
         Ok(Part { images, labels, lesson, seed })
     }
 
-    /// Looks at held-out identities where it is time to. Whether it is the best look so far.
+    /// Looks at held-out identities and verification sets where it is time to. Whether it is the best look so far.
     fn validate(
         &mut self,
         epoch: u64,
         metrics: &mut Metrics,
         watch: &mut dyn FnMut(Event<'_>),
     ) -> Result<bool, TrainError> {
-        let is_time = (epoch + 1).is_multiple_of(self.config.validation.every_epochs);
-        let Some(held_out) = self.held_out.as_ref().filter(|_| is_time) else { return Ok(false) };
-        let found = validate(&mut self.learner.network, &self.state.input, held_out.as_ref())?;
-        let best = self.state.best.is_none_or(|best| found.accuracy > best);
+        if !(epoch + 1).is_multiple_of(self.config.validation.every_epochs) {
+            return Ok(false);
+        }
+        let (network, input) = (&mut self.learner.network, &self.state.input);
+        let sides = &self.config.validation.sides;
+        let held_out =
+            self.held_out.as_ref().map(|held_out| validate(network, input, held_out.as_ref(), sides)).transpose()?;
+        let sets = self.sets.iter().map(|set| set.look(network, input)).collect::<Result<_, _>>()?;
+        let Some(record) = ValidationRecord::new(self.state.step, epoch, held_out, sets) else { return Ok(false) };
+        let accuracy = record.validation_accuracy;
+        let best = self.state.best.is_none_or(|best| accuracy > best);
         if best {
-            self.state.best = Some(found.accuracy);
+            self.state.best = Some(accuracy);
             self.state.stale = 0;
         } else {
             self.state.stale += 1;
         }
-        let record = ValidationRecord::new(self.state.step, epoch, found);
         metrics.validation(&record).map_err(TrainError::io(&self.folder))?;
         watch(Event::Validation { record: &record, best });
         Ok(best)

@@ -32,7 +32,7 @@ use super::network::enter;
 
 pub use geometry::Geometry;
 pub use gradients::Sums;
-pub use normalize::{Added, Moments, Norm};
+pub use normalize::{Added, Moments, Norm, dropout_factors};
 
 /// Memory that a workspace keeps for the next step, in words: maps of IR-101 at batch 64.
 const KEPT: usize = 3 << 30;

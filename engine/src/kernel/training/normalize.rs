@@ -249,12 +249,32 @@ impl Workspace {
         if rate == 0.0 {
             return;
         }
-        let (kept, limit) = ((1.0 / (1.0 - rate)) as f32, (rate * (1u64 << 53) as f64) as u64);
         write_rows(&mut x.0, |index, row| {
-            let mut random = crate::random::Random::named(seed, &index.to_string());
+            let mut factor = row_factors(rate, seed, index);
             for value in row {
-                *value = if random.next() >> 11 < limit { 0.0 } else { *value * kept };
+                let factor = factor();
+                *value = if factor == 0.0 { 0.0 } else { *value * factor };
             }
         });
     }
+}
+
+/// What dropout multiplies the values of a row by, one after the other: 0, or what makes up for the dropped ones.
+fn row_factors(rate: f64, seed: u64, row: usize) -> impl FnMut() -> f32 {
+    let (kept, limit) = ((1.0 / (1.0 - rate)) as f32, (rate * (1u64 << 53) as f64) as u64);
+    let mut random = crate::random::Random::named(seed, &row.to_string());
+    move || if random.next() >> 11 < limit { 0.0 } else { kept }
+}
+
+/// What [`Workspace::drop_out`] multiplies a map (N, H, W, C) by: `rows` = N · H rows of `line` = W · C values.
+///
+/// # Panics
+/// Unless `rate` is at least 0 and below 1.
+pub fn dropout_factors(rate: f64, seed: u64, rows: usize, line: usize) -> Vec<f32> {
+    assert!((0.0..1.0).contains(&rate), "a dropout of {rate}");
+    let mut factors = vec![1f32; rows * line];
+    factors.par_chunks_exact_mut(line.max(1)).enumerate().for_each(|(row, factors)| {
+        factors.fill_with(row_factors(rate, seed, row));
+    });
+    factors
 }

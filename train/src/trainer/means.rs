@@ -1,0 +1,134 @@
+//! Directions of classes from a network that knows faces already.
+
+use candle_core::{Device, Tensor};
+use vultus_engine::model::manifest::Input;
+use vultus_engine::random::Random;
+
+use super::TrainError;
+use super::validate::{AT_ONCE, embed};
+use crate::data::{Crop, Dataset};
+use crate::head::ClassKernel;
+use crate::network::Network;
+
+/// Crops of a class that its direction is the mean of, at most.
+const CROPS: usize = 16;
+
+/// Turns each class of a kernel to the mean direction of some of its crops, drawn from the seed and not augmented. A class
+/// without a crop that can be read keeps its direction. Damaged images are passed over: the loader tells of them.
+///
+/// # Errors
+/// [`TrainError::Data`] where files cannot be read at all, [`TrainError::Network`], [`TrainError::Tensor`].
+pub(super) fn turn_to_means(
+    kernel: &ClassKernel,
+    network: &mut Network,
+    wanted: &Input,
+    dataset: &dyn Dataset,
+    seed: u64,
+) -> Result<(), TrainError> {
+    let (dim, classes) = (kernel.dim(), kernel.classes());
+    let mut taken = vec![0usize; classes];
+    let mut indices = Random::named(seed, "crops for class means").order(dataset.len());
+    indices.retain(|index| {
+        let taken = &mut taken[dataset.label(*index) as usize];
+        *taken += 1;
+        *taken <= CROPS
+    });
+    let mut sums = vec![vec![0f64; dim]; classes];
+    for indices in indices.chunks(AT_ONCE) {
+        let (mut crops, mut labels): (Vec<Crop>, Vec<u32>) = (Vec::new(), Vec::new());
+        for index in indices {
+            match dataset.image(*index) {
+                Ok(crop) => {
+                    crops.push(crop);
+                    labels.push(dataset.label(*index));
+                }
+                Err(error) if error.is_one_image() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if crops.is_empty() {
+            continue;
+        }
+        for (raw, label) in embed(network, wanted, &crops)?.iter().zip(labels) {
+            let norm = length(raw.iter().map(|value| f64::from(*value))).max(1e-12);
+            sums[label as usize].iter_mut().zip(raw).for_each(|(sum, value)| *sum += f64::from(*value) / norm);
+        }
+    }
+    let mut values = kernel.var().flatten_all()?.to_vec1::<f32>()?;
+    for (class, sum) in sums.iter().enumerate() {
+        let norm = length(sum.iter().copied());
+        if norm > 1e-6 {
+            sum.iter().enumerate().for_each(|(row, value)| values[row * classes + class] = (value / norm) as f32);
+        }
+    }
+    kernel.var().set(&Tensor::from_vec(values, (dim, classes), &Device::Cpu)?)?;
+    Ok(())
+}
+
+fn length(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|value| value * value).sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use vultus_engine::model::Architecture;
+
+    use super::*;
+    use crate::data::DataError;
+
+    /// Classes 0 and 1 with three crops each, one of them damaged; class 2 has none.
+    struct Drawn;
+
+    impl Dataset for Drawn {
+        fn len(&self) -> usize {
+            6
+        }
+
+        fn classes(&self) -> usize {
+            3
+        }
+
+        fn label(&self, index: usize) -> u32 {
+            (index % 2) as u32
+        }
+
+        fn name(&self, index: usize) -> String {
+            index.to_string()
+        }
+
+        fn image(&self, index: usize) -> Result<Crop, DataError> {
+            if index == 4 {
+                return Err(DataError::WrongSize { name: "4".into(), width: 1, height: 1, wanted: "112" });
+            }
+            let step = 1 + 12 * (index % 2);
+            Ok(Crop::from_bgr((0..Crop::BYTES).map(|at| ((at / 3) * step / 7 + index) as u8).collect()))
+        }
+    }
+
+    #[test]
+    fn classes_turn_to_their_crops() {
+        let mut network = Network::new(Architecture::Mobilefacenet, 8, 3).unwrap();
+        let wanted = Architecture::Mobilefacenet.default_input();
+        let kernel = ClassKernel::seeded(8, 3, 1, DType::F32, &Device::Cpu).unwrap();
+        let before = kernel.var().to_vec2::<f32>().unwrap();
+        turn_to_means(&kernel, &mut network, &wanted, &Drawn, 5).unwrap();
+        let after = kernel.var().to_vec2::<f32>().unwrap();
+        let column = |values: &[Vec<f32>], class: usize| values.iter().map(|row| row[class]).collect::<Vec<f32>>();
+        assert_eq!(column(&before, 2), column(&after, 2));
+        let crops = |class: usize| {
+            (0..6).filter(move |index| index % 2 == class && *index != 4).map(|index| Drawn.image(index).unwrap())
+        };
+        for class in [0, 1] {
+            let raw = embed(&mut network, &wanted, &crops(class).collect::<Vec<_>>()).unwrap();
+            let mut mean = vec![0f64; 8];
+            for raw in &raw {
+                let norm = length(raw.iter().map(|value| f64::from(*value)));
+                mean.iter_mut().zip(raw).for_each(|(sum, value)| *sum += f64::from(*value) / norm);
+            }
+            let norm = length(mean.iter().copied());
+            let cosine: f64 = column(&after, class).iter().zip(&mean).map(|(a, b)| f64::from(*a) * b / norm).sum();
+            assert!((cosine - 1.0).abs() < 1e-5, "class {class}: {cosine}");
+        }
+    }
+}
