@@ -226,62 +226,32 @@ fn far_from_reference(network: &Network, golden: &HashMap<String, Tensor>, found
     errors
 }
 
+/// The reference step is that of double precision, and the kernels' too where single precision has taken the same sides.
 #[test]
-#[ignore = "minutes: tells whose side of a kink the reference step is on, and asserts the loss alone"]
-fn the_reference_step_beside_double_precision() {
+fn the_reference_step_is_that_of_double_precision() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ir_18_step.safetensors");
     let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-    let pixels = batch(4);
-    let mut network = filled(Architecture::Ir18);
-    let (loss, found, kept) = step(&mut network, &pixels);
-    let start = std::time::Instant::now();
-    let truth = Truth::new(filled(Architecture::Ir18), &pixels);
-    let straight = truth.gradients(&truth.kept);
-    println!("truth took {:?}", start.elapsed());
-    println!("loss golden {:?} kernels {loss} truth {}", numbers(&golden["loss"]), truth.loss);
-    assert!((numbers(&golden["loss"])[0] / truth.loss - 1.0).abs() < 1e-5);
-    let flips = Flips::new(&truth, &kept, &network.workspace);
-    println!("flips {} of {} farthest {:e} first {:?}", flips.count, flips.values, flips.farthest, flips.first);
-    let alike = truth.gradients(&flips.kept);
-    println!("kernels: straight {:?} alike {:?}", far(&network, &found, &straight), far(&network, &found, &alike));
-    let show = |what: &str, all: &All| {
-        let errors = far_from_reference(&network, &golden, all);
-        println!("golden against {what}: {:?}", &errors[..errors.len().min(6)]);
-    };
-    show("kernels", &found);
-    show("truth", &straight);
-    show("truth with the kernels' sides", &alike);
-    // The nearest values.
-    let mut nearest: Vec<(f64, [usize; 2], usize)> = Vec::new();
-    for place in truth.activated() {
-        let z = numbers(&truth.z(place));
-        let mut of_layer: Vec<_> = z.iter().enumerate().map(|(at, z)| (z.abs(), place, at)).collect();
-        of_layer.sort_by(|a, b| a.0.total_cmp(&b.0));
-        nearest.extend(&of_layer[..5]);
-    }
-    nearest.sort_by(|a, b| a.0.total_cmp(&b.0));
-    for (z, place, at) in &nearest[..8] {
-        let mut kept = truth.kept.clone();
-        let of_layer = truth.z(*place);
-        let mut values = numbers(&of_layer);
-        println!("z {z:e} at {place:?} {at}, value {:e}", values[*at]);
-        values[*at] = -values[*at];
-        truth.with(&mut kept, *place, &Tensor::from_vec(values, of_layer.shape(), &Device::Cpu).unwrap());
-        show("truth with it on the other side", &truth.gradients(&kept));
+    let truth = Truth::new(filled(Architecture::Ir18), &batch(4));
+    assert!((numbers(&golden["loss"])[0] / truth.loss - 1.0).abs() < 1e-6);
+    let errors = far_from_reference(&truth.network, &golden, &truth.gradients(&truth.kept));
+    println!("{:?}", &errors[..3]);
+    assert!(errors.len() > 50 && errors[0].0 < 1e-4, "{:?}", errors[0]);
+}
+
+#[test]
+fn small_networks_have_the_gradients_of_double_precision() {
+    for architecture in [Architecture::Ir18, Architecture::Mobilefacenet, Architecture::MobilefacenetY1] {
+        let errors = kernels(architecture, 4);
+        assert!(errors[0].max(errors[1]) < 1e-4, "{architecture}: {errors:?}");
     }
 }
 
 #[test]
-#[ignore = "a minute: whole networks in double precision"]
-fn whole_networks_have_the_gradients_of_double_precision() {
-    for (architecture, images) in [
-        (Architecture::Ir18, 4),
-        (Architecture::Mobilefacenet, 4),
-        (Architecture::MobilefacenetY1, 4),
-        (Architecture::Ir50, 2),
-        (Architecture::Ir101, 2),
-    ] {
-        let errors = kernels(architecture, images);
+#[ignore = "minutes and gigabytes: deep networks in double precision"]
+fn deep_networks_have_the_gradients_of_double_precision() {
+    // Fewer images than four, normalised by themselves, leave little but rounding behind the last normalisation.
+    for architecture in [Architecture::Ir50, Architecture::Ir101] {
+        let errors = kernels(architecture, 4);
         assert!(errors[0].max(errors[1]) < 1e-3, "{architecture}: {errors:?}");
     }
 }
