@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::RowKey;
-use super::codes::{CodedProbe, Digits};
+use super::bounds::{CodedProbe, Digits};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
 use super::scan::{Look, Query, SharedFloor};
 use super::sketch::{Planes, bits_of, weighed};
@@ -122,7 +122,7 @@ impl Cascade {
         Self { planes: Arc::clone(&self.planes), chunks, trial: self.trial }
     }
 
-    /// The same over a state whose chunks are those of another one with their vectors elsewhere.
+    /// The same over a state whose chunks are those of another one with their vectors elsewhere, or coded otherwise.
     pub(super) fn moved(&self, before: &FlatRows, after: &FlatRows) -> Self {
         debug_assert!(self.is_of(before));
         let each = self.chunks.iter().zip(&after.chunks);
@@ -193,10 +193,14 @@ impl Cascade {
         let wanted: Vec<usize> =
             (0..queries.len()).filter(|&number| self.shares_for(queries[number].limit).is_some()).collect();
         for numbers in wanted.chunks(TOGETHER) {
-            let sought: Vec<Sought<'_>> = numbers.iter().filter_map(|&number| self.seek(queries[number])).collect();
-            for (number, top) in numbers.iter().zip(self.search_together(rows, &sought)) {
-                let Query { probe, limit } = queries[*number];
-                let rest = rows.scan_above(probe, self.covers(), limit, top.floor());
+            let seek = |&number: &usize| self.seek(rows, queries[number]);
+            let sought: Vec<Sought<'_>> = if numbers.len() == 1 {
+                numbers.iter().filter_map(seek).collect()
+            } else {
+                numbers.par_iter().filter_map(seek).collect()
+            };
+            for ((number, sought), top) in numbers.iter().zip(&sought).zip(self.search_together(rows, &sought)) {
+                let rest = rows.scan_above(sought.query, &sought.coded, self.covers(), top.floor());
                 answers[*number] = Some(top.merge(rest));
             }
         }
@@ -214,13 +218,13 @@ impl Cascade {
         (limit > 0 && second <= 2.0 * MOST).then_some(Shares { first, second })
     }
 
-    fn seek<'p>(&self, query: Query<'p>) -> Option<Sought<'p>> {
+    fn seek<'p>(&self, rows: &FlatRows, query: Query<'p>) -> Option<Sought<'p>> {
         let Shares { first, second } = self.shares_for(query.limit)?;
         let sight = self.sight(query.probe);
         let [histogram, histogram_weighed] = self.distances_of(&sight);
         Some(Sought {
             query,
-            coded: CodedProbe::new(query.probe),
+            coded: CodedProbe::new(query.probe, &rows.bases),
             most: histogram.distance_of(first),
             most_weighed: histogram_weighed.distance_of(second),
             sight,

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::RowKey;
+use super::basis::Basis;
 use super::codes::CodedRows;
 use super::mapped::{VectorPool, Vectors};
 
@@ -35,11 +36,18 @@ impl LiveBits {
         }
     }
 
-    /// Each row as its turn says; rows beyond them are not set.
-    pub(super) fn of(rows: impl Iterator<Item = bool>) -> Self {
+    /// The rows of which it holds; rows beyond them are not set.
+    pub(super) fn of<T>(rows: &[T], holds: impl Fn(&T) -> bool) -> Self {
         let mut bits = Self::default();
-        rows.enumerate().for_each(|(row, set)| bits.0[row / 64] |= u64::from(set) << (row % 64));
+        for (word, rows) in bits.0.iter_mut().zip(rows.chunks(u64::BITS as usize)) {
+            *word = rows.iter().rev().fold(0, |word, row| word << 1 | u64::from(holds(row)));
+        }
         bits
+    }
+
+    /// The rows that are set in words, the first in the lowest bit of the first.
+    pub(super) fn of_words(words: [u64; CHUNK_ROWS / 64]) -> Self {
+        Self(words)
     }
 
     /// The rows that are set in both.
@@ -70,7 +78,7 @@ impl LiveBits {
 pub(super) struct ChunkRows {
     pub(super) keys: Vec<RowKey>,
     /// `keys.len()` × dim values, row by row.
-    pub(super) vectors: Vectors,
+    pub(super) vectors: Arc<Vectors>,
     /// The same as digits.
     pub(super) coded: CodedRows,
 }
@@ -88,7 +96,7 @@ impl Clone for ChunkRows {
         let room = (rows + 8).min(CHUNK_ROWS);
         Self {
             keys: copy(&self.keys, rows, room),
-            vectors: Vectors::Own { values: copy(&self.vectors, rows, room), pool: None },
+            vectors: Arc::new(Vectors::Own { values: copy(&self.vectors, rows, room), pool: None }),
             coded: self.coded.with_room(room),
         }
     }
@@ -97,13 +105,20 @@ impl Clone for ChunkRows {
 impl ChunkRows {
     /// The same rows with their vectors elsewhere.
     pub(super) fn with_vectors(&self, vectors: Vectors) -> Self {
-        Self { keys: self.keys.clone(), vectors, coded: self.coded.clone() }
+        Self { keys: self.keys.clone(), vectors: Arc::new(vectors), coded: self.coded.clone() }
+    }
+
+    /// The same rows coded in a basis.
+    pub(super) fn turned(&self, dim: usize, basis: &Arc<Basis>) -> Self {
+        let coded = CodedRows::turned(&self.vectors, dim, basis);
+        Self { keys: self.keys.clone(), vectors: Arc::clone(&self.vectors), coded }
     }
 
     fn push(&mut self, key: RowKey, vector: &[f32], pool: Option<&Arc<VectorPool>>) {
         self.keys.push(key);
         self.coded.push(vector);
-        let mut values = std::mem::take(&mut self.vectors).into_values();
+        let vectors = std::mem::take(&mut self.vectors);
+        let mut values = Arc::try_unwrap(vectors).map_or_else(|shared| shared.to_vec(), Vectors::into_values);
         values.extend_from_slice(vector);
         let is_full = self.keys.len() == CHUNK_ROWS;
         if is_full {
@@ -111,10 +126,10 @@ impl ChunkRows {
             values.shrink_to_fit();
             self.coded.settle();
         }
-        self.vectors = match pool {
+        self.vectors = Arc::new(match pool {
             Some(pool) if is_full => pool.place(values),
             _ => Vectors::Own { values, pool: None },
-        };
+        });
     }
 }
 
@@ -139,6 +154,10 @@ impl Chunk {
 pub struct FlatRows {
     dim: usize,
     pub(super) chunks: Vec<Arc<Chunk>>,
+    /// In which chunks are coded that are not coded as they came.
+    pub(super) bases: Vec<Arc<Basis>>,
+    /// How many chunks are coded in each of them.
+    turned: Vec<usize>,
     live: usize,
     /// Where vectors of full chunks go; in memory without one.
     pool: Option<Arc<VectorPool>>,
@@ -154,7 +173,7 @@ pub(super) struct Row<'a> {
 impl FlatRows {
     /// A state without rows, for vectors of `dim` values.
     pub fn new(dim: usize) -> Self {
-        Self { dim, chunks: Vec::new(), live: 0, pool: None }
+        Self { dim, chunks: Vec::new(), bases: Vec::new(), turned: Vec::new(), live: 0, pool: None }
     }
 
     /// A state without rows, whose vectors are placed by a pool.
@@ -165,7 +184,8 @@ impl FlatRows {
     /// A state of these chunks, of which all but the last are full.
     pub(super) fn of_chunks(dim: usize, chunks: Vec<Arc<Chunk>>, pool: Option<Arc<VectorPool>>) -> Self {
         let live = chunks.iter().map(|chunk| chunk.live.count()).sum();
-        Self { dim, chunks, live, pool }
+        let (bases, turned) = bases_of(&chunks);
+        Self { dim, chunks, bases, turned, live, pool }
     }
 
     /// Values in a vector.
@@ -194,6 +214,16 @@ impl FlatRows {
             * CHUNK_ROWS
             * self.dim
             * size_of::<f32>()
+    }
+
+    /// What digits, tails and the bases they are in take, in bytes.
+    pub(super) fn digits_bytes(&self) -> usize {
+        let of_chunks = |chunks: usize, basis| chunks * CHUNK_ROWS * CodedRows::row_bytes(self.dim, basis);
+        let turned = self.bases.iter().zip(&self.turned);
+        let in_bases: usize =
+            turned.clone().map(|(basis, chunks)| of_chunks(*chunks, Some(basis)) + basis.bytes()).sum();
+        let as_they_came = self.slots() - turned.map(|(_, chunks)| chunks * CHUNK_ROWS).sum::<usize>();
+        in_bases + as_they_came * CodedRows::row_bytes(self.dim, None)
     }
 
     /// The row at `slot`, or `None` where it is dead or was never given out.
@@ -228,7 +258,7 @@ impl FlatRows {
             .filter_map(|(slot, row)| self.row(slot).is_none().then_some(row))
     }
 
-    /// The same state where these chunks have their vectors elsewhere.
+    /// The same state where these chunks have their vectors elsewhere or are coded otherwise.
     pub(super) fn with_moved(&self, moved: Vec<(usize, Arc<ChunkRows>)>) -> Self {
         let mut next = self.clone();
         for (number, rows) in moved {
@@ -236,18 +266,14 @@ impl FlatRows {
                 *chunk = Arc::new(Chunk { rows, live: chunk.live });
             }
         }
+        (next.bases, next.turned) = bases_of(&next.chunks);
         next
     }
 
     /// The same live rows in the same order without dead slots. Chunks before the first dead slot are shared.
     pub(super) fn compacted(&self) -> Self {
         let shared = self.chunks.iter().take_while(|chunk| chunk.is_full_and_live()).count();
-        let head = Self {
-            dim: self.dim,
-            chunks: self.chunks[..shared].to_vec(),
-            live: shared * CHUNK_ROWS,
-            pool: self.pool.clone(),
-        };
+        let head = Self::of_chunks(self.dim, self.chunks[..shared].to_vec(), self.pool.clone());
         if self.tombstones() == 0 {
             return self.clone();
         }
@@ -257,6 +283,21 @@ impl FlatRows {
         }
         edit.finish()
     }
+}
+
+/// The bases that chunks are coded in, each once, and how many chunks are coded in each.
+fn bases_of(chunks: &[Arc<Chunk>]) -> (Vec<Arc<Basis>>, Vec<usize>) {
+    let (mut bases, mut turned): (Vec<Arc<Basis>>, Vec<usize>) = Default::default();
+    for basis in chunks.iter().filter_map(|chunk| chunk.rows.coded.basis()) {
+        match bases.iter().position(|known| Arc::ptr_eq(known, basis)) {
+            Some(number) => turned[number] += 1,
+            None => {
+                bases.push(Arc::clone(basis));
+                turned.push(1);
+            }
+        }
+    }
+    (bases, turned)
 }
 
 /// Makes the next state out of a state.

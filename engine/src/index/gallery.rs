@@ -21,6 +21,7 @@ use super::memory::Account;
 use super::scan::{Accept, Passing, Query};
 use super::slots::Slots;
 use super::top::TopSubjects;
+use super::turning::Turning;
 use super::vector::check_unit;
 use super::{IndexError, IndexKind, RowKey, SearchMode, SearchOutcome, VectorIndex};
 use crate::ids::SubjectId;
@@ -43,6 +44,8 @@ pub struct IndexConfig {
     pub cascade_recall: f32,
     /// With fewer live rows than this no cascade is prepared, whatever is asked: comparing them all is as fast.
     pub cascade_min_rows: usize,
+    /// With fewer live rows than this, rows stay coded as they came: comparing them all takes little either way.
+    pub basis_min_rows: usize,
     /// With fewer live rows than this no graph is built, whatever is asked: comparing them all is faster.
     pub graph_min_rows: usize,
     /// Cascade and graph are made anew when rows that came or died since make up more than this share of those they were made
@@ -65,6 +68,7 @@ impl Default for IndexConfig {
             auto_min_recall: 0.85,
             cascade_recall: 0.9,
             cascade_min_rows: 8_192,
+            basis_min_rows: 32_768,
             graph_min_rows: 2_000,
             rebuild_share: 0.2,
             compact_share: 0.25,
@@ -103,6 +107,8 @@ pub struct GalleryIndex {
     pub(super) preparations: AtomicU64,
     /// What it takes of the memory that indexes share.
     pub(super) account: Account,
+    /// In which rows are to be coded.
+    pub(super) turning: Mutex<Turning>,
     /// Held while background work is done, so that slots are renumbered by one thread only.
     pub(super) maintaining: Mutex<()>,
 }
@@ -123,6 +129,7 @@ impl GalleryIndex {
             changes: Default::default(),
             preparations: AtomicU64::new(0),
             account,
+            turning: Mutex::default(),
             maintaining: Mutex::default(),
         }
     }

@@ -1,4 +1,5 @@
-//! What an index leaves for the background: dropping dead slots, preparing cascades and building graphs.
+//! What an index leaves for the background: dropping dead slots, preparing cascades, building graphs, and coding rows anew
+//! (`turning`).
 //!
 //! Dropping dead slots renumbers the others, so rows and what stands on them are made together and published as one
 //! generation. The work starts from the generation of the moment; writes go on meanwhile, and searches never notice. What was
@@ -36,6 +37,8 @@ pub struct Maintenance {
     pub extend_cascade: bool,
     /// A graph is built, the first one or anew.
     pub build_graph: bool,
+    /// Rows are coded in a basis in which their heads hold most of what there is of them.
+    pub turn_rows: bool,
     /// Vectors go from memory to files, for the memory limit.
     pub file_vectors: bool,
     /// The graph is dropped, for the memory limit.
@@ -56,9 +59,9 @@ impl Maintenance {
         Self { file_vectors, drop_graph, drop_cascade, ..self }
     }
 
-    /// Whether no slot is renumbered.
-    fn only_extends(&self) -> bool {
-        !self.compact && !self.prepare_cascade && !self.build_graph
+    /// Whether slots may be renumbered.
+    fn makes(&self) -> bool {
+        self.compact || self.prepare_cascade || self.build_graph
     }
 }
 
@@ -72,14 +75,18 @@ impl GalleryIndex {
     /// on a thread of its own. Searches and writes go on meanwhile; a second caller waits for the first.
     pub fn maintain(&self) -> Maintenance {
         let _turn = self.maintaining.lock();
-        let (room, due, seen) = self.make_room();
+        let (room, mut due, seen) = self.make_room();
         if due.is_due() {
-            if due.only_extends() {
+            if due.makes() {
+                self.make(due, seen);
+            } else if due.extend_cascade {
                 self.extend_cascade(&seen);
             } else {
-                self.make(due, seen);
+                drop(seen);
             }
             self.needs_no_room();
+            // What was compacted is coded as it came.
+            due.turn_rows = self.turn_rows();
         }
         due.after(room)
     }
@@ -186,7 +193,8 @@ impl GalleryIndex {
             });
             wanted && outdated && enough(config.graph_min_rows)
         };
-        Maintenance { compact, prepare_cascade, extend_cascade, build_graph, ..Maintenance::default() }
+        let turn_rows = self.has_rows_to_turn(rows);
+        Maintenance { compact, prepare_cascade, extend_cascade, build_graph, turn_rows, ..Maintenance::default() }
     }
 }
 

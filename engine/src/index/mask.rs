@@ -60,7 +60,7 @@ impl RowMask {
     pub(super) fn of(rows: &FlatRows, numbers: &RowNumbers, passes: impl Fn(u32) -> bool + Sync) -> Self {
         let one = |(chunk, (whose, numbers)): (&Arc<Chunk>, &Numbered)| {
             if is_of(whose, chunk) {
-                (whose.clone(), LiveBits::of(numbers.iter().map(|number| passes(*number))).and(chunk.live))
+                (whose.clone(), LiveBits::of(numbers, |number| passes(*number)).and(chunk.live))
             } else {
                 Default::default()
             }

@@ -29,7 +29,7 @@ const MARGIN: usize = 16;
 pub struct MemoryParts {
     /// Vectors in single precision, those in files left out.
     pub vectors: usize,
-    /// Coarse and fine digits, and their scales.
+    /// Digits and tails of rows, their scales, and the bases that they are in.
     pub digits: usize,
     /// Names of rows, and the table of where they are.
     pub keys: usize,
@@ -344,17 +344,7 @@ impl GalleryIndex {
             return;
         }
         let chunks = moved.len();
-        let before = {
-            let _writer = self.writer.lock();
-            let now = self.published.load_full();
-            // Full chunks are as they were but for their live bits: only this thread, by its turn, renumbers slots.
-            let rows = now.rows.with_moved(moved);
-            let cascade = now.cascade.as_ref().map(|cascade| Arc::new(cascade.moved(&now.rows, &rows)));
-            self.publish(Generation { rows, cascade, graph: now.graph.clone(), subjects: now.subjects });
-            now
-        };
-        // Searches that began before hold what has gone.
-        retire(Some(before));
+        self.replace_chunks(moved);
         pool.memory.filed_chunks.fetch_add(chunks as u64, Ordering::Relaxed);
         let limit_bytes = pool.memory.limit;
         tracing::info!(limit_bytes, bytes = gone, "vectors went to files, for the memory limit");

@@ -10,11 +10,13 @@
 //! - A score is the product of the probe and the row, computed in one way only ([`vector`]): exact and approximate
 //!   search, whole and compacted galleries give the same bits.
 //! - An exact search reads the coarse half of each row first and passes over those whose score provably cannot reach the list
-//!   (`scan`, `codes`).
+//!   (`scan`, `codes`, `bounds`).
 //! - Rows are grouped by subject inside the scan (`top`), and equal scores are ordered by subject id.
 //! - An approximate search may miss a row. It never returns a removed row or a wrong score, and it says that it was
 //!   approximate, with the recall that was measured.
 
+mod basis;
+mod bounds;
 mod calibration;
 mod cascade;
 mod codes;
@@ -27,6 +29,7 @@ pub mod maintenance;
 mod mapped;
 mod mask;
 mod memory;
+mod principal;
 mod scan;
 mod sketch;
 mod slots;
@@ -34,6 +37,7 @@ pub mod snapshot;
 mod stats;
 mod top;
 mod trial;
+mod turning;
 pub mod vector;
 
 // The fixture names the engine through its including module, so that tests and benches share it.

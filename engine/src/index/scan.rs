@@ -1,7 +1,8 @@
 //! Exact search: every live row is compared with the probe, coarsely first and in full where its score may reach the list.
 //!
-//! A row costs its coarse digits. Where the bound they give reaches the list's floor, the fine digits give a closer one, and
-//! where that does too, the vectors are multiplied. Few rows come so far, as the floor rises with the first subjects found.
+//! A row costs its coarse digits. Where the bound they give reaches the list's floor, the fine digits give a closer one, then the
+//! tail where it has one, and where that does too, the vectors are multiplied. Few rows come so far, as the floor rises with the
+//! first subjects found.
 //! Probes that wait together meet each row together.
 //!
 //! This is also the twin that every other search is measured against.
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rayon::prelude::*;
 
-use super::codes::{CodedProbe, CodedProbes, Digits, MASK_ROWS};
+use super::bounds::{CodedProbe, CodedProbes, Digits};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::mask::RowMask;
 use super::top::TopSubjects;
@@ -19,6 +20,7 @@ use super::vector::{check_unit, cosine};
 use super::{IndexError, SearchOutcome, VectorIndex};
 use crate::ids::SubjectId;
 use crate::kernel::ask_for;
+use crate::kernel::reach::WORD;
 
 /// From this many slots on, a scan is shared among threads; below, handing out the work costs more than it saves.
 const PARALLEL_SLOTS: usize = 20_000;
@@ -89,33 +91,40 @@ impl SharedFloor {
 impl FlatRows {
     /// Compares `probe` with the live rows from slot `from` on. The probe was checked.
     pub(super) fn scan<'a>(&'a self, probe: &[f32], from: usize, limit: usize) -> TopSubjects<'a> {
-        self.scan_above(probe, from, limit, f32::NEG_INFINITY)
+        let coded = CodedProbe::new(probe, &self.bases);
+        self.scan_above(Query { probe, limit }, &coded, from, f32::NEG_INFINITY)
     }
 
-    /// As [`FlatRows::scan`], of rows whose score is at least `floor`.
-    pub(super) fn scan_above<'a>(&'a self, probe: &[f32], from: usize, limit: usize, floor: f32) -> TopSubjects<'a> {
-        self.scan_part(probe, from, limit, floor, Passing::ALL)
+    /// As [`FlatRows::scan`], of a probe whose codes are at hand, and rows whose score is at least `floor`.
+    pub(super) fn scan_above<'a>(
+        &'a self,
+        query: Query<'_>,
+        coded: &CodedProbe,
+        from: usize,
+        floor: f32,
+    ) -> TopSubjects<'a> {
+        self.scan_part(query, coded, from, floor, Passing::ALL)
     }
 
     /// As [`FlatRows::scan`], of rows that pass. What is asked is asked only of rows that may reach the list, so it may cost
     /// something.
     pub(super) fn scan_where<'a>(&'a self, probe: &[f32], limit: usize, passing: Passing<'_>) -> TopSubjects<'a> {
-        self.scan_part(probe, 0, limit, f32::NEG_INFINITY, passing)
+        let coded = CodedProbe::new(probe, &self.bases);
+        self.scan_part(Query { probe, limit }, &coded, 0, f32::NEG_INFINITY, passing)
     }
 
     fn scan_part<'a>(
         &'a self,
-        probe: &[f32],
+        Query { probe, limit }: Query<'_>,
+        coded: &CodedProbe,
         from: usize,
-        limit: usize,
         least: f32,
         passing: Passing<'_>,
     ) -> TopSubjects<'a> {
         let chunks = self.chunks.get(from / CHUNK_ROWS..).unwrap_or_default();
-        let coded = CodedProbe::new(probe);
         let floor = SharedFloor::of(least);
         let skip = |at: usize| if at == 0 { from % CHUNK_ROWS } else { 0 };
-        let new_look = || Look::new(probe, &coded, limit);
+        let new_look = || Look::new(probe, coded, limit);
         if is_small(chunks) {
             let all = chunks.iter().enumerate();
             all.fold(new_look(), |look, (at, chunk)| look.after(at, chunk, skip(at), passing, &floor)).finish()
@@ -142,7 +151,7 @@ impl FlatRows {
     }
 
     fn scan_together<'a>(&'a self, queries: &[Query<'_>]) -> Vec<TopSubjects<'a>> {
-        let coded = CodedProbes::new(queries.iter().map(|query| query.probe));
+        let coded = CodedProbes::new(queries.iter().map(|query| query.probe), &self.bases);
         let floors: Vec<SharedFloor> = queries.iter().map(|_| SharedFloor::new()).collect();
         let new_looks = || {
             let numbered = queries.iter().enumerate();
@@ -212,6 +221,18 @@ pub(super) struct Look<'a, 'p> {
     pub(super) top: TopSubjects<'a>,
     before: Vec<Suspect<'a>>,
     now: Vec<Suspect<'a>>,
+    of_chunk_before: ChunkSuspects<'a>,
+    of_chunk: ChunkSuspects<'a>,
+    /// Products of fine digits: room for them.
+    fine: Vec<i32>,
+}
+
+/// Live rows of one chunk whose coarse bounds reached the list, with the products of their coarse digits.
+#[derive(Default)]
+struct ChunkSuspects<'a> {
+    rows: Option<&'a ChunkRows>,
+    listed: Vec<u16>,
+    products: Vec<i32>,
 }
 
 /// A live row whose bound reached the list.
@@ -225,7 +246,16 @@ struct Suspect<'a> {
 
 impl<'a, 'p> Look<'a, 'p> {
     pub(super) fn new(probe: &'p [f32], coded: &'p CodedProbe, limit: usize) -> Self {
-        Self { probe, coded, top: TopSubjects::new(limit), before: Vec::new(), now: Vec::new() }
+        Self {
+            probe,
+            coded,
+            top: TopSubjects::new(limit),
+            before: Vec::new(),
+            now: Vec::new(),
+            of_chunk_before: ChunkSuspects::default(),
+            of_chunk: ChunkSuspects::default(),
+            fine: Vec::new(),
+        }
     }
 
     /// The search that has also looked at a chunk, the `number`th, from row `skip` on, and exchanged floors before.
@@ -262,17 +292,17 @@ impl<'a, 'p> Look<'a, 'p> {
     fn scan(&mut self, chunk: &'a Chunk, skip: usize, wanted: LiveBits, accept: Accept<'_>) {
         let rows = &*chunk.rows;
         let count = rows.keys.len();
-        let (mut products, mut masks) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / MASK_ROWS]);
+        let (mut products, mut words) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / WORD]);
         // What the floor rises by meanwhile is seen when suspects are looked at.
-        self.coded.reaching(&rows.coded, self.top.floor(), &mut products[..count], &mut masks);
-        for (group, mask) in masks[..count.div_ceil(MASK_ROWS)].iter().enumerate() {
-            let mut left = *mask;
-            while left != 0 {
-                let row = group * MASK_ROWS + left.trailing_zeros() as usize;
-                left &= left - 1;
-                if row >= skip && wanted.get(row) && accept(&rows.keys[row].subject) {
-                    self.suspect(chunk, row, products[row], Digits::Coarse);
-                }
+        let floor = self.top.floor();
+        self.coded.reaching(&rows.coded, floor, &mut products[..count], &mut words[..count.div_ceil(WORD)]);
+        let ChunkSuspects { rows: of, listed, products: coarse } = &mut self.of_chunk;
+        *of = Some(rows);
+        for row in LiveBits::of_words(words).and(wanted).iter() {
+            if row >= skip && accept(&rows.keys[row].subject) {
+                rows.coded.ask_for_fine(row);
+                listed.push(row as u16);
+                coarse.push(products[row]);
             }
         }
         self.turn();
@@ -282,6 +312,7 @@ impl<'a, 'p> Look<'a, 'p> {
     pub(super) fn suspect(&mut self, chunk: &'a Chunk, row: usize, product: i32, digits: Digits) {
         match digits {
             Digits::Coarse => chunk.rows.coded.ask_for_fine(row),
+            Digits::Both if chunk.rows.coded.ask_for_tail(row) => {}
             Digits::Both => ask_for(bytemuck::cast_slice(self.vector(&chunk.rows, row))),
         }
         self.now.push(Suspect { rows: &chunk.rows, row, product, digits });
@@ -293,11 +324,32 @@ impl<'a, 'p> Look<'a, 'p> {
 
     /// Looks at the suspects of the turn before.
     pub(super) fn turn(&mut self) {
-        let Self { probe, coded, top, before, now } = self;
+        let Self { probe, coded, top, before, now, of_chunk_before, of_chunk, fine } = self;
+        if let Some(rows) = of_chunk_before.rows.take() {
+            let ChunkSuspects { listed, products, .. } = &mut *of_chunk_before;
+            coded.fine_bounds(&rows.coded, listed, products, fine, |row, product, bound| {
+                if bound >= top.floor() {
+                    if !rows.coded.ask_for_tail(row) {
+                        ask_for(bytemuck::cast_slice(&rows.vectors[row * probe.len()..(row + 1) * probe.len()]));
+                    }
+                    now.push(Suspect { rows, row, product, digits: Digits::Both });
+                }
+            });
+            listed.clear();
+            products.clear();
+        }
+        std::mem::swap(of_chunk_before, of_chunk);
         for Suspect { rows, row, product, digits } in before.drain(..) {
             let bound = match digits {
-                Digits::Coarse => coded.fine_bound(&rows.coded, row, product),
-                Digits::Both => coded.bound_of_both(&rows.coded, row, product),
+                Digits::Coarse => {
+                    let (product, bound) = coded.fine_bound(&rows.coded, row, product);
+                    if bound >= top.floor() && rows.coded.ask_for_tail(row) {
+                        now.push(Suspect { rows, row, product, digits: Digits::Both });
+                        continue;
+                    }
+                    bound
+                }
+                Digits::Both => coded.whole_bound(&rows.coded, row, product),
             };
             if bound >= top.floor() {
                 let vector = &rows.vectors[row * probe.len()..(row + 1) * probe.len()];
@@ -309,8 +361,13 @@ impl<'a, 'p> Look<'a, 'p> {
 
     /// What was found.
     pub(super) fn finish(mut self) -> TopSubjects<'a> {
-        self.turn();
-        self.turn();
+        let is_done = |look: &Self| {
+            let chunks = [&look.of_chunk, &look.of_chunk_before];
+            look.now.is_empty() && look.before.is_empty() && chunks.iter().all(|chunk| chunk.rows.is_none())
+        };
+        while !is_done(&self) {
+            self.turn();
+        }
         self.top
     }
 }
@@ -338,6 +395,7 @@ impl VectorIndex for FlatRows {
 mod tests {
     use parking_lot::Mutex;
 
+    use super::super::basis::Basis;
     use super::super::fixture::{Faces, Rng, key};
     use super::super::flat::FlatEdit;
     use super::super::flat::tests::{filled, rows};
@@ -386,6 +444,46 @@ mod tests {
                 assert_eq!(top.into_hits(), one_by_one(&flat, query.probe, query.limit).into_hits());
             }
         }
+    }
+
+    #[test]
+    fn chunks_in_a_basis_among_others_do_not_change_the_answer() {
+        const DIM: usize = 192;
+        let mut faces = Faces::new(DIM, 19);
+        let people = faces.people(2_400);
+        let mut edit = FlatEdit::new(&FlatRows::new(DIM));
+        for (number, person) in people.iter().enumerate() {
+            (0..2).for_each(|image| {
+                edit.push(key(number as u64, Some(image)), &faces.image(person));
+            });
+        }
+        let as_they_came = edit.finish();
+        // Two bases, and chunks as they came between.
+        let half = FlatRows::of_chunks(DIM, as_they_came.chunks[..4].to_vec(), None);
+        let bases = [&as_they_came, &half].map(|rows| Arc::new(Basis::learn(rows).unwrap()));
+        let turned = |chunk: usize| (chunk, Arc::new(as_they_came.chunks[chunk].rows.turned(DIM, &bases[chunk % 2])));
+        let moved = as_they_came.with_moved([0, 2, 3, 6, 7].map(turned).to_vec());
+        assert_eq!(moved.bases.len(), 2);
+        let mut edit = FlatEdit::new(&moved);
+        (3..4_800).step_by(11).for_each(|slot| edit.kill(slot));
+        let moved = edit.finish();
+        assert!(moved.digits_bytes() > as_they_came.digits_bytes());
+        let probes: Vec<Vec<f32>> = people.iter().step_by(60).map(|person| faces.image(person)).collect();
+        let queries: Vec<Query<'_>> =
+            probes.iter().enumerate().map(|(at, probe)| Query { probe, limit: [10, 1, 300][at % 3] }).collect();
+        let accept = |subject: &SubjectId| subject.as_str().bytes().map(u32::from).sum::<u32>() % 3 == 0;
+        for (Query { probe, limit }, together) in queries.iter().zip(moved.scan_many(&queries)) {
+            let answer = one_by_one(&moved, probe, *limit).into_hits();
+            assert_eq!(moved.scan(probe, 0, *limit).into_hits(), answer);
+            assert_eq!(together.into_hits(), answer);
+            let all = one_by_one(&moved, probe, 10_000).into_hits().into_iter();
+            let expected: Vec<_> = all.filter(|hit| accept(&hit.subject)).take(*limit).collect();
+            let passing = Passing { mask: None, masked: &|_| true, accept: &accept };
+            assert_eq!(moved.scan_where(probe, *limit, passing).into_hits(), expected);
+        }
+        let compacted = moved.compacted();
+        assert_eq!((compacted.rows(), compacted.bases.len()), (moved.rows(), 0), "what is written anew is as it came");
+        assert_eq!(compacted.scan(&probes[0], 0, 10).into_hits(), moved.scan(&probes[0], 0, 10).into_hits());
     }
 
     #[test]

@@ -5,11 +5,11 @@
 //! people apart. Within those directions the planes are turned at random, since bits count equally and so should directions
 //! (Gong and others 2013 turn them for the same reason).
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::codes::{Coded, encode_largest};
 use super::flat::{CHUNK_ROWS, ChunkRows, FlatRows};
+use super::principal::{combine, drawn, orthonormalise, principal, sample, variation};
 use super::vector::dot;
 use crate::kernel::bits::{WEIGHT_BITS, Weighed};
 use crate::kernel::isa::Isa;
@@ -17,11 +17,6 @@ use crate::random::Random;
 
 /// Bits of a word.
 const WORD: usize = 64;
-/// Rows that the directions are learnt from.
-const SAMPLE: usize = 4_096;
-/// How often the directions are drawn towards those of most variance.
-const ROUNDS: usize = 8;
-
 /// Where the planes of a gallery lie.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Planes {
@@ -43,24 +38,15 @@ impl Planes {
     /// Lays the planes for rows of which there are some thousands. Always the same for the same rows.
     pub(super) fn learn(rows: &FlatRows) -> Self {
         let (dim, bits) = (rows.dim(), Self::bits(rows.dim()));
-        let step = (rows.slots() / SAMPLE).max(1);
-        let sample: Vec<&[f32]> =
-            (0..rows.slots()).step_by(step).filter_map(|slot| Some(rows.row(slot)?.vector)).collect();
+        let sample = sample(rows);
         let mut mean = vec![0f32; dim];
         for vector in &sample {
             mean.iter_mut().zip(*vector).for_each(|(mean, value)| *mean += value / sample.len() as f32);
         }
-        let covariance = covariance(&sample, &mean);
         let mut random = Random::new(0x91a2);
-        let mut gaussian =
-            |rows: usize, length: usize| -> Vec<f32> { (0..rows * length).map(|_| random.normal() as f32).collect() };
-        let mut directions = gaussian(bits, dim);
-        for _ in 0..ROUNDS {
-            directions = product(&directions, &covariance, dim);
-            orthonormalise(&mut directions, dim);
-        }
+        let directions = principal(&variation(&sample, &mean), dim, bits, &mut random);
         // Rows of the turn are directions within the directions.
-        let mut turn = gaussian(bits, bits);
+        let mut turn = drawn(bits, bits, &mut random);
         orthonormalise(&mut turn, bits);
         let normals = combine(&turn, &directions, bits, dim);
         let offsets = normals.chunks_exact(dim).map(|normal| dot(normal, &mean)).collect();
@@ -134,65 +120,6 @@ pub(super) fn weighed(sides: &[f32]) -> Weighed {
     let mean_square = sides.iter().map(|side| side * side).sum::<f32>() / sides.len() as f32;
     let step = (FAR * mean_square.sqrt() / MOST).max(f32::MIN_POSITIVE);
     Weighed::new(sides.iter().map(|side| (*side > 0.0, (side.abs() / step).round().min(MOST) as u8)))
-}
-
-/// How values vary together around their mean, a row for each value.
-fn covariance(sample: &[&[f32]], mean: &[f32]) -> Vec<f32> {
-    let dim = mean.len();
-    // Column by column of the sample, so that a value of the result is one product.
-    let mut columns = vec![0f32; dim * sample.len()];
-    for (number, vector) in sample.iter().enumerate() {
-        for (at, (value, mean)) in vector.iter().zip(mean).enumerate() {
-            columns[at * sample.len() + number] = value - mean;
-        }
-    }
-    let column = |at: usize| &columns[at * sample.len()..(at + 1) * sample.len()];
-    let mut all = vec![0f32; dim * dim];
-    all.par_chunks_exact_mut(dim).enumerate().for_each(|(at, row)| {
-        row.iter_mut().enumerate().for_each(|(other, value)| *value = dot(column(at), column(other)));
-    });
-    all
-}
-
-/// Each of `vectors` times a symmetric matrix.
-fn product(vectors: &[f32], symmetric: &[f32], dim: usize) -> Vec<f32> {
-    let mut products = vec![0f32; vectors.len()];
-    products.par_chunks_exact_mut(dim).zip(vectors.par_chunks_exact(dim)).for_each(|(product, vector)| {
-        for (value, row) in product.iter_mut().zip(symmetric.chunks_exact(dim)) {
-            *value = dot(vector, row);
-        }
-    });
-    products
-}
-
-/// Sums of `vectors`, weighted by each row of `weights`.
-fn combine(weights: &[f32], vectors: &[f32], count: usize, dim: usize) -> Vec<f32> {
-    let mut sums = vec![0f32; weights.len() / count * dim];
-    sums.par_chunks_exact_mut(dim).zip(weights.par_chunks_exact(count)).for_each(|(sum, weights)| {
-        for (weight, vector) in weights.iter().zip(vectors.chunks_exact(dim)) {
-            sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += weight * value);
-        }
-    });
-    sums
-}
-
-/// Makes vectors of length 1 that stand upright on those before them; what lies within those becomes 0.
-fn orthonormalise(vectors: &mut [f32], dim: usize) {
-    for at in 0..vectors.len() / dim {
-        let (before, from) = vectors.split_at_mut(at * dim);
-        let vector = &mut from[..dim];
-        let start = dot(vector, vector).sqrt();
-        // Twice, since once leaves what rounding left.
-        for _ in 0..2 {
-            for other in before.chunks_exact(dim) {
-                let share = dot(other, vector);
-                vector.iter_mut().zip(other).for_each(|(value, other)| *value -= share * other);
-            }
-        }
-        let length = dot(vector, vector).sqrt();
-        let factor = if length > start * 1e-4 { 1.0 / length } else { 0.0 };
-        vector.iter_mut().for_each(|value| *value *= factor);
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! An index in a file, so that a start reads it instead of making it again.
 //!
 //! A file holds the chunks one after the other, then a table of them, then the table's length and digest. A chunk is its vectors,
-//! digits, bits where the cascade has them, and keys, each beginning where a register may be loaded from. Every chunk and the
+//! digits, bits where the cascade has them, and keys, each beginning where a register may be loaded from; the table has the bases
+//! that digits are in. Every chunk and the
 //! table have a BLAKE3 digest, which is compared before anything is used; a file that is not as it should be is an error and
 //! never half an index. Vectors stay in the file, which is mapped; what every search reads is copied out of it. A graph is in files
 //! of its own beside it (`graph_files`), whose digests are in the table; where they are not as they should be, the rest is used.
@@ -18,8 +19,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::RowKey;
+use super::basis::Basis;
 use super::cascade::{Cascade, Trial};
-use super::codes::CodedRows;
+use super::codes::{CodedRows, Parts as CodedParts};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::gallery::{GalleryIndex, Generation, IndexConfig};
 use super::graph_files::{self, GraphTable};
@@ -27,12 +29,13 @@ use super::hnsw::Graph;
 use super::mapped::{Mapped, Plane, Vectors};
 use super::sketch::Planes;
 use super::slots::Slots;
+use super::turning::Turning;
 use crate::ids::{FaceId, SubjectId};
 
 /// Begins and ends a file. As a number, so that a machine of the other byte order does not take it for its own.
 const MAGIC: u64 = u64::from_be_bytes(*b"VULTUSIX");
 /// Grows with the layout.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Parts begin at multiples of this.
 const ALIGNMENT: usize = 64;
 /// A digest's bytes.
@@ -64,6 +67,8 @@ struct Table {
     dim: u32,
     /// What the caller wrote beside it.
     label: Vec<u8>,
+    /// In which chunks are coded that are not coded as they came.
+    bases: Vec<Basis>,
     chunks: Vec<Entry>,
     cascade: Option<CascadeTable>,
     graph: Option<GraphTable>,
@@ -75,6 +80,8 @@ struct Entry {
     len: u64,
     rows: u32,
     live: LiveBits,
+    /// Which of the bases it is coded in.
+    basis: Option<u32>,
     digest: [u8; DIGEST],
 }
 
@@ -131,6 +138,10 @@ impl GalleryIndex {
         if table.dim as usize != dim {
             return Err(SnapshotError::OtherDimension(table.dim as usize));
         }
+        if table.bases.iter().any(|basis| !basis.is_for(dim)) {
+            return Err(SnapshotError::Damaged("a basis does not fit"));
+        }
+        let bases: Vec<Arc<Basis>> = table.bases.into_iter().map(Arc::new).collect();
         let words = table.cascade.as_ref().map_or(0, |cascade| cascade.planes.words());
         let with_bits = table.cascade.as_ref().map_or(0, |cascade| cascade.chunks as usize);
         mapped.will_be_read();
@@ -145,7 +156,7 @@ impl GalleryIndex {
                     return Err(SnapshotError::Damaged("a chunk is not full"));
                 }
                 let words = if number < with_bits { words } else { 0 };
-                chunk(&mapped, entry, dim, words, in_memory)
+                chunk(&mapped, entry, dim, &bases, words, in_memory)
             })
             .collect::<Result<_, _>>()?;
         mapped.is_read_here_and_there();
@@ -165,6 +176,7 @@ impl GalleryIndex {
         if slots.rows() != rows.rows() {
             return Err(SnapshotError::Damaged("a row is there twice"));
         }
+        *index.turning.lock() = Turning::of(&rows);
         let mut generation = Generation { rows, cascade, graph: None, subjects };
         // What a writer that was killed has left.
         if let Err(error) = graph_files::remove_others(path, table.graph.as_ref()) {
@@ -233,7 +245,9 @@ impl Frozen {
         for (number, chunk) in compacted.chunks.iter().enumerate() {
             blob.clear();
             put(&mut blob, bytemuck::cast_slice(&chunk.rows.vectors));
-            chunk.rows.coded.parts().into_iter().for_each(|part| put(&mut blob, part));
+            let CodedParts { coarse, fine, tails, numbers } = chunk.rows.coded.parts();
+            [coarse, fine, tails].into_iter().for_each(|part| put(&mut blob, part));
+            numbers.into_iter().for_each(|part| put(&mut blob, bytemuck::cast_slice(part)));
             if let Some(bits) = cascade.as_ref().and_then(|cascade| cascade.bits_of(number)) {
                 put(&mut blob, bytemuck::cast_slice(bits));
             }
@@ -241,7 +255,9 @@ impl Frozen {
             out.write_all(&blob)?;
             let digest = *blake3::hash(&blob).as_bytes();
             let (len, rows) = (blob.len() as u64, chunk.rows.keys.len() as u32);
-            entries.push(Entry { start: at, len, rows, live: chunk.live, digest });
+            let is_of = |basis: &Arc<Basis>| compacted.bases.iter().position(|known| Arc::ptr_eq(known, basis));
+            let basis = chunk.rows.coded.basis().and_then(is_of).map(|number| number as u32);
+            entries.push(Entry { start: at, len, rows, live: chunk.live, basis, digest });
             at += len;
         }
         let cascade = cascade.map(|cascade| CascadeTable {
@@ -253,7 +269,8 @@ impl Frozen {
         let of_graph = graph.as_ref().map_or(0, GraphTable::bytes);
         let kept = graph.clone();
         let (version, dim, label) = (VERSION, rows.dim() as u32, label.to_vec());
-        let table = Table { version, dim, label, chunks: entries, cascade, graph };
+        let bases = compacted.bases.iter().map(|basis| Basis::clone(basis)).collect();
+        let table = Table { version, dim, label, bases, chunks: entries, cascade, graph };
         let table = postcard::to_stdvec(&table).map_err(io::Error::other)?;
         out.write_all(&table)?;
         out.write_all(&(table.len() as u64).to_le_bytes())?;
@@ -353,6 +370,7 @@ fn chunk(
     mapped: &Arc<Mapped>,
     entry: &Entry,
     dim: usize,
+    bases: &[Arc<Basis>],
     words: usize,
     in_memory: bool,
 ) -> Result<Part, SnapshotError> {
@@ -376,11 +394,19 @@ fn chunk(
     } else {
         Vectors::Own { values: bytemuck::pod_collect_to_vec(&file[vectors..vectors + len]), pool: None }
     };
-    let digits = CodedRows::digits_bytes(dim) * rows;
-    let (coarse, fine) = (parts.take(digits)?, parts.take(digits)?);
-    let coarse = if is_full { Plane::of(coarse) } else { Plane::from(coarse.to_vec()) };
-    let scales = [parts.values::<f32>(rows)?, parts.values(rows)?, parts.values(rows)?];
-    let coded = CodedRows::of_parts(coarse, fine.to_vec(), scales);
+    let basis = match entry.basis {
+        Some(number) if is_full => Some(Arc::clone(bases.get(number as usize).ok_or(DAMAGED)?)),
+        Some(_) => return Err(DAMAGED),
+        None => None,
+    };
+    let (digits, tail) = CodedRows::widths(dim, basis.as_deref());
+    let mut plane = |width: usize| {
+        let bytes = parts.take(width * rows)?;
+        Ok::<_, SnapshotError>(if is_full { Plane::of(bytes) } else { Plane::from(bytes.to_vec()) })
+    };
+    let (coarse, fine, tails) = (plane(digits)?, plane(digits)?, plane(tail)?);
+    let numbers = (0..CodedRows::numbers(basis.as_deref())).map(|_| parts.values::<f32>(rows));
+    let coded = CodedRows::of_parts(basis.clone(), coarse, fine, tails, numbers.collect::<Result<_, _>>()?);
     let bits = (words > 0).then(|| parts.values::<u64>(rows * words)).transpose()?;
     let keys: Vec<(SubjectId, Option<FaceId>)> = postcard::from_bytes(&file[parts.at..end])
         .map_err(|_| SnapshotError::Damaged("names of rows cannot be read"))?;
@@ -389,7 +415,7 @@ fn chunk(
     }
     let keys: Vec<RowKey> = keys.into_iter().map(|(subject, face)| RowKey { subject, face }).collect();
     let live = entry.live.of_first(rows);
-    Ok((Chunk { rows: Arc::new(ChunkRows { keys, vectors, coded }), live }, bits.map(Into::into)))
+    Ok((Chunk { rows: Arc::new(ChunkRows { keys, vectors: Arc::new(vectors), coded }), live }, bits.map(Into::into)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use super::RowKey;
 use super::cascade::Trial;
-use super::codes::CodedRows;
 use super::flat::{CHUNK_ROWS, Chunk};
 use super::gallery::{GalleryIndex, Generation};
 use super::memory::{MemoryParts, Withheld};
@@ -65,7 +64,7 @@ impl Generation {
         let slots = rows.slots();
         MemoryParts {
             vectors: slots % CHUNK_ROWS * rows.dim() * size_of::<f32>(),
-            digits: slots * CodedRows::row_bytes(rows.dim()),
+            digits: rows.digits_bytes(),
             keys: slots * size_of::<RowKey>()
                 + rows.chunks.len() * size_of::<Chunk>()
                 + Slots::bytes(rows.rows(), *subjects)

@@ -18,6 +18,8 @@
 //! | [`gpu`] | convolutions in candle's operations, arranged for GPUs |
 //! | [`training`] | convolutions and normalisations with their gradients |
 //! | `nibbles`, `bytes`, `bits` | products of rows of half bytes and of bytes; distances of rows of bits |
+//! | `turn` | vectors in another basis |
+//! | `reach` | which rows a score can be reached by, out of such products |
 //! | `plain` | loops over whole numbers, which the compiler makes wide by itself |
 //!
 //! Every loop is written once and compiled for each instruction set; tests compare each with plain sums in double
@@ -43,10 +45,12 @@ pub(crate) mod network;
 pub(crate) mod nibbles;
 pub(crate) mod places;
 pub(crate) mod plain;
+pub(crate) mod reach;
 pub(crate) mod resample;
 pub(crate) mod scale;
 pub(crate) mod tile;
 pub mod training;
+pub(crate) mod turn;
 #[cfg(test)]
 mod twins;
 pub(crate) mod winograd;

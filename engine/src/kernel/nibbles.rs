@@ -95,6 +95,28 @@ pub(crate) fn products(isa: Isa, probe: &[i8], rows: &[u8], into: &mut [i32]) {
     }
 }
 
+/// The product of `probe`, as for [`products`], with the rows of `rows` that are listed, in the order of the list.
+pub(crate) fn listed_products(isa: Isa, probe: &[i8], rows: &[u8], listed: &[u16], into: &mut [i32]) {
+    let width = probe.len() / 2;
+    assert!(!probe.is_empty() && probe.len().is_multiple_of(STEP) && into.len() == listed.len());
+    let last = listed.iter().max().map_or(0, |last| usize::from(*last) + 1);
+    assert!(last * width <= rows.len());
+    match isa {
+        // SAFETY: as in `products`; rows that are listed are within `rows`.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 | Isa::Avx512 if has_vnni() => unsafe { vnni::listed_products(probe, rows, listed, into) },
+        // SAFETY: the same.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::listed_products(probe, rows, listed, into) },
+        _ => {
+            for (row, product) in listed.iter().zip(into) {
+                let start = usize::from(*row) * width;
+                portable(probe, &rows[start..start + width], std::slice::from_mut(product));
+            }
+        }
+    }
+}
+
 /// Whether the machine multiplies bytes and adds them up in one instruction, which not all with AVX-512 do.
 #[cfg(target_arch = "x86_64")]
 fn has_vnni() -> bool {
@@ -252,7 +274,13 @@ mod tests {
                 let mut found = vec![0i32; count];
                 products(*isa, &probes[0], &plane, &mut found);
                 let expected: Vec<i32> = rows.iter().map(|row| exact(&probes[0], row)).collect();
-                prop_assert_eq!(found, expected, "{:?}", isa);
+                prop_assert_eq!(&found, &expected, "{:?}", isa);
+                let listed: Vec<u16> = (0..count as u16).rev().filter(|row| row % 3 != 1).collect();
+                let mut of_listed = vec![-1i32; listed.len()];
+                listed_products(*isa, &probes[0], &plane, &listed, &mut of_listed);
+                for (row, found) in listed.iter().zip(of_listed) {
+                    prop_assert_eq!(found, expected[usize::from(*row)], "{:?}, listed", isa);
+                }
                 let mut found = vec![[-1i32; PROBES]; count];
                 tile.products(*isa, &plane, &mut found);
                 for (row, found) in rows.iter().zip(found) {

@@ -111,3 +111,35 @@ fn a_file_that_is_not_whole_is_refused() {
     let missing = GalleryIndex::load(DIM, config(), &folder.path().join("none")).map(drop);
     assert!(matches!(missing, Err(SnapshotError::Io(_))));
 }
+
+#[test]
+fn rows_in_a_basis_are_read_as_they_were() {
+    const DIM: usize = 192;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("snapshot");
+    let mut faces = Faces::new(DIM, 52);
+    let config = || IndexConfig { basis_min_rows: 4_500, ..config() };
+    let index = GalleryIndex::new(DIM, config());
+    let people = faces.people(5_000);
+    for (number, person) in people.iter().enumerate() {
+        index.upsert(key(number as u64, None), &faces.image(person)).unwrap();
+    }
+    assert!(index.maintain().turn_rows);
+    index.freeze().save(&path, b"").unwrap();
+    let Loaded { index: loaded, .. } = GalleryIndex::load(DIM, config(), &path).unwrap();
+    assert_eq!(loaded.published.load().rows.bases.len(), 1);
+    assert_eq!(loaded.stats().memory, index.stats().memory);
+    assert!(!loaded.maintenance().turn_rows, "it is known what they are coded in");
+    for person in people.iter().step_by(170) {
+        let probe = faces.image(person);
+        let found = index.search(&probe, 10, SearchMode::Exact).unwrap();
+        assert_eq!(loaded.search(&probe, 10, SearchMode::Exact).unwrap(), found);
+    }
+    let whole = std::fs::read(&path).unwrap();
+    for at in (0..whole.len()).step_by(whole.len() / 25) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(matches!(GalleryIndex::load(DIM, config(), &path).map(drop), Err(SnapshotError::Damaged(_))), "{at}");
+    }
+}

@@ -196,3 +196,51 @@ fn searches_at_the_same_time_find_what_each_finds_alone() {
     let bad = [(&probes[0].0[..], 1), (&[0.0; DIM][..], 1)];
     assert_eq!(index.search_many(&bad, SearchMode::Exact), Err(IndexError::NotUnit));
 }
+
+/// Rows of a gallery that has grown are coded anew in the background, while it is written to and searched.
+#[test]
+fn rows_that_were_coded_anew_are_found_as_before() {
+    use crate::index::fixture::Faces;
+
+    const DIM: usize = 192;
+    let config = IndexConfig { basis_min_rows: 5_000, maintenance_min_rows: 200, ..IndexConfig::default() };
+    let index = GalleryIndex::new(DIM, config);
+    let mut faces = Faces::new(DIM, 77);
+    let people = faces.people(3_000);
+    let mut model = Model::default();
+    for (number, person) in people.iter().enumerate() {
+        for image in 0..2 {
+            let vector = faces.image(person);
+            index.upsert(key(number as u64, Some(image)), &vector).unwrap();
+            model.0.insert(key(number as u64, Some(image)), vector);
+        }
+        if number == 2_000 {
+            assert!(!index.maintain().turn_rows, "too few rows");
+        }
+    }
+    index.search(&faces.image(&people[0]), 1, SearchMode::Cascade).unwrap();
+    let before = index.stats().memory.digits;
+    let done = index.maintain();
+    assert!(done.turn_rows && !index.maintain().is_due());
+    assert!(index.stats().memory.digits > before);
+    let check = |index: &GalleryIndex, model: &Model, faces: &mut Faces| {
+        for person in people.iter().step_by(151) {
+            let probe = faces.image(person);
+            model.check_exact(&probe, 10, &index.search(&probe, 10, SearchMode::Exact).unwrap().hits);
+            model.check_hits(&probe, &index.search(&probe, 10, SearchMode::Cascade).unwrap().hits);
+        }
+    };
+    check(&index, &model, &mut faces);
+    // Rows go, so that chunks are written anew as they came, and are coded again.
+    for number in 0..1_000 {
+        index.remove_subject(&key(number * 2, None).subject);
+        model.remove_subject(&key(number * 2, None).subject);
+        let late = faces.image(&people[number as usize]);
+        index.upsert(key(10_000 + number, None), &late).unwrap();
+        model.0.insert(key(10_000 + number, None), late);
+    }
+    check(&index, &model, &mut faces);
+    let done = index.maintain();
+    assert!(done.compact && done.turn_rows);
+    check(&index, &model, &mut faces);
+}

@@ -37,12 +37,31 @@ pub(super) unsafe fn products(probe: &[i8], rows: &[u8], into: &mut [i32]) {
     }
     for product in rest {
         // SAFETY: another row begins here.
-        let sum = unsafe { sums_of(probe, row) };
+        *product = total(unsafe { sums_of(probe, row) });
         row = row.wrapping_add(bytes);
-        let halves = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
-        let pairs = _mm_add_epi32(halves, _mm_shuffle_epi32::<0b01_00_11_10>(halves));
-        *product = _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32::<0b10_11_00_01>(pairs)));
     }
+}
+
+/// As [`super::listed_products`].
+///
+/// # Safety
+///
+/// As for [`products`], of the rows that are listed.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn listed_products(probe: &[i8], rows: &[u8], listed: &[u16], into: &mut [i32]) {
+    for (row, product) in listed.iter().zip(into) {
+        // SAFETY: the caller's promise.
+        *product = total(unsafe { sums_of(probe, rows.as_ptr().add(usize::from(*row) * probe.len() / 2)) });
+    }
+}
+
+/// All eight together.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn total(sums: __m256i) -> i32 {
+    let halves = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+    let pairs = _mm_add_epi32(halves, _mm_shuffle_epi32::<0b01_00_11_10>(halves));
+    _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32::<0b10_11_00_01>(pairs)))
 }
 
 /// Eight sums whose sum is the product of a probe and a row.

@@ -21,36 +21,63 @@ const ROWS_AHEAD: usize = 8;
 /// for each place of `into`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn products(probe: &[i8], rows: &[u8], into: &mut [i32]) {
+    let mut row = rows.as_ptr();
+    for product in into {
+        // SAFETY: another row begins here.
+        *product = unsafe { product_of::<AHEAD>(probe, row) };
+        row = row.wrapping_add(probe.len() / 2);
+    }
+}
+
+/// As [`super::listed_products`].
+///
+/// # Safety
+///
+/// As for [`products`], of the rows that are listed.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn listed_products(probe: &[i8], rows: &[u8], listed: &[u16], into: &mut [i32]) {
+    for (row, product) in listed.iter().zip(into) {
+        // SAFETY: the caller's promise.
+        *product = unsafe { product_of::<0>(probe, rows.as_ptr().add(usize::from(*row) * probe.len() / 2)) };
+    }
+}
+
+/// The product of a probe and a row; what lies so many bytes ahead is asked for, unless 0.
+///
+/// # Safety
+///
+/// As for [`products`]; the row has half as many bytes as the probe has values.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn product_of<const AHEAD: usize>(probe: &[i8], row: *const u8) -> i32 {
     let lower_half = _mm512_set1_epi8(15);
     let bytes = probe.len() / 2;
     let whole = bytes / WIDTH * WIDTH;
-    let mut row = rows.as_ptr();
-    for product in into {
-        let (mut lower, mut upper) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-        // SAFETY: the caller's promise; what is asked for ahead need not be there.
-        unsafe {
-            for at in (0..whole).step_by(WIDTH) {
+    let (mut lower, mut upper) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    // SAFETY: the caller's promise; what is asked for ahead need not be there.
+    unsafe {
+        for at in (0..whole).step_by(WIDTH) {
+            if AHEAD > 0 {
                 _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(at + AHEAD).cast());
-                let packed = _mm512_loadu_si512(row.add(at).cast());
-                let probe = probe.as_ptr().add(2 * at);
-                let first = _mm512_loadu_si512(probe.cast());
-                let second = _mm512_loadu_si512(probe.add(WIDTH).cast());
-                lower = _mm512_dpbusd_epi32(lower, _mm512_and_si512(packed, lower_half), first);
-                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), lower_half);
-                upper = _mm512_dpbusd_epi32(upper, high, second);
             }
-            if whole < bytes {
-                // Half a block, as one register: its lower halves, then its upper ones.
-                let packed = _mm256_loadu_si256(row.add(whole).cast());
-                let high = _mm256_srli_epi16::<4>(packed);
-                let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(packed), high);
-                let probe = _mm512_loadu_si512(probe.as_ptr().add(2 * whole).cast());
-                lower = _mm512_dpbusd_epi32(lower, _mm512_and_si512(both, lower_half), probe);
-            }
-            row = row.add(bytes);
+            let packed = _mm512_loadu_si512(row.add(at).cast());
+            let probe = probe.as_ptr().add(2 * at);
+            let first = _mm512_loadu_si512(probe.cast());
+            let second = _mm512_loadu_si512(probe.add(WIDTH).cast());
+            lower = _mm512_dpbusd_epi32(lower, _mm512_and_si512(packed, lower_half), first);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), lower_half);
+            upper = _mm512_dpbusd_epi32(upper, high, second);
         }
-        *product = _mm512_reduce_add_epi32(_mm512_add_epi32(lower, upper));
+        if whole < bytes {
+            // Half a block, as one register: its lower halves, then its upper ones.
+            let packed = _mm256_loadu_si256(row.add(whole).cast());
+            let high = _mm256_srli_epi16::<4>(packed);
+            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(packed), high);
+            let probe = _mm512_loadu_si512(probe.as_ptr().add(2 * whole).cast());
+            lower = _mm512_dpbusd_epi32(lower, _mm512_and_si512(both, lower_half), probe);
+        }
     }
+    _mm512_reduce_add_epi32(_mm512_add_epi32(lower, upper))
 }
 
 /// As [`super::Tile::products`].

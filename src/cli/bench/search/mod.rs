@@ -231,17 +231,15 @@ impl Search {
         bar.finish_and_clear();
         for mode in &self.modes {
             let started = Instant::now();
-            let mut prepared = false;
-            let mut of_graph = None;
+            let unprepared = rss_mb();
             if *mode != Mode::Exact {
-                let unprepared = rss_mb();
                 index.search(&probes[0].vector, LIMIT, (*mode).into())?;
-                let done = index.maintain();
-                prepared = done.is_due();
-                // Where a cascade was prepared or vectors went to files as well, the difference says nothing.
-                let only_graph = Maintenance { build_graph: true, ..Maintenance::default() };
-                of_graph = rss_mb().zip(unprepared).filter(|_| done == only_graph);
             }
+            let done = index.maintain();
+            let prepared = done.is_due();
+            // Where a cascade was prepared or vectors went to files as well, the difference says nothing.
+            let only_graph = Maintenance { build_graph: true, ..Maintenance::default() };
+            let of_graph = rss_mb().zip(unprepared).filter(|_| done == only_graph);
             let building = started.elapsed().as_secs_f64();
             let mut loading = None;
             if self.load {
