@@ -102,8 +102,8 @@ impl CodedProbe {
         (product[0], coarse.bound(product[0], rows.scales[row], rows.coarse_rests[row], rows.tail_length(row)))
     }
 
-    /// Of the rows that are listed the products of both digits, given those of their coarse ones, and closer bounds. Hands over those
-    /// whose bound is at least a floor, which is asked for each.
+    /// As [`CodedProbe::fine_bound`], of the rows that are listed, one after the other: hands over each row with its product and its
+    /// bound. `fine` is room for products.
     pub(super) fn fine_bounds(
         &self,
         rows: &CodedRows,
