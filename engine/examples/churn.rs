@@ -88,9 +88,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 std::thread::sleep(Duration::from_secs(1));
             }
         });
-        scope.spawn(|| write(&index, &all, rows, share / seconds as f64, &done, (&writes, &counts)));
+        // All of them are faces of the gallery's kind: planes learnt from some say little about those of another.
+        let (newcomers, seen, compared) = (faces.others(13), faces.others(5), faces.others(11));
+        scope.spawn(|| write(&index, &all, newcomers, share / seconds as f64, &done, (&writes, &counts)));
         scope.spawn(|| {
-            let mut faces = Faces::new(dim, 5);
+            let mut faces = seen;
             let mut next = Instant::now();
             for number in 0u64.. {
                 if done.load(Ordering::Relaxed) {
@@ -107,7 +109,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
         scope.spawn(|| {
             let mut rng = Rng::new(9);
-            let mut faces = Faces::new(dim, 11);
+            let mut faces = compared;
             while !done.load(Ordering::Relaxed) {
                 compare(&index, &all, &mut faces, &mut rng, &counts);
                 std::thread::sleep(Duration::from_millis(200));
@@ -128,13 +130,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn write(
     index: &GalleryIndex,
     all: &RwLock<Rows>,
-    rows: u64,
+    mut faces: Faces,
     rate: f64,
     done: &AtomicBool,
     (times, counts): (&Times, &Counts),
 ) {
     let mut rng = Rng::new(7);
-    let mut faces = Faces::new(index.dim(), 13);
+    let rows = all.read().unwrap().len() as u64;
     let mut people: Vec<u64> = (0..rows).collect();
     let (mut newest, mut next) = (rows, Instant::now());
     let pause = Duration::from_secs_f64(1.0 / (rate * rows as f64));

@@ -36,6 +36,11 @@ impl Faces {
         Self { random, spread, rotation }
     }
 
+    /// Draws others of the same kind: along the same directions, with a seed of their own.
+    pub fn others(&self, seed: u64) -> Self {
+        Self { random: Random::new(seed), spread: self.spread.clone(), rotation: self.rotation.clone() }
+    }
+
     /// A person nobody has seen.
     pub fn person(&mut self) -> Vec<f32> {
         let Self { random, spread, rotation } = self;
@@ -90,5 +95,28 @@ mod tests {
         let spread = (others.iter().map(|score| score * score).sum::<f32>() / others.len() as f32).sqrt();
         assert!((0.58..0.66).contains(&own[100]), "{}", own[100]);
         assert!((0.055..0.09).contains(&spread), "{spread}");
+    }
+
+    #[test]
+    fn others_vary_along_the_same_directions() {
+        let dim = 64;
+        // Squared lengths of people of one within the directions in which those of another vary most.
+        let kept = |faces: &mut Faces, of: &Faces| {
+            let most: Vec<Vec<f32>> = (0..dim / 4)
+                .map(|at| {
+                    let mut only = of.others(1);
+                    only.spread.iter_mut().enumerate().for_each(|(other, spread)| *spread *= f32::from(other == at));
+                    only.person()
+                })
+                .collect();
+            let of_one = |person: &[f32]| {
+                most.iter().map(|way| way.iter().zip(person).map(|(a, b)| a * b).sum::<f32>().powi(2)).sum::<f32>()
+            };
+            (0..200).map(|_| of_one(&faces.person())).sum::<f32>() / 200.0
+        };
+        let faces = Faces::new(dim, 3);
+        let (same, turned) = (kept(&mut faces.others(4), &faces), kept(&mut Faces::new(dim, 4), &faces));
+        assert!(same > 0.7 && turned < 0.4, "{same} {turned}");
+        assert_ne!(faces.others(4).person(), faces.others(5).person());
     }
 }
