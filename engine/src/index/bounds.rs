@@ -41,9 +41,8 @@ struct Turned {
 }
 
 impl Turned {
+    /// Of a probe that was turned into the basis.
     fn new(probe: &[f32], basis: Option<&Arc<Basis>>) -> Self {
-        let turned = basis.map(|basis| basis.turn(probe));
-        let probe = turned.as_deref().unwrap_or(probe);
         let head_len = basis.map_or(probe.len(), |basis| basis.head());
         let Coded { codes, scale, rest } = encode_largest(probe);
         let (head, tail) = codes.split_at(coded_len(head_len));
@@ -76,8 +75,23 @@ pub(super) struct CodedProbe {
 impl CodedProbe {
     /// For rows as they came, and such as are coded in these.
     pub(super) fn new(probe: &[f32], bases: &[Arc<Basis>]) -> Self {
-        let all = std::iter::once(None).chain(bases.iter().map(Some));
-        Self { isa: Isa::current(), all: all.map(|basis| Turned::new(probe, basis)).collect() }
+        let isa = Isa::current();
+        let turned = bases.iter().map(|basis| Turned::new(&basis.turn(probe), Some(basis)));
+        Self { isa, all: std::iter::once(Turned::new(probe, None)).chain(turned).collect() }
+    }
+
+    /// The same of several probes of the same length: a basis is read once for all of them.
+    pub(super) fn several<'a>(probes: impl Iterator<Item = &'a [f32]> + Clone, bases: &[Arc<Basis>]) -> Vec<Self> {
+        let isa = Isa::current();
+        let mut coded: Vec<Self> =
+            probes.clone().map(|probe| Self { isa, all: vec![Turned::new(probe, None)] }).collect();
+        let together: Vec<f32> = probes.flatten().copied().collect();
+        for basis in bases {
+            let turned = basis.turn(&together);
+            let each = turned.chunks_exact(basis.dim()).zip(&mut coded);
+            each.for_each(|(turned, coded)| coded.all.push(Turned::new(turned, Some(basis))));
+        }
+        coded
     }
 
     /// As rows are coded.
@@ -161,8 +175,8 @@ impl CodedProbes {
     pub(super) const MOST: usize = PROBES;
 
     /// Of one to [`CodedProbes::MOST`] probes of the same length.
-    pub(super) fn new<'a>(probes: impl IntoIterator<Item = &'a [f32]>, bases: &[Arc<Basis>]) -> Self {
-        let probes: Vec<CodedProbe> = probes.into_iter().map(|probe| CodedProbe::new(probe, bases)).collect();
+    pub(super) fn new<'a>(probes: impl Iterator<Item = &'a [f32]> + Clone, bases: &[Arc<Basis>]) -> Self {
+        let probes = CodedProbe::several(probes, bases);
         let together = |number: usize| {
             let all = || probes.iter().map(|probe| &probe.all[number]);
             Together {

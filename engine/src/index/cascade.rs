@@ -1,8 +1,8 @@
 //! The cascade: a first look at the bits of all rows, a second one at those of the rows that look near, then digits, then vectors,
 //! of ever fewer of them.
 //!
-//! On the first look all bits count the same, which is fast; on the second they count by how far the probe is from their
-//! planes, which tells better. Rows that are near on both go on to the exact scan's steps, so scores are exact and only a row whose
+//! On the first look those bits count, all the same, whose planes the probe is far from, which is fast; on the second all count by
+//! how far the probe is from their planes, which tells better. Rows that are near on both go on to the exact scan's steps, so scores are exact and only a row whose
 //! bits mislead is missed. How near is near is chosen for each gallery by trying it on probes made of its own rows
 //! (`calibration`); what is found is measured on other probes, and said in every answer. Probes that wait together meet each
 //! chunk together.
@@ -17,9 +17,9 @@ use super::RowKey;
 use super::bounds::{CodedProbe, Digits};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
 use super::scan::{Look, Query, SharedFloor};
-use super::sketch::{Planes, bits_of, weighed};
+use super::sketch::{Planes, bits_of, marked, weighed};
 use super::top::TopSubjects;
-use crate::kernel::bits::{BLOCK, WEIGHT_BITS, Weighed, distances, nearest};
+use crate::kernel::bits::{BLOCK, Marked, WEIGHT_BITS, Weighed};
 use crate::kernel::isa::Isa;
 
 /// The list length that recall is measured for.
@@ -34,6 +34,8 @@ const LOOKED_AT: usize = 16;
 const LEAST: usize = 64;
 /// Probes that meet each chunk together.
 const TOGETHER: usize = 16;
+/// Probes that a thread prepares at a time.
+const PREPARED: usize = 8;
 /// From this many rows on, times probes, a search is shared among threads.
 const PARALLEL_ROWS: usize = 400_000;
 /// Chunks a thread takes at a time: one probe alone, and several.
@@ -83,6 +85,7 @@ pub(super) struct Cascade {
 /// A probe as bits.
 pub(super) struct Sight {
     bits: Vec<u64>,
+    marked: Marked,
     weighed: Weighed,
 }
 
@@ -178,7 +181,7 @@ impl Cascade {
     /// A probe or a row as bits.
     pub(super) fn sight(&self, vector: &[f32]) -> Sight {
         let sides = self.planes.sides(vector);
-        Sight { bits: bits_of(&sides), weighed: weighed(&sides) }
+        Sight { bits: bits_of(&sides), marked: marked(&sides), weighed: weighed(&sides) }
     }
 
     /// The best subjects for a checked probe; `None` where so many are wanted that looking at bits first saves nothing.
@@ -193,12 +196,8 @@ impl Cascade {
         let wanted: Vec<usize> =
             (0..queries.len()).filter(|&number| self.shares_for(queries[number].limit).is_some()).collect();
         for numbers in wanted.chunks(TOGETHER) {
-            let seek = |&number: &usize| self.seek(rows, queries[number]);
-            let sought: Vec<Sought<'_>> = if numbers.len() == 1 {
-                numbers.iter().filter_map(seek).collect()
-            } else {
-                numbers.par_iter().filter_map(seek).collect()
-            };
+            let sought: Vec<Sought<'_>> =
+                numbers.par_chunks(PREPARED).flat_map_iter(|numbers| self.seek(rows, queries, numbers)).collect();
             for ((number, sought), top) in numbers.iter().zip(&sought).zip(self.search_together(rows, &sought)) {
                 let rest = rows.scan_above(sought.query, &sought.coded, self.covers(), top.floor());
                 answers[*number] = Some(top.merge(rest));
@@ -218,18 +217,18 @@ impl Cascade {
         (limit > 0 && second <= 2.0 * MOST).then_some(Shares { first, second })
     }
 
-    fn seek<'p>(&self, rows: &FlatRows, query: Query<'p>) -> Option<Sought<'p>> {
-        let Shares { first, second } = self.shares_for(query.limit)?;
-        let sight = self.sight(query.probe);
-        let [histogram, histogram_weighed] = self.distances_of(&sight);
-        Some(Sought {
-            query,
-            coded: CodedProbe::new(query.probe, &rows.bases),
-            most: histogram.distance_of(first),
-            most_weighed: histogram_weighed.distance_of(second),
-            sight,
-            floor: SharedFloor::new(),
-        })
+    /// Prepares those of the probes with these numbers, whose lists are not too long for a cascade.
+    fn seek<'p>(&self, rows: &FlatRows, queries: &[Query<'p>], numbers: &[usize]) -> Vec<Sought<'p>> {
+        let coded = CodedProbe::several(numbers.iter().map(|&number| queries[number].probe), &rows.bases);
+        let each = numbers.iter().zip(coded).filter_map(|(&number, coded)| {
+            let query = queries[number];
+            let Shares { first, second } = self.shares_for(query.limit)?;
+            let sight = self.sight(query.probe);
+            let [histogram, histogram_weighed] = self.distances_of(&sight);
+            let (most, most_weighed) = (histogram.distance_of(first), histogram_weighed.distance_of(second));
+            Some(Sought { query, coded, most, most_weighed, sight, floor: SharedFloor::new() })
+        });
+        each.collect()
     }
 
     fn search_together<'a>(&self, rows: &'a FlatRows, sought: &[Sought<'_>]) -> Vec<TopSubjects<'a>> {
@@ -264,7 +263,7 @@ impl Cascade {
             let (chunk, blocks) = (&*rows.chunks[number], &self.chunks[number].blocks);
             for pass in &mut passes {
                 let Sought { sight, most, most_weighed, .. } = pass.sought;
-                nearest(isa, &sight.bits, blocks, *most, &mut near);
+                sight.marked.nearest(isa, blocks, *most, &mut near);
                 sight.weighed.refine(isa, blocks, *most_weighed, &mut near);
                 let (words, _) = near.as_chunks::<{ WORD_ROWS / BLOCK }>();
                 for (at, word) in words.iter().enumerate() {
@@ -289,7 +288,7 @@ impl Cascade {
         let count = LOOKED_AT.min(self.chunks.len());
         for number in 0..count {
             let chunk = &self.chunks[number * self.chunks.len() / count];
-            distances(isa, &sight.bits, &chunk.blocks, &mut away);
+            sight.marked.distances(isa, &chunk.blocks, &mut away);
             away.iter().for_each(|away| counts[usize::from(*away)] += 1);
             for block in chunk.blocks.chunks_exact(self.planes.words() * BLOCK) {
                 let weighed = sight.weighed.distances(isa, block);
@@ -303,9 +302,8 @@ impl Cascade {
 impl Sight {
     /// How far another vector is from a probe, on the first and on the second look.
     pub(super) fn distances_to(&self, other: &Self) -> [u16; 2] {
-        let differing = self.bits.iter().zip(&other.bits).map(|(a, b)| (a ^ b).count_ones() as u16).sum();
         let block: Vec<u64> = other.bits.iter().flat_map(|word| [*word; BLOCK]).collect();
-        [differing, self.weighed.distances(Isa::current(), &block)[0]]
+        [self.marked.distance_to(&other.bits), self.weighed.distances(Isa::current(), &block)[0]]
     }
 }
 

@@ -11,7 +11,7 @@ use super::codes::{Coded, encode_largest};
 use super::flat::{CHUNK_ROWS, ChunkRows, FlatRows};
 use super::principal::{combine, drawn, orthonormalise, principal, sample, variation};
 use super::vector::dot;
-use crate::kernel::bits::{WEIGHT_BITS, Weighed};
+use crate::kernel::bits::{Marked, WEIGHT_BITS, Weighed};
 use crate::kernel::isa::Isa;
 use crate::random::Random;
 
@@ -110,6 +110,14 @@ pub(super) fn bits_of(sides: &[f32]) -> Vec<u64> {
     sides.chunks(WORD).map(word).collect()
 }
 
+/// The bits of a probe, of which those count that are so far from the plane that another image is likely on the same side.
+pub(super) fn marked(sides: &[f32]) -> Marked {
+    /// Root mean squares from the plane from which on a bit counts: about half of them do.
+    const FAR: f32 = 0.6;
+    let far = FAR * root_mean_square(sides);
+    Marked::new(sides.iter().map(|side| (*side > 0.0, side.abs() >= far)))
+}
+
 /// The bits of a probe, which count the more the farther it is from the plane: what lies near one may as well be on its other
 /// side.
 pub(super) fn weighed(sides: &[f32]) -> Weighed {
@@ -117,9 +125,12 @@ pub(super) fn weighed(sides: &[f32]) -> Weighed {
     const MOST: f32 = ((1 << WEIGHT_BITS) - 1) as f32;
     /// Root mean squares from the plane on which all count the same.
     const FAR: f32 = 2.5;
-    let mean_square = sides.iter().map(|side| side * side).sum::<f32>() / sides.len() as f32;
-    let step = (FAR * mean_square.sqrt() / MOST).max(f32::MIN_POSITIVE);
+    let step = (FAR * root_mean_square(sides) / MOST).max(f32::MIN_POSITIVE);
     Weighed::new(sides.iter().map(|side| (*side > 0.0, (side.abs() / step).round().min(MOST) as u8)))
+}
+
+fn root_mean_square(sides: &[f32]) -> f32 {
+    (sides.iter().map(|side| side * side).sum::<f32>() / sides.len() as f32).sqrt()
 }
 
 #[cfg(test)]
@@ -186,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_near_a_plane_count_less() {
+    fn bits_near_a_plane_count_less_or_not_at_all() {
         let sides: Vec<f32> = (0..64).map(|at| (at as f32 - 31.5) / 10.0).collect();
         let bits = bits_of(&sides)[0];
         assert_eq!(bits, !0 << 32);
@@ -194,6 +205,11 @@ mod tests {
         let one_off = |bit: usize| weighed.distances(Isa::Portable, &[bits ^ 1 << bit; 8])[0];
         assert_eq!([one_off(0), one_off(63), one_off(31), one_off(32)], [5, 5, 0, 0]);
         assert!((32..63).all(|bit| one_off(bit) <= one_off(bit + 1)));
+        let marked = marked(&sides);
+        let counts: Vec<u16> = (0..64).map(|bit| marked.distance_to(&[bits ^ 1 << bit])).collect();
+        // The root mean square is 1.85.
+        assert!(counts.iter().zip(&sides).all(|(count, side)| *count == u16::from(side.abs() > 1.11)), "{counts:?}");
+        assert_eq!(super::marked(&[0.0; 64]).distance_to(&[!0]), 64);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Distances of rows of bits: how many differ from those of a probe.
 //!
-//! Rows lie in blocks of eight: the first word of each of the eight, then the second word of each, and so on. Bits count the same,
-//! or each by a weight of its own.
+//! Rows lie in blocks of eight: the first word of each of the eight, then the second word of each, and so on. Of a probe's bits
+//! some count, all the same, or each counts by a weight of its own.
 
 use super::isa::Isa;
 
@@ -12,6 +12,89 @@ const WORDS: usize = 8;
 
 /// Weights that a bit can have: 0 to 7.
 pub(crate) const WEIGHT_BITS: usize = 3;
+
+/// A probe's bits of which some are marked: only those count.
+pub(crate) struct Marked {
+    /// For each word the bits, and which of them are marked.
+    words: Vec<[u64; 2]>,
+}
+
+impl Marked {
+    /// Of bits and whether each is marked. A multiple of 64 of them, at most 512.
+    pub(crate) fn new(bits: impl ExactSizeIterator<Item = (bool, bool)>) -> Self {
+        assert!(bits.len().is_multiple_of(64) && (1..=WORDS).contains(&(bits.len() / 64)));
+        let mut words = vec![[0; 2]; bits.len() / 64];
+        for (at, (bit, marked)) in bits.enumerate() {
+            words[at / 64][0] |= u64::from(bit) << (at % 64);
+            words[at / 64][1] |= u64::from(marked) << (at % 64);
+        }
+        Self { words }
+    }
+
+    /// In how many marked bits a row differs, whose words lie one after the other.
+    pub(crate) fn distance_to(&self, row: &[u64]) -> u16 {
+        assert!(row.len() == self.words.len());
+        self.words.iter().zip(row).map(|([bits, marks], word)| ((word ^ bits) & marks).count_ones() as u16).sum()
+    }
+
+    /// In how many marked bits each row differs.
+    pub(crate) fn distances(&self, isa: Isa, blocks: &[u64], into: &mut [u16]) {
+        assert!(into.len().is_multiple_of(BLOCK) && blocks.len() == into.len() * self.words.len());
+        match isa {
+            // SAFETY: `Isa` values other than `Portable` come from `Isa::available` only, which asks the processor; machines
+            // with AVX-512 have AVX2. The lengths were compared above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 if has_vpopcntdq() => unsafe {
+                avx512::distances(&self.words, blocks, into);
+            },
+            // SAFETY: the same.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::distances(&self.words, blocks, into) },
+            _ => self.portable(blocks, into),
+        }
+    }
+
+    /// A byte for each block: which of its rows differ in at most `most` marked bits, the first row in the lowest bit.
+    pub(crate) fn nearest(&self, isa: Isa, blocks: &[u64], most: u16, near: &mut [u8]) {
+        /// Blocks that are looked at at a time.
+        const BLOCKS: usize = 32;
+        let length = self.words.len() * BLOCK;
+        assert!(blocks.len() == near.len() * length);
+        #[cfg(target_arch = "x86_64")]
+        if matches!(isa, Isa::Avx512Bf16 | Isa::Avx512) && has_vpopcntdq() {
+            macro_rules! of_words {
+                ($($words:literal)*) => {
+                    match self.words.len() {
+                        // SAFETY: as in `distances`.
+                        $($words => unsafe { avx512::nearest::<$words>(&self.words, blocks, most, near) },)*
+                        words => unreachable!("{words} words"),
+                    }
+                };
+            }
+            return of_words!(1 2 3 4 5 6 7 8);
+        }
+        let mut away = [0; BLOCKS * BLOCK];
+        for (near, blocks) in near.chunks_mut(BLOCKS).zip(blocks.chunks(BLOCKS * length)) {
+            let away = &mut away[..near.len() * BLOCK];
+            self.distances(isa, blocks, away);
+            for (near, away) in near.iter_mut().zip(away.chunks_exact(BLOCK)) {
+                *near = away.iter().enumerate().map(|(row, away)| u8::from(*away <= most) << row).sum();
+            }
+        }
+    }
+
+    fn portable(&self, blocks: &[u64], into: &mut [u16]) {
+        for (block, into) in blocks.chunks_exact(self.words.len() * BLOCK).zip(into.chunks_exact_mut(BLOCK)) {
+            for (row, distance) in into.iter_mut().enumerate() {
+                let words = block[row..].iter().step_by(BLOCK);
+                *distance = words
+                    .zip(&self.words)
+                    .map(|(word, [bits, marks])| ((word ^ bits) & marks).count_ones() as u16)
+                    .sum();
+            }
+        }
+    }
+}
 
 /// A probe's bits of which some count more than others.
 pub(crate) struct Weighed {
@@ -37,7 +120,7 @@ impl Weighed {
     pub(crate) fn distances(&self, isa: Isa, block: &[u64]) -> [u16; BLOCK] {
         assert!(block.len() == self.words.len() * BLOCK);
         match isa {
-            // SAFETY: as in `distances`; the block is as long as the probe says.
+            // SAFETY: as in `Marked::distances`; the block is as long as the probe says.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 if has_vpopcntdq() => unsafe { avx512::weighed(&self.words, block) },
             // SAFETY: the same.
@@ -63,7 +146,7 @@ impl Weighed {
             macro_rules! of_words {
                 ($($words:literal)*) => {
                     match self.words.len() {
-                        // SAFETY: as in `distances`; the lengths were compared above, and what is listed is below the number
+                        // SAFETY: as in `Marked::distances`; the lengths were compared above, and what is listed is below the number
                         // of blocks.
                         $($words => unsafe { avx512::refine::<$words>(&self.words, blocks, most, listed, near) },)*
                         words => unreachable!("{words} words"),
@@ -92,63 +175,10 @@ impl Weighed {
     }
 }
 
-/// The distance of each row from the probe.
-pub(crate) fn distances(isa: Isa, probe: &[u64], blocks: &[u64], into: &mut [u16]) {
-    assert!((1..=WORDS).contains(&probe.len()) && into.len().is_multiple_of(BLOCK));
-    assert!(blocks.len() == into.len() * probe.len());
-    match isa {
-        // SAFETY: `Isa` values other than `Portable` come from `Isa::available` only, which asks the processor; machines
-        // with AVX-512 have AVX2. The lengths were compared above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 if has_vpopcntdq() => unsafe { avx512::distances(probe, blocks, into) },
-        // SAFETY: the same.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::distances(probe, blocks, into) },
-        _ => portable(probe, blocks, into),
-    }
-}
-
-/// A byte for each block: which of its rows are at most `most` away from the probe, the first row in the lowest bit.
-pub(crate) fn nearest(isa: Isa, probe: &[u64], blocks: &[u64], most: u16, near: &mut [u8]) {
-    /// Blocks that are looked at at a time.
-    const BLOCKS: usize = 32;
-    assert!((1..=WORDS).contains(&probe.len()) && blocks.len() == near.len() * BLOCK * probe.len());
-    #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Avx512Bf16 | Isa::Avx512) && has_vpopcntdq() {
-        macro_rules! of_words {
-            ($($words:literal)*) => {
-                match probe.len() {
-                    // SAFETY: as in `distances`.
-                    $($words => unsafe { avx512::nearest::<$words>(probe, blocks, most, near) },)*
-                    words => unreachable!("{words} words"),
-                }
-            };
-        }
-        return of_words!(1 2 3 4 5 6 7 8);
-    }
-    let mut away = [0; BLOCKS * BLOCK];
-    for (near, blocks) in near.chunks_mut(BLOCKS).zip(blocks.chunks(BLOCKS * BLOCK * probe.len())) {
-        let away = &mut away[..near.len() * BLOCK];
-        distances(isa, probe, blocks, away);
-        for (near, away) in near.iter_mut().zip(away.chunks_exact(BLOCK)) {
-            *near = away.iter().enumerate().map(|(row, away)| u8::from(*away <= most) << row).sum();
-        }
-    }
-}
-
 /// Whether the machine counts bits in all lanes at once, which not all with AVX-512 do.
 #[cfg(target_arch = "x86_64")]
 fn has_vpopcntdq() -> bool {
     is_x86_feature_detected!("avx512vpopcntdq")
-}
-
-fn portable(probe: &[u64], blocks: &[u64], into: &mut [u16]) {
-    for (block, into) in blocks.chunks_exact(probe.len() * BLOCK).zip(into.chunks_exact_mut(BLOCK)) {
-        for (row, distance) in into.iter_mut().enumerate() {
-            let words = block[row..].iter().step_by(BLOCK);
-            *distance = words.zip(probe).map(|(word, probe)| (word ^ probe).count_ones() as u16).sum();
-        }
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -188,25 +218,25 @@ mod avx2 {
         all
     }
 
-    /// As [`super::distances`].
+    /// As [`super::Marked::distances`].
     ///
     /// # Safety
     ///
     /// The machine has AVX2; for eight places of `into` there is a block as long as the probe says, of at most 31 words a row.
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn distances(probe: &[u64], blocks: &[u64], into: &mut [u16]) {
+    pub(super) unsafe fn distances(probe: &[[u64; 2]], blocks: &[u64], into: &mut [u16]) {
         let zero = _mm256_setzero_si256();
         let order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
         let mut block = blocks.as_ptr();
         for to in into.chunks_exact_mut(BLOCK) {
             let (mut first, mut second) = (zero, zero);
-            for probe in probe {
-                let probe = _mm256_set1_epi64x(probe.cast_signed());
+            for word in probe {
+                let [bits, marks] = word.map(|word| _mm256_set1_epi64x(word.cast_signed()));
                 // SAFETY: the caller's promise.
                 let (four, others) =
                     unsafe { (_mm256_loadu_si256(block.cast()), _mm256_loadu_si256(block.add(BLOCK / 2).cast())) };
-                first = _mm256_add_epi8(first, ones(_mm256_xor_si256(four, probe)));
-                second = _mm256_add_epi8(second, ones(_mm256_xor_si256(others, probe)));
+                first = _mm256_add_epi8(first, ones(_mm256_and_si256(_mm256_xor_si256(four, bits), marks)));
+                second = _mm256_add_epi8(second, ones(_mm256_and_si256(_mm256_xor_si256(others, bits), marks)));
                 block = block.wrapping_add(BLOCK);
             }
             // Sums in the order 0, 4, 1, 5, 2, 6, 3, 7.
@@ -250,9 +280,9 @@ mod avx512 {
         for (at, [bits, weights @ ..]) in probe.iter().enumerate() {
             // SAFETY: the caller's promise.
             let words = unsafe { _mm512_loadu_si512(block.as_ptr().add(at * BLOCK).cast()) };
-            let differ = _mm512_xor_si512(words, _mm512_set1_epi64(bits.cast_signed()));
+            let bits = _mm512_set1_epi64(bits.cast_signed());
             for (sum, weights) in sums.iter_mut().zip(weights) {
-                let weighed = _mm512_and_si512(differ, _mm512_set1_epi64(weights.cast_signed()));
+                let weighed = differing(words, bits, _mm512_set1_epi64(weights.cast_signed()));
                 *sum = _mm512_add_epi64(*sum, _mm512_popcnt_epi64(weighed));
             }
         }
@@ -265,21 +295,21 @@ mod avx512 {
         all
     }
 
-    /// As [`super::distances`].
+    /// As [`super::Marked::distances`].
     ///
     /// # Safety
     ///
     /// The machine has AVX-512 F, BW, VL and VPOPCNTDQ; for eight places of `into` there is a block as long as the probe says.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vpopcntdq")]
-    pub(super) unsafe fn distances(probe: &[u64], blocks: &[u64], into: &mut [u16]) {
+    pub(super) unsafe fn distances(probe: &[[u64; 2]], blocks: &[u64], into: &mut [u16]) {
         let mut block = blocks.as_ptr();
         for to in into.chunks_exact_mut(BLOCK) {
             let mut sums = _mm512_setzero_si512();
-            for probe in probe {
+            for word in probe {
+                let [bits, marks] = word.map(|word| _mm512_set1_epi64(word.cast_signed()));
                 // SAFETY: the caller's promise.
                 let words = unsafe { _mm512_loadu_si512(block.cast()) };
-                let differ = _mm512_xor_si512(words, _mm512_set1_epi64(probe.cast_signed()));
-                sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(differ));
+                sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(differing(words, bits, marks)));
                 block = block.wrapping_add(BLOCK);
             }
             // SAFETY: there are eight places.
@@ -287,23 +317,24 @@ mod avx512 {
         }
     }
 
-    /// As [`super::nearest`].
+    /// As [`super::Marked::nearest`].
     ///
     /// # Safety
     ///
     /// The machine has AVX-512 F, BW, VL and VPOPCNTDQ; the probe has `W` words, and there is a block of as many for each place of
     /// `near`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vpopcntdq")]
-    pub(super) unsafe fn nearest<const W: usize>(probe: &[u64], blocks: &[u64], most: u16, near: &mut [u8]) {
+    pub(super) unsafe fn nearest<const W: usize>(probe: &[[u64; 2]], blocks: &[u64], most: u16, near: &mut [u8]) {
         let most = _mm512_set1_epi64(most.into());
-        let probe: [__m512i; W] = std::array::from_fn(|at| _mm512_set1_epi64(probe[at].cast_signed()));
+        let probe: [[__m512i; 2]; W] =
+            std::array::from_fn(|at| probe[at].map(|word| _mm512_set1_epi64(word.cast_signed())));
         let mut block = blocks.as_ptr();
         for near in near {
             let mut sums = _mm512_setzero_si512();
-            for probe in probe {
+            for [bits, marks] in probe {
                 // SAFETY: the caller's promise.
                 let words = unsafe { _mm512_loadu_si512(block.cast()) };
-                sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(_mm512_xor_si512(words, probe)));
+                sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(differing(words, bits, marks)));
                 block = block.wrapping_add(BLOCK);
             }
             *near = _mm512_cmple_epu64_mask(sums, most);
@@ -332,14 +363,22 @@ mod avx512 {
             for (word, [bits, weights @ ..]) in probe.iter().enumerate() {
                 // SAFETY: the caller's promise.
                 let words = unsafe { _mm512_loadu_si512(blocks.as_ptr().add((at * W + word) * BLOCK).cast()) };
-                let differ = _mm512_xor_si512(words, *bits);
                 for (sum, weights) in sums.iter_mut().zip(weights) {
-                    *sum = _mm512_add_epi64(*sum, _mm512_popcnt_epi64(_mm512_and_si512(differ, *weights)));
+                    *sum = _mm512_add_epi64(*sum, _mm512_popcnt_epi64(differing(words, *bits, *weights)));
                 }
             }
             let upper = _mm512_add_epi64(_mm512_slli_epi64::<1>(sums[1]), _mm512_slli_epi64::<2>(sums[2]));
             near[at] &= _mm512_cmple_epu64_mask(_mm512_add_epi64(sums[0], upper), most);
         }
+    }
+
+    /// The bits in which words differ, where they are marked.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn differing(words: __m512i, bits: __m512i, marks: __m512i) -> __m512i {
+        /// (a ^ b) & c: set for 011 and 101.
+        const XOR_AND: i32 = 1 << 0b011 | 1 << 0b101;
+        _mm512_ternarylogic_epi64::<XOR_AND>(words, bits, marks)
     }
 }
 
@@ -362,7 +401,9 @@ mod tests {
             let probe: Vec<u64> = (0..words).map(word).collect();
             let rows: Vec<u64> = (0..words * blocks * BLOCK).map(|at| word(at + words)).collect();
             let weight = |bit: usize| (seed[bit % seed.len()] % 8) as u8;
-            let weighed = Weighed::new((0..words * 64).map(|bit| (probe[bit / 64] >> (bit % 64) & 1 == 1, weight(bit))));
+            let bit = |bit: usize| probe[bit / 64] >> (bit % 64) & 1 == 1;
+            let weighed = Weighed::new((0..words * 64).map(|at| (bit(at), weight(at))));
+            let marked = Marked::new((0..words * 64).map(|at| (bit(at), weight(at) > 2)));
             for isa in Isa::available() {
                 for block in rows.chunks_exact(words * BLOCK) {
                     let expected: [u16; BLOCK] = std::array::from_fn(|row| {
@@ -373,8 +414,8 @@ mod tests {
                 }
                 let mut found = vec![u16::MAX; blocks * BLOCK];
                 let mut near = vec![0; blocks];
-                distances(*isa, &probe, &rows, &mut found);
-                nearest(*isa, &probe, &rows, most, &mut near);
+                marked.distances(*isa, &rows, &mut found);
+                marked.nearest(*isa, &rows, most, &mut near);
                 let mut refined = near.clone();
                 weighed.refine(*isa, &rows, 3 * most, &mut refined);
                 for (block, (near, refined)) in rows.chunks_exact(words * BLOCK).zip(near.iter().zip(refined)) {
@@ -384,9 +425,11 @@ mod tests {
                 }
                 for (row, found) in found.into_iter().enumerate() {
                     let (block, lane) = (row / BLOCK, row % BLOCK);
-                    let word = |at: usize| rows[(block * words + at) * BLOCK + lane];
-                    let expected: u32 = (0..words).map(|at| (word(at) ^ probe[at]).count_ones()).sum();
-                    prop_assert_eq!(u32::from(found), expected, "{:?}", isa);
+                    let words: Vec<u64> = (0..words).map(|at| rows[(block * words + at) * BLOCK + lane]).collect();
+                    let differs = |at: &usize| weight(*at) > 2 && (words[at / 64] >> (at % 64) & 1 == 1) != bit(*at);
+                    let expected = (0..words.len() * 64).filter(differs).count();
+                    prop_assert_eq!(usize::from(found), expected, "{:?}", isa);
+                    prop_assert_eq!(usize::from(marked.distance_to(&words)), expected);
                     prop_assert_eq!(near[block] >> lane & 1 == 1, found <= most, "{:?}", isa);
                 }
             }
