@@ -52,9 +52,12 @@ fn join_with(a: &[u8], b: &[u8], into: &mut [u8], first: impl Fn(u8, u8) -> u8, 
             (into[at], into[at + BLOCK / 2]) = (first(a[at], b[at]), second(a[at], b[at]));
         }
     }
-    let (lower, upper) = into_rest.split_at_mut(into_rest.len() / 2);
-    for (((a, b), lower), upper) in a_rest.iter().zip(b_rest).zip(lower).zip(upper) {
-        (*lower, *upper) = (first(*a, *b), second(*a, *b));
+    // Rows that are no whole number of blocks end with half a block.
+    let (a_half, b_half) = (a_rest.as_chunks::<{ BLOCK / 4 }>().0, b_rest.as_chunks::<{ BLOCK / 4 }>().0);
+    for ((a, b), into) in a_half.iter().zip(b_half).zip(into_rest.as_chunks_mut::<{ BLOCK / 2 }>().0) {
+        for at in 0..BLOCK / 4 {
+            (into[at], into[at + BLOCK / 4]) = (first(a[at], b[at]), second(a[at], b[at]));
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use super::{GROUP, PROBES};
 /// Bytes of a register.
 const WIDTH: usize = 64;
 /// So far ahead rows are asked for, in bytes.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 8192;
 /// Rows of a tile that are multiplied at a time.
 const ROWS: usize = 8;
 /// So many rows ahead both halves of a row are asked for.
-const ROWS_AHEAD: usize = 8;
+const ROWS_AHEAD: usize = 16;
 
 /// As [`super::products`].
 ///
