@@ -297,7 +297,7 @@ proptest! {
         let non_mated: Vec<&Search> = found.iter().filter(|search| search.mate.is_none()).collect();
         let mates: Vec<_> = found.iter().filter_map(|search| search.mate).collect();
         for point in &outcome.identification {
-            let threshold = f64::from(point.threshold);
+            let threshold = point.threshold;
             let alarms = non_mated.iter().filter(|s| s.best_other.unwrap() >= threshold).count();
             prop_assert_eq!(point.measured_fpir, alarms as f64 / non_mated.len() as f64);
             prop_assert!(point.measured_fpir <= point.fpir);

@@ -154,8 +154,9 @@ pub fn svg(panels: &[Panel<'_>], stands_alone: bool) -> String {
     out
 }
 
-/// Text for HTML and SVG.
+/// Text for HTML and SVG, which cannot hold control characters in any form: a mark stands for each.
 pub fn escaped(text: &str) -> String {
+    let text = text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), "\u{fffd}");
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -223,6 +224,11 @@ fn draw(out: &mut String, panel: &Panel<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_what_xml_can_hold() {
+        assert_eq!(escaped("a<b & \"c\" \u{1}\n\u{ffff}ü"), "a&lt;b &amp; &quot;c&quot; \u{fffd}\u{fffd}\u{fffd}ü");
+    }
 
     #[test]
     fn rates_are_logarithmic() {

@@ -238,11 +238,11 @@ impl References {
         let own = dot(probe, &self.0[row]);
         // Written so that an equal score counts as before it.
         let before = self.0.iter().enumerate().filter(|(i, other)| *i != row && dot(probe, other) >= own).count();
-        Mated { rank: before + 1, score: own }
+        Mated { rank: before + 1, score: f64::from(own) }
     }
 
-    fn highest(&self, probe: &[f32]) -> f32 {
-        self.0.iter().map(|row| dot(probe, row)).fold(-1.0, f32::max)
+    fn highest(&self, probe: &[f32]) -> f64 {
+        f64::from(self.0.iter().map(|row| dot(probe, row)).fold(-1.0, f32::max))
     }
 }
 

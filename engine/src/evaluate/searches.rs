@@ -10,14 +10,14 @@ pub struct Mated {
     /// Rank of the mate, 1 for the first candidate. Others of the same score count as before it.
     pub rank: usize,
     /// Score of the mate.
-    pub score: f32,
+    pub score: f64,
 }
 
 /// One point of the trade-off between the two errors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetPoint {
     /// The threshold.
-    pub threshold: f32,
+    pub threshold: f64,
     /// Share of non-mated searches with a candidate at or above it.
     pub fpir: f64,
     /// Share of mated searches whose first candidate is not the mate at or above it.
@@ -30,7 +30,7 @@ pub struct Searches {
     /// Of people who are enrolled.
     pub mated: Vec<Mated>,
     /// Of people who are not: the highest score of each.
-    pub non_mated: Vec<f32>,
+    pub non_mated: Vec<f64>,
 }
 
 impl Searches {
@@ -45,19 +45,19 @@ impl Searches {
     }
 
     /// Share of non-mated searches with a candidate at or above a threshold. `None` without non-mated searches.
-    pub fn fpir(&self, threshold: f32) -> Option<f64> {
+    pub fn fpir(&self, threshold: f64) -> Option<f64> {
         share(self.non_mated.iter().filter(|score| **score >= threshold).count(), self.non_mated.len())
     }
 
     /// Share of mated searches without the mate among the first `rank` candidates at or above a threshold. `None`
     /// without mated searches.
-    pub fn fnir(&self, rank: usize, threshold: f32) -> Option<f64> {
+    pub fn fnir(&self, rank: usize, threshold: f64) -> Option<f64> {
         share(self.mated.iter().filter(|mated| !is_hit(mated, rank, threshold)).count(), self.mated.len())
     }
 
     /// The lowest threshold whose FPIR does not exceed a rate. `None` where the searches do not carry the rate: fewer than
     /// [`LEAST_EXPECTED`] false positives are to be expected among them.
-    pub fn threshold_at(&self, fpir: f64) -> Option<f32> {
+    pub fn threshold_at(&self, fpir: f64) -> Option<f64> {
         let expected = fpir * self.non_mated.len() as f64;
         if expected.is_nan() || expected < LEAST_EXPECTED - 1e-9 || fpir >= 1.0 {
             return None;
@@ -75,7 +75,7 @@ impl Searches {
     }
 
     /// Whether each mated search finds its mate first, at or above a threshold.
-    pub fn hits(&self, threshold: f32) -> impl Iterator<Item = bool> {
+    pub fn hits(&self, threshold: f64) -> impl Iterator<Item = bool> {
         self.mated.iter().map(move |mated| is_hit(mated, 1, threshold))
     }
 
@@ -89,7 +89,7 @@ impl Searches {
     }
 }
 
-fn is_hit(mated: &Mated, rank: usize, threshold: f32) -> bool {
+fn is_hit(mated: &Mated, rank: usize, threshold: f64) -> bool {
     mated.rank <= rank && mated.score >= threshold
 }
 
@@ -106,7 +106,7 @@ mod tests {
         let mated = [(1, 0.95), (1, 0.65), (2, 0.85), (1, 0.3), (7, 0.2)];
         Searches {
             mated: mated.into_iter().map(|(rank, score)| Mated { rank, score }).collect(),
-            non_mated: (1..=10).rev().map(|i| i as f32 / 10.0).collect(),
+            non_mated: (1..=10).rev().map(|i| f64::from(i) / 10.0).collect(),
         }
     }
 
@@ -127,7 +127,7 @@ mod tests {
         let searches = searches();
         // Three of ten may reach it: 1.0, 0.9 and 0.8.
         let threshold = searches.threshold_at(0.3).unwrap();
-        assert!(threshold > 0.7 && threshold < 0.700_001, "{threshold}");
+        assert!(threshold > 0.7 && threshold < 0.700_000_001, "{threshold}");
         assert_eq!(searches.fpir(threshold), Some(0.3));
         approx::assert_abs_diff_eq!(searches.tpir_at(0.3).unwrap(), 0.2, epsilon = 1e-12);
         assert_eq!(searches.hits(threshold).collect::<Vec<_>>(), [true, false, false, false, false]);

@@ -249,7 +249,7 @@ pub(super) mod tests {
         let cell = |ranks: [usize; 4]| Cell {
             searches: Searches {
                 mated: ranks.map(|rank| Mated { rank, score: 0.9 }).to_vec(),
-                non_mated: (0..non_mated).map(|i| i as f32 / non_mated as f32 * 0.5).collect(),
+                non_mated: (0..non_mated).map(|i| i as f64 / non_mated as f64 * 0.5).collect(),
             },
             people: vec![0, 0, 1, 1],
         };

@@ -55,7 +55,7 @@ fn figure(figure: &Figure) -> Value {
     let det: Vec<Value> = figure
         .det
         .iter()
-        .map(|point| json!({ "threshold": point.threshold, "fpir": round(point.fpir), "fnir": round(point.fnir) }))
+        .map(|point| json!({ "threshold": not_below(point.threshold), "fpir": round(point.fpir), "fnir": round(point.fnir) }))
         .collect();
     let mut value = json!({
         "rank1": figure.rank1.map(|rank1| round(rank1.value)), "rank5": figure.rank5.map(round),
@@ -84,6 +84,12 @@ fn ends(interval: Interval) -> [f64; 2] {
 /// To five digits: more than any number of searches carries.
 fn round(value: f64) -> f64 {
     (value * 1e5).round() / 1e5
+}
+
+/// The least number of single precision that is not below a threshold: it lets through what the threshold does.
+fn not_below(threshold: f64) -> f32 {
+    let near = threshold as f32;
+    if f64::from(near) < threshold { near.next_up() } else { near }
 }
 
 /// A readable table.

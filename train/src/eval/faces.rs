@@ -35,9 +35,14 @@ pub enum FaceError {
         /// Why.
         source: DecodeError,
     },
-    /// These bytes are no whole image.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
+    /// An image of a set is no whole one.
+    #[error("image {number}: {source}")]
+    Decode {
+        /// Which, from 0.
+        number: usize,
+        /// Why.
+        source: DecodeError,
+    },
     /// The detector failed.
     #[error(transparent)]
     Detect(#[from] vultus_engine::detect::DetectError),

@@ -126,6 +126,9 @@ fn normed(tensors: &SafeTensors<'_>, embeddings: &str, norms: &str) -> Result<Op
     let &[count, dim] = tensor.shape() else {
         return Err(format!("{embeddings} has shape {:?}, it should be (images, values)", tensor.shape()));
     };
+    if dim == 0 {
+        return Err(format!("{embeddings} has rows of no values"));
+    }
     let rows = Rows::new("embedding", dim, floats(embeddings, &tensor)?).map_err(|error| error.to_string())?;
     let norms = match tensors.tensor(norms) {
         Ok(tensor) => match tensor.shape() {
@@ -203,6 +206,7 @@ mod tests {
         };
         assert!(parse("x", Dtype::F32, &[1, 1], &[0; 4]).contains("no tensor named embeddings"));
         assert!(parse("embeddings", Dtype::F32, &[1], &[0; 4]).contains("shape"));
+        assert!(parse("embeddings", Dtype::F32, &[3, 0], &[]).contains("no values"));
         assert!(parse("embeddings", Dtype::I8, &[1, 1], &[0; 1]).contains("type"));
         assert!(parse("embeddings", Dtype::F32, &[1, 1], &f32::NAN.to_le_bytes()).contains("not finite"));
     }

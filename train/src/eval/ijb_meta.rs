@@ -98,7 +98,10 @@ impl IjbSet {
     pub fn pairs(self, folder: &Path) -> Result<TemplatePairs, EvalError> {
         let path = self.file(folder, "template_pair_label.txt");
         let list = lines(&path, "the list of pairs", 0, |fields| match fields {
-            [a, b, label] => Some(((a.parse().ok()?, b.parse().ok()?), label.parse::<i64>().ok()? == 1)),
+            [a, b, label] => {
+                let mated = label.parse().ok().filter(|label: &i64| (0..=1).contains(label))? == 1;
+                Some(((a.parse().ok()?, b.parse().ok()?), mated))
+            }
             _ => None,
         })?;
         let (pairs, mated) = list.into_iter().unzip();
@@ -188,8 +191,10 @@ mod tests {
             let error = IjbSet::C.images(path).unwrap_err().to_string();
             assert!(error.contains(&format!("line {}", 1 + usize::from(text.starts_with('\n')))), "{error}");
         }
-        write("ijbc_template_pair_label.txt", "7 8\n");
-        assert!(IjbSet::C.pairs(path).unwrap_err().to_string().contains("line 1"));
+        for pair in ["7 8\n", "7 8 2\n", "7 8 -1\n"] {
+            write("ijbc_template_pair_label.txt", pair);
+            assert!(IjbSet::C.pairs(path).unwrap_err().to_string().contains("line 1"));
+        }
         assert_eq!("IJBC".parse(), Ok(IjbSet::C));
         assert!("ijba".parse::<IjbSet>().is_err());
     }

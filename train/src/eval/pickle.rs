@@ -117,6 +117,11 @@ impl Pickle {
                     let &[_, _, kind, _, data] = self.members((*state)?)? else { return None };
                     if self.is_plain(data) && self.has_one_byte(kind) { self.bytes(data) } else { None }
                 }
+                Value::Global(name) if name.ends_with("numeric _frombuffer") => {
+                    // Data, type, shape, order: how protocol 5 has an array.
+                    let &[data, kind, _, _] = self.members(*arguments)? else { return None };
+                    if self.is_plain(data) && self.has_one_byte(kind) { self.bytes(data) } else { None }
+                }
                 Value::Global(name) if name.ends_with("multiarray scalar") => {
                     let &[kind, data] = self.members(*arguments)? else { return None };
                     if self.is_plain(data) && self.has_one_byte(kind) { self.bytes(data) } else { None }

@@ -23,7 +23,7 @@ pub struct OperatingPoint {
     /// The one at the threshold, which is not higher.
     pub measured_fpir: f64,
     /// The threshold.
-    pub threshold: f32,
+    pub threshold: f64,
     /// Share of mated searches whose first candidate is not the mate at or above the threshold.
     pub fnir_first: f64,
     /// Share of mated searches whose mate is not at or above the threshold, whatever its rank.
@@ -50,11 +50,11 @@ pub struct TradeOff {
 
 /// Searches as the engine's measurements take them.
 pub fn outcomes(searches: &[Search]) -> Searches {
-    let mated = |search: &Search| search.mate.map(|mate| Mated { rank: mate.rank, score: mate.score as f32 });
+    let mated = |search: &Search| search.mate.map(|mate| Mated { rank: mate.rank, score: mate.score });
     let non_mated = searches.iter().filter(|search| search.mate.is_none());
     Searches {
         mated: searches.iter().filter_map(mated).collect(),
-        non_mated: non_mated.filter_map(|search| search.best_other).map(|score| score as f32).collect(),
+        non_mated: non_mated.filter_map(|search| search.best_other).collect(),
     }
 }
 
@@ -91,15 +91,34 @@ impl TradeOff {
         let mut thresholds = self.searches.non_mated.clone();
         thresholds.sort_by(|a, b| b.total_cmp(a));
         thresholds.dedup();
-        let mut mates: Vec<f32> = self.searches.mated.iter().filter(|m| m.rank == 1).map(|m| m.score).collect();
+        let mut mates: Vec<f64> = self.searches.mated.iter().filter(|m| m.rank == 1).map(|m| m.score).collect();
         mates.sort_by(|a, b| b.total_cmp(a));
         let mut highest = self.searches.non_mated.clone();
         highest.sort_by(|a, b| b.total_cmp(a));
-        let share = |sorted: &[f32], whole: usize, threshold: f32| {
+        let share = |sorted: &[f64], whole: usize, threshold: f64| {
             sorted.partition_point(|score| *score >= threshold) as f64 / whole as f64
         };
         let point =
-            |&threshold: &f32| (share(&highest, highest.len(), threshold), 1.0 - share(&mates, self.mated, threshold));
+            |&threshold: &f64| (share(&highest, highest.len(), threshold), 1.0 - share(&mates, self.mated, threshold));
         if self.mated == 0 { Vec::new() } else { thresholds.iter().map(point).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::Rows;
+
+    #[test]
+    fn scores_that_are_one_in_single_precision_are_still_two() {
+        let rows = |values: Vec<f64>| Rows::new("row", 2, values).unwrap();
+        let gallery = Labelled::new(rows(vec![1.0, 0.0, 0.0, 1.0]), vec![1, 2]).unwrap();
+        // The mate's score is just above that of the fourth stranger, who stays below the threshold.
+        let mut probes = vec![0.7, 0.0, 0.95, 0.0, 0.9, 0.0, 0.85, 0.0, 0.0, 0.7 - 1e-9];
+        (0..26).for_each(|_| probes.extend([0.2, 0.0]));
+        let labels = std::iter::once(1).chain(std::iter::repeat_n(9, 30)).collect();
+        let outcome = trade_off(&Labelled::new(rows(probes), labels).unwrap(), &gallery).unwrap();
+        let point = outcome.identification.last().unwrap();
+        assert_eq!((point.fpir, point.measured_fpir, point.fnir_first, point.fnir_any), (0.1, 0.1, 0.0, 0.0));
     }
 }

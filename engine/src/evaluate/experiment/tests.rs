@@ -88,7 +88,7 @@ fn wrong_frames_cost_and_robust_fusion_wins_some_back() {
     assert!(report.fused[0][0][0].searches.mated.is_empty());
     let score = |rule: usize| {
         let mated = &report.fused[0][1][rule].searches.mated;
-        mated.iter().map(|mated| f64::from(mated.score)).sum::<f64>() / mated.len() as f64
+        mated.iter().map(|mated| mated.score).sum::<f64>() / mated.len() as f64
     };
     assert!(score(1) > score(0) + 0.02, "{} {}", score(1), score(0));
 }

@@ -82,7 +82,9 @@ impl Ijb {
             let (gallery, no_gallery) = labelled_templates(&images, &templates, &media, gallery)?;
             let (probes, no_probe) = labelled_templates(&images, &templates, &media, probes)?;
             if no_gallery + no_probe > 0 {
-                eprintln!("{no_gallery} templates of the galleries and {no_probe} probes have no images and score 0");
+                eprintln!(
+                    "{no_gallery} templates of the galleries and {no_probe} probes have no features but zeros and score 0"
+                );
             }
             let outcome = identify(&probes, &gallery)?;
             text +=

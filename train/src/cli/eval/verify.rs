@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::eval::bin_set::{BinSet, FIVE_SETS};
-use crate::eval::faces::features_of;
+use crate::eval::faces::{FaceError, features_of};
 use crate::eval::folds::{Verification, ten_folds};
 use crate::eval::roc::{Roc, TarAtFar};
 use anyhow::Context;
@@ -117,8 +117,9 @@ fn sets(given: &[PathBuf]) -> anyhow::Result<Vec<(String, PathBuf)>> {
 fn evaluate(title: String, set: &BinSet, model: &Model) -> anyhow::Result<Outcome> {
     let bar = progress(set.len(), "images");
     let images: Vec<usize> = (0..set.len()).collect();
-    let crop = |image: &usize| {
-        let picture = decode(&set.image(*image), &DecodeLimits::default())?;
+    let crop = |&number: &usize| {
+        let picture = decode(&set.image(number), &DecodeLimits::default())
+            .map_err(|source| FaceError::Decode { number, source })?;
         Ok(Some(AlignedCrop::new(picture)?))
     };
     let features = features_of(model, &images, crop, |done| bar.inc(done as u64))?;
