@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::target::{Targets, turned_cosine};
 use super::{ClassKernel, HeadError, MarginHead, check_shape};
 
 /// How the loss's gradient goes through a margin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MarginGradient {
     /// The derivative of the margin, as in the authors' code of AdaFace: s·sin θ′ / sin θ for a turned angle θ′, 0
     /// where a limit of angle or cosine binds.

@@ -53,6 +53,11 @@ impl Sgd {
         Ok(Self { config, momenta: BTreeMap::new() })
     }
 
+    /// Its settings.
+    pub fn config(&self) -> SgdConfig {
+        self.config
+    }
+
     /// Changes the values of a parameter.
     ///
     /// # Errors

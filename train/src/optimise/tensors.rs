@@ -25,6 +25,11 @@ impl TensorSgd {
         Ok(Self { config, device: device.clone(), momenta: BTreeMap::new() })
     }
 
+    /// Its settings.
+    pub fn config(&self) -> SgdConfig {
+        self.config
+    }
+
     /// The new value of a parameter, of the shape and type of its value and gradient.
     ///
     /// # Errors

@@ -96,7 +96,8 @@ pub struct State {
 pub struct Checkpoint {
     /// Where it stands.
     pub state: State,
-    /// `network.NAME`, `head.kernel`, `head.BUFFER`, and `momentum.NAME` of each of them that has one; f32 or f64.
+    /// `network.NAME`, `head.kernel`, `head.BUFFER`, and `momentum.NAME` of each of them that has one; where classes are
+    /// sampled, `head.weight` and `head.momentum` in the kernel's place. f32 or f64.
     pub tensors: HashMap<String, Tensor>,
 }
 

@@ -298,6 +298,7 @@ mod tests {
         config.network.architecture = Some(Architecture::Ir50);
         config.head.kind = HeadKind::MagFace;
         config.head.lambda = 20.0;
+        config.head.rate = 0.1;
         assert_eq!(open(&config.to_toml().unwrap()).unwrap(), config);
     }
 
@@ -322,6 +323,13 @@ mod tests {
             ("[head]\nkind = \"magface\"\nm = 0.5", "head.least_margin"),
             ("[head]\nstart = \"means\"", "network.start"),
             ("[head]\nweight = -1.0", "head.weight"),
+            ("[head]\nrate = 0", "head.rate is above 0"),
+            ("[head]\nrate = 1.5", "head.rate is above 0"),
+            ("[head]\nrate = nan", "head.rate is above 0"),
+            ("[head]\nkind = \"curricularface\"\nrate = 0.5", "it looks at all classes"),
+            ("[head]\nkind = \"curricularface\"\ngradient = \"straight_through\"", "head.gradient"),
+            ("[head]\nkind = \"magface\"\ngradient = \"straight_through\"", "head.gradient"),
+            ("[head]\ngradient = \"published\"", "published"),
             ("[head]\nweight = 0.0", "nothing to learn"),
             ("[optimiser]\nclip = 0.0", "optimiser.clip"),
             ("seed = -1", "seed"),

@@ -6,12 +6,12 @@ use candle_core::{DType, Device, Tensor};
 
 use super::TrainError;
 use super::learner::NETWORK;
-use crate::head::ClassKernel;
+use crate::head::{ClassKernel, RowSgd};
 use crate::network::{Gradients, Network};
 use crate::optimise::{Sgd, SgdConfig, TensorSgd, Update, length, tensor_length};
 
 /// The class kernel's name.
-pub(super) const KERNEL: &str = "head.kernel";
+const KERNEL: &str = "head.kernel";
 
 /// Stochastic gradient descent, on the host's buffers or on tensors.
 #[derive(Debug)]
@@ -37,14 +37,14 @@ impl Descent {
         })
     }
 
-    /// The length of all gradients together.
-    pub(super) fn length(&self, gradients: &Gradients, of_kernel: Option<&Tensor>) -> Result<f64, TrainError> {
+    /// The length of all gradients together, those of the network and that of classes.
+    pub(super) fn length(&self, gradients: &Gradients, of_classes: Option<&Tensor>) -> Result<f64, TrainError> {
         Ok(match self {
             Self::Host(_) => {
-                let of_kernel = of_kernel.map_or(Ok(Vec::new()), host)?;
-                length(gradients.iter().chain([of_kernel.as_slice()]))
+                let of_classes = of_classes.map_or(Ok(Vec::new()), host)?;
+                length(gradients.iter().chain([of_classes.as_slice()]))
             }
-            Self::Tensors(_) => tensor_length(gradients.tensors().iter().flatten().chain(of_kernel))?,
+            Self::Tensors(_) => tensor_length(gradients.tensors().iter().flatten().chain(of_classes))?,
         })
     }
 
@@ -90,6 +90,15 @@ impl Descent {
             Self::Tensors(sgd) => sgd.update(KERNEL, &var.as_detached_tensor(), gradient, update)?,
         };
         Ok(var.set(&value)?)
+    }
+
+    /// How sampled rows of classes follow their gradient, which is to be scaled first: their momentum is kept beside them.
+    pub(super) fn of_rows(&self, Stride { rate, .. }: Stride) -> RowSgd {
+        let SgdConfig { momentum, weight_decay } = match self {
+            Self::Host(sgd) => sgd.config(),
+            Self::Tensors(sgd) => sgd.config(),
+        };
+        RowSgd { rate, momentum, weight_decay }
     }
 
     pub(super) fn momenta(&self) -> Result<BTreeMap<String, Vec<f32>>, TrainError> {

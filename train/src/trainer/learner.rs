@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor, Var};
 
 use super::TrainError;
-use super::descent::{Descent, KERNEL, Stride};
+use super::descent::{Descent, Stride};
 use super::distil::{Lesson, Teacher};
-use crate::head::{ClassKernel, MarginHead, split_norm};
+use super::means::Directions;
+use super::trained_head::TrainedHead;
+use crate::head::split_norm;
 use crate::network::{Gradients, Network};
 use crate::optimise::{SgdConfig, clip};
 
@@ -48,11 +50,9 @@ pub struct Part {
 pub struct Learner {
     /// The network.
     pub network: Network,
-    head: Option<Box<dyn MarginHead>>,
+    head: Option<TrainedHead>,
     head_weight: f64,
     gradients: Gradients,
-    /// Gradient of the class kernel.
-    of_kernel: Option<Tensor>,
     descent: Descent,
     clip: Option<f64>,
     measured: Measured,
@@ -60,43 +60,45 @@ pub struct Learner {
 
 impl std::fmt::Debug for Learner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let head = self.head.as_ref().map(|head| head.name());
-        f.debug_struct("Learner").field("network", &self.network.architecture()).field("head", &head).finish()
+        f.debug_struct("Learner").field("network", &self.network.architecture()).field("head", &self.head).finish()
     }
 }
 
 impl Learner {
-    /// A learner at the beginning, which runs where the network does: the head's kernel has to be there too. The network's
-    /// frozen units stay so.
+    /// A learner at the beginning, which runs where the network does: the head's classes have to be there too. The
+    /// network's frozen units stay so.
     ///
     /// # Errors
     /// [`TrainError::Optimise`].
     pub fn new(
         network: Network,
-        head: Option<Box<dyn MarginHead>>,
+        head: Option<TrainedHead>,
         head_weight: f64,
         sgd: SgdConfig,
         clip: Option<f64>,
     ) -> Result<Self, TrainError> {
         let (gradients, descent) = (network.gradients(), Descent::new(&network, sgd)?);
         let measured = Measured::default();
-        Ok(Self { network, head, head_weight, gradients, of_kernel: None, descent, clip, measured })
+        Ok(Self { network, head, head_weight, gradients, descent, clip, measured })
     }
 
     /// The head, where there is one.
-    pub fn head(&self) -> Option<&dyn MarginHead> {
-        self.head.as_deref()
+    pub fn head(&self) -> Option<&TrainedHead> {
+        self.head.as_ref()
     }
 
-    /// Lets the class kernel, where there is one, be changed by what the network says.
+    /// Has classes, where there is a head, begin at directions that the network says.
     ///
     /// # Errors
-    /// Those of `turn`.
-    pub(super) fn turn_kernel(
+    /// Those of `directions`, [`TrainError::Head`], [`TrainError::Tensor`].
+    pub(super) fn turn_classes(
         &mut self,
-        turn: impl FnOnce(&mut Network, &ClassKernel) -> Result<(), TrainError>,
+        directions: impl FnOnce(&mut Network) -> Result<Directions, TrainError>,
     ) -> Result<(), TrainError> {
-        self.head.as_ref().map_or(Ok(()), |head| turn(&mut self.network, head.kernel()))
+        match &mut self.head {
+            Some(head) => head.0.turn(&directions(&mut self.network)?),
+            None => Ok(()),
+        }
     }
 
     /// The gradients that parts have added up to. Those of a network on tensors are not fetched.
@@ -114,9 +116,8 @@ impl Learner {
         let (unit, norms) = split_norm(&raw)?;
         let mut whole: Option<Tensor> = None;
         if let Some(head) = &mut self.head {
-            let logits = head.forward(&unit, &norms, &part.labels)?;
-            whole = Some((head.loss(&logits, &norms, &part.labels)? * self.head_weight)?);
-            self.measured.scalers.extend(head.margin_scalers(&norms)?.unwrap_or_default());
+            whole = Some((head.0.loss(&unit, &norms, &part.labels)? * self.head_weight)?);
+            self.measured.scalers.extend(head.0.margin_scalers(&norms)?.unwrap_or_default());
         }
         if let (Some(teacher), Some(lesson)) = (teacher, &part.lesson) {
             let of_teacher = teacher.loss(&unit, &norms, &lesson.on(unit.device())?)?;
@@ -136,13 +137,10 @@ impl Learner {
         let found = (whole * share)?.backward()?;
         let of_raw = found.get(&raw).ok_or(TrainError::NotFinite)?;
         self.network.backward(tape, of_raw, &mut self.gradients)?;
-        if let Some(of_kernel) = self.head.as_ref().and_then(|head| found.get(head.kernel().var())) {
-            self.of_kernel = Some(match self.of_kernel.take() {
-                Some(sum) => (sum + of_kernel)?,
-                None => of_kernel.clone(),
-            });
+        match &mut self.head {
+            Some(head) => Ok(head.0.collect(&found, share * self.head_weight)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Changes all weights by what parts have added up to, and begins anew.
@@ -151,14 +149,15 @@ impl Learner {
     /// [`TrainError::NotFinite`] where a gradient is no number; nothing has changed then.
     pub fn apply(&mut self, rate: f64) -> Result<Measured, TrainError> {
         let mut measured = std::mem::take(&mut self.measured);
-        measured.gradient = self.descent.length(&self.gradients, self.of_kernel.as_ref())?;
+        let of_classes = self.head.as_ref().and_then(|head| head.0.gradient());
+        measured.gradient = self.descent.length(&self.gradients, of_classes)?;
         if !measured.gradient.is_finite() {
             return Err(TrainError::NotFinite);
         }
         let stride = Stride { rate, scale: self.clip.map_or(1.0, |most| clip(measured.gradient, most)) };
         self.descent.step(&mut self.network, &self.gradients, stride)?;
-        if let Some((head, of_kernel)) = self.head.as_ref().zip(self.of_kernel.take()) {
-            self.descent.step_kernel(head.kernel(), &of_kernel, stride)?;
+        if let Some(head) = &mut self.head {
+            head.0.step(&mut self.descent, stride)?;
         }
         self.gradients.clear();
         Ok(measured)
@@ -167,17 +166,15 @@ impl Learner {
     /// All that it has learnt, by name, on the host. Fetches the network's parameters.
     ///
     /// # Errors
-    /// [`TrainError::Tensor`].
+    /// [`TrainError::Tensor`], [`TrainError::Head`].
     pub fn tensors(&mut self) -> Result<HashMap<String, Tensor>, TrainError> {
         self.network.fetch()?;
         let named = |(name, tensor): (String, Tensor)| (format!("{NETWORK}{name}"), tensor);
         let mut tensors: HashMap<String, Tensor> =
             self.network.parameters().tensors()?.into_iter().map(named).collect();
         if let Some(head) = &self.head {
-            // A copy: the kernel itself is changed in place.
-            tensors.insert(KERNEL.to_owned(), head.kernel().var().copy()?.to_device(&Device::Cpu)?);
-            let buffers = head.buffers()?.into_iter();
-            tensors.extend(buffers.map(|(name, tensor)| (format!("{HEAD}{name}"), tensor)));
+            let of_head = head.0.tensors()?.into_iter();
+            tensors.extend(of_head.map(|(name, tensor)| (format!("{HEAD}{name}"), tensor)));
         }
         for (name, momentum) in self.descent.momenta()? {
             let length = momentum.len();
@@ -190,7 +187,7 @@ impl Learner {
     /// Takes over what [`Self::tensors`] gave.
     ///
     /// # Errors
-    /// [`TrainError::Network`], [`TrainError::Head`], [`TrainError::Other`] where something is missing or of another shape.
+    /// [`TrainError::Network`], [`TrainError::Head`] where something is missing or of another shape.
     pub fn load(&mut self, tensors: &HashMap<String, Tensor>) -> Result<(), TrainError> {
         let part = |prefix: &str| -> HashMap<String, Tensor> {
             let strip =
@@ -199,12 +196,7 @@ impl Learner {
         };
         self.network.load(&part(NETWORK))?;
         if let Some(head) = &mut self.head {
-            let var = head.kernel().var();
-            let kernel = tensors.get(KERNEL).filter(|kernel| kernel.shape() == var.shape());
-            let kernel =
-                kernel.ok_or_else(|| TrainError::Other(format!("the checkpoint has no {KERNEL} of this head")))?;
-            var.set(&kernel.to_device(var.device())?)?;
-            head.load_buffers(&part(HEAD))?;
+            head.0.load(&part(HEAD))?;
         }
         let mut momenta = std::collections::BTreeMap::new();
         for (name, momentum) in part(MOMENTUM) {

@@ -1,31 +1,33 @@
 //! Directions of classes from a network that knows faces already.
 
-use candle_core::{Device, Tensor};
+use std::collections::BTreeMap;
+
 use vultus_engine::model::manifest::Input;
 use vultus_engine::random::Random;
 
 use super::TrainError;
 use super::validate::{AT_ONCE, embed};
 use crate::data::{Crop, Dataset};
-use crate::head::ClassKernel;
 use crate::network::Network;
 
 /// Crops of a class that its direction is the mean of, at most.
 const CROPS: usize = 16;
 
-/// Turns each class of a kernel to the mean direction of some of its crops, drawn from the seed and not augmented. A class
-/// without a crop that can be read keeps its direction. Damaged images are passed over: the loader tells of them.
+/// Directions of classes, each of as many values as an embedding.
+pub(super) type Directions = BTreeMap<u32, Vec<f32>>;
+
+/// The mean direction of some crops of each class, drawn from the seed and not augmented. A class without a crop that can
+/// be read has none. Damaged images are passed over: the loader tells of them.
 ///
 /// # Errors
 /// [`TrainError::Data`] where files cannot be read at all, [`TrainError::Network`], [`TrainError::Tensor`].
-pub(super) fn turn_to_means(
-    kernel: &ClassKernel,
+pub(super) fn class_means(
     network: &mut Network,
     wanted: &Input,
     dataset: &dyn Dataset,
     seed: u64,
-) -> Result<(), TrainError> {
-    let (dim, classes) = (kernel.dim(), kernel.classes());
+) -> Result<Directions, TrainError> {
+    let (dim, classes) = (network.dim(), dataset.classes());
     let mut taken = vec![0usize; classes];
     let mut indices = Random::named(seed, "crops for class means").order(dataset.len());
     indices.retain(|index| {
@@ -54,15 +56,11 @@ pub(super) fn turn_to_means(
             sums[label as usize].iter_mut().zip(raw).for_each(|(sum, value)| *sum += f64::from(*value) / norm);
         }
     }
-    let mut values = kernel.var().flatten_all()?.to_vec1::<f32>()?;
-    for (class, sum) in sums.iter().enumerate() {
+    let direction = |(class, sum): (u32, Vec<f64>)| {
         let norm = length(sum.iter().copied());
-        if norm > 1e-6 {
-            sum.iter().enumerate().for_each(|(row, value)| values[row * classes + class] = (value / norm) as f32);
-        }
-    }
-    kernel.var().set(&Tensor::from_vec(values, (dim, classes), &Device::Cpu)?)?;
-    Ok(())
+        (norm > 1e-6).then(|| (class, sum.iter().map(|value| (value / norm) as f32).collect()))
+    };
+    Ok((0..).zip(sums).filter_map(direction).collect())
 }
 
 fn length(values: impl Iterator<Item = f64>) -> f64 {
@@ -71,7 +69,6 @@ fn length(values: impl Iterator<Item = f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
     use vultus_engine::model::Architecture;
 
     use super::*;
@@ -107,19 +104,15 @@ mod tests {
     }
 
     #[test]
-    fn classes_turn_to_their_crops() {
+    fn directions_are_those_of_crops() {
         let mut network = Network::new(Architecture::Mobilefacenet, 8, 3).unwrap();
         let wanted = Architecture::Mobilefacenet.default_input();
-        let kernel = ClassKernel::seeded(8, 3, 1, DType::F32, &Device::Cpu).unwrap();
-        let before = kernel.var().to_vec2::<f32>().unwrap();
-        turn_to_means(&kernel, &mut network, &wanted, &Drawn, 5).unwrap();
-        let after = kernel.var().to_vec2::<f32>().unwrap();
-        let column = |values: &[Vec<f32>], class: usize| values.iter().map(|row| row[class]).collect::<Vec<f32>>();
-        assert_eq!(column(&before, 2), column(&after, 2));
+        let found = class_means(&mut network, &wanted, &Drawn, 5).unwrap();
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [0, 1]);
         let crops = |class: usize| {
             (0..6).filter(move |index| index % 2 == class && *index != 4).map(|index| Drawn.image(index).unwrap())
         };
-        for class in [0, 1] {
+        for (class, direction) in [0, 1].into_iter().zip(found.values()) {
             let raw = embed(&mut network, &wanted, &crops(class).collect::<Vec<_>>()).unwrap();
             let mut mean = vec![0f64; 8];
             for raw in &raw {
@@ -127,8 +120,9 @@ mod tests {
                 mean.iter_mut().zip(raw).for_each(|(sum, value)| *sum += f64::from(*value) / norm);
             }
             let norm = length(mean.iter().copied());
-            let cosine: f64 = column(&after, class).iter().zip(&mean).map(|(a, b)| f64::from(*a) * b / norm).sum();
+            let cosine: f64 = direction.iter().zip(&mean).map(|(a, b)| f64::from(*a) * b / norm).sum();
             assert!((cosine - 1.0).abs() < 1e-5, "class {class}: {cosine}");
+            assert!((length(direction.iter().map(|value| f64::from(*value))) - 1.0).abs() < 1e-5);
         }
     }
 }

@@ -16,8 +16,8 @@
 //! | `checkpoints/best.ckpt` | that of the best validation |
 //!
 //! What is random is drawn from the seed and the number of the step, epoch or sample; nothing is drawn from a generator
-//! that runs along. So a checkpoint needs no more than weights, momenta, the head's running norms and two positions, and
-//! a run that was killed and taken up again ends with the bits of one that was not, for the same number of threads.
+//! that runs along. So a checkpoint needs no more than weights, momenta, the head's running norms and a few positions,
+//! and a run that was killed and taken up again ends with the bits of one that was not, for the same number of threads.
 //!
 //! # Use
 //! ```no_run
@@ -49,6 +49,7 @@ mod run;
 mod sets;
 mod start;
 mod tfevents;
+mod trained_head;
 mod validate;
 
 use std::io;
@@ -71,6 +72,7 @@ pub use place::Backend;
 pub use run::{Event, Outcome, Trainer, open_dataset};
 pub use sets::OfSet;
 pub use tfevents::EventFile;
+pub use trained_head::TrainedHead;
 pub use validate::{OfSide, Validation, validate};
 
 use crate::data::DataError;

@@ -12,7 +12,7 @@ use super::checkpoint::{Checkpoint, Checkpoints, State, write_whole};
 use super::distil::Teacher;
 use super::head::{HeadKind, KernelStart};
 use super::learner::{Learner, Measured, Part};
-use super::means::turn_to_means;
+use super::means::class_means;
 use super::metrics::{Metrics, StepRecord, ValidationRecord};
 use super::sets::EvaluationSet;
 use super::start::{self, Started};
@@ -199,9 +199,7 @@ impl Trainer {
         let mut trainer = Self::assemble(config, folder, data, network, state)?;
         if trainer.config.head.start == KernelStart::Means {
             let (seed, train) = (trainer.config.seed, trainer.train.clone());
-            trainer
-                .learner
-                .turn_kernel(|network, kernel| turn_to_means(kernel, network, &input, train.as_ref(), seed))?;
+            trainer.learner.turn_classes(|network| class_means(network, &input, train.as_ref(), seed))?;
         }
         Ok(trainer)
     }

@@ -64,15 +64,19 @@ fn classes_begin_where_the_network_has_them() {
     config.augment = AugmentConfig::none();
     config.run.steps = Some(1);
     config.run.batch = 16;
-    let mut loss = |start: KernelStart, name: &str| {
+    let mut loss = |start: KernelStart, rate: f64| {
         config.head.start = start;
-        let run = folder.path().join(name);
+        config.head.rate = rate;
+        let run = folder.path().join(format!("{start:?}-{rate}"));
         let (_, records) = records(&mut Trainer::start(config.clone(), &run).unwrap());
         // The start is part of what a run was, and a run that is taken up before its first checkpoint has it again.
         assert_eq!(Trainer::resume(&run).unwrap().config().head.start, start);
         records[0].loss
     };
-    let (drawn, means) = (loss(KernelStart::Random, "drawn"), loss(KernelStart::Means, "means"));
-    println!("loss of the first step: {drawn:.2} with drawn directions, {means:.2} with means");
-    assert!(means < 0.8 * drawn, "{means} {drawn}");
+    // Sampled classes, too: the batch has them all.
+    for rate in [1.0, 0.5] {
+        let (drawn, means) = (loss(KernelStart::Random, rate), loss(KernelStart::Means, rate));
+        println!("rate {rate}: loss of the first step {drawn:.2} with drawn directions, {means:.2} with means");
+        assert!(means < 0.8 * drawn, "{rate}: {means} {drawn}");
+    }
 }

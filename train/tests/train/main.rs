@@ -4,6 +4,7 @@
 //! Most runs train a MobileFaceNet, which takes a fraction of the time of an IR-18 and goes through the same code.
 
 mod heads;
+mod sampled;
 mod sets;
 mod stops;
 

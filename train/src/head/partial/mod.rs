@@ -184,6 +184,14 @@ impl<M: Margin, C: Collective> PartialFc<M, C> {
         self.kernel.update(gradient, sgd)
     }
 
+    /// Gives classes other directions to begin with; see [`ShardKernel::set_rows`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_rows(&mut self, rows: &[u32], values: &Tensor) -> Result<(), HeadError> {
+        self.kernel.set_rows(rows, values)
+    }
+
     /// The kernel (dim, classes) of all ranks' classes, as [`ClassKernel`](super::ClassKernel) has it. All ranks call it.
     ///
     /// # Errors

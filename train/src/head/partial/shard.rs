@@ -76,6 +76,27 @@ pub struct RowGradient {
     pub values: Tensor,
 }
 
+impl RowGradient {
+    /// The sum of two gradients of one shard, row by row: over the rows of either.
+    ///
+    /// # Errors
+    /// [`HeadError::WrongShape`] where rows are of other lengths, [`HeadError::Tensor`].
+    pub fn plus(&self, other: &Self) -> Result<Self, HeadError> {
+        let dim = self.values.dims().get(1).copied().unwrap_or(0);
+        let mut rows: Vec<u32> = self.rows.iter().chain(&other.rows).copied().collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let mut values = Tensor::zeros((rows.len(), dim), self.values.dtype(), self.values.device())?;
+        for part in [self, other] {
+            check_shape("the gradient", &part.values, &[part.rows.len(), dim])?;
+            let places = part.rows.iter().map(|row| rows.partition_point(|before| before < row) as u32).collect();
+            let places = Tensor::from_vec::<_, u32>(places, part.rows.len(), values.device())?;
+            values = values.index_add(&places, &part.values.detach().contiguous()?, 0)?;
+        }
+        Ok(Self { rows, values })
+    }
+}
+
 /// One direction per class of a shard. A row is normalised when it is used, so that only its direction counts.
 #[derive(Debug)]
 pub struct ShardKernel {
@@ -160,19 +181,30 @@ impl ShardKernel {
         Ok(self.weight.index_select(&Tensor::new(rows, self.weight.device())?, 0)?)
     }
 
+    /// Gives rows other directions, `values` (rows, dim). Their momentum stays.
+    ///
+    /// # Errors
+    /// [`HeadError::WrongShape`], [`HeadError::BadSetting`] where rows are none of this shard, [`HeadError::Tensor`].
+    pub fn set_rows(&mut self, rows: &[u32], values: &Tensor) -> Result<(), HeadError> {
+        self.check_rows("the directions", rows, values)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let values = values.to_dtype(self.weight.dtype())?.to_device(self.weight.device())?.contiguous()?;
+        self.weight.scatter_set(&self.places(rows)?, &values, 0)?;
+        Ok(())
+    }
+
     /// Moves the rows of `gradient` and nothing else: directions and momentum of all other rows stay as they are to the
     /// bit, without decay. (CVLFace's code hands its optimiser all rows, with zeros where none were sampled, so that
     /// momentum and decay move those too.)
     ///
     /// # Errors
-    /// [`HeadError::WrongShape`] where the gradient is none of this shard, [`HeadError::Tensor`].
+    /// [`HeadError::WrongShape`] and [`HeadError::BadSetting`] where the gradient is none of this shard,
+    /// [`HeadError::Tensor`].
     pub fn update(&mut self, gradient: &RowGradient, sgd: RowSgd) -> Result<(), HeadError> {
         let RowGradient { rows, values } = gradient;
-        check_shape("the gradient", values, &[rows.len(), self.dim()])?;
-        let rising = rows.windows(2).all(|pair| pair[0] < pair[1]);
-        let last = rows.last().copied().unwrap_or(0);
-        let valid = rising && (last as usize) < self.shard.rows;
-        check_setting("the last row of the gradient", f64::from(last), "a row of the shard, each once", valid)?;
+        self.check_rows("the gradient", rows, values)?;
         if rows.is_empty() {
             return Ok(());
         }
@@ -181,10 +213,25 @@ impl ShardKernel {
         let momentum = self.momentum.index_select(&index, 0)?.affine(sgd.momentum, 0.0)?;
         let momentum = ((momentum + values.detach())? + weight.affine(sgd.weight_decay, 0.0)?)?;
         let weight = (weight - momentum.affine(sgd.rate, 0.0)?)?;
-        let index = index.unsqueeze(1)?.broadcast_as(weight.shape())?.contiguous()?;
-        self.weight.scatter_set(&index, &weight, 0)?;
-        self.momentum.scatter_set(&index, &momentum, 0)?;
+        let places = self.places(rows)?;
+        self.weight.scatter_set(&places, &weight, 0)?;
+        self.momentum.scatter_set(&places, &momentum, 0)?;
         Ok(())
+    }
+
+    /// Checks rows of the shard, each once and rising, and what is said of them, (rows, dim).
+    fn check_rows(&self, what: &'static str, rows: &[u32], values: &Tensor) -> Result<(), HeadError> {
+        check_shape(what, values, &[rows.len(), self.dim()])?;
+        let rising = rows.windows(2).all(|pair| pair[0] < pair[1]);
+        let last = rows.last().copied().unwrap_or(0);
+        let valid = rising && (last as usize) < self.shard.rows;
+        check_setting("the last of some rows", f64::from(last), "a row of the shard, each once", valid)
+    }
+
+    /// Where values of some rows go, (rows, dim).
+    fn places(&self, rows: &[u32]) -> candle_core::Result<Tensor> {
+        let index = Tensor::new(rows, self.weight.device())?.unsqueeze(1)?;
+        index.broadcast_as((rows.len(), self.dim()))?.contiguous()
     }
 }
 
@@ -227,6 +274,35 @@ mod tests {
         assert_eq!(rows(1), rows(4));
         assert!(rows(1).iter().all(|row| (row.iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-12));
         assert_ne!(rows(1)[0], rows(1)[1]);
+    }
+
+    #[test]
+    fn gradients_are_summed_by_row() {
+        let of = |rows: &[u32], first: f64| {
+            let count = rows.len();
+            let values = Tensor::arange(first, first + 2.0 * count as f64, &Device::Cpu).unwrap();
+            RowGradient { rows: rows.to_vec(), values: values.reshape((count, 2)).unwrap() }
+        };
+        let sum = of(&[1, 4, 9], 0.0).plus(&of(&[0, 4], 100.0)).unwrap();
+        assert_eq!(sum.rows, [0, 1, 4, 9]);
+        let expected = [[100.0, 101.0], [0.0, 1.0], [102.0 + 2.0, 103.0 + 3.0], [4.0, 5.0]];
+        assert_eq!(sum.values.to_vec2::<f64>().unwrap(), expected);
+        let narrow = RowGradient { rows: vec![3], values: Tensor::ones((1, 1), DType::F64, &Device::Cpu).unwrap() };
+        assert!(matches!(sum.plus(&narrow), Err(HeadError::WrongShape { .. })));
+    }
+
+    #[test]
+    fn rows_get_other_directions() {
+        let shard = Shard::new(5, 1, 2).unwrap();
+        let mut kernel = ShardKernel::seeded(shard, 2, 3, DType::F32, &Device::Cpu).unwrap();
+        let before = kernel.weight().unwrap().to_vec2::<f32>().unwrap();
+        let values = Tensor::new(&[[0.5f64, -2.0]], &Device::Cpu).unwrap();
+        kernel.set_rows(&[1], &values).unwrap();
+        let expected = [before[0].clone(), vec![0.5, -2.0], before[2].clone()];
+        assert_eq!(kernel.weight().unwrap().to_vec2::<f32>().unwrap(), expected);
+        // Row 2 is padding.
+        assert!(matches!(kernel.set_rows(&[2], &values), Err(HeadError::BadSetting { .. })));
+        assert!(matches!(kernel.set_rows(&[0, 1], &values), Err(HeadError::WrongShape { .. })));
     }
 
     #[test]
