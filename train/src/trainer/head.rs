@@ -119,6 +119,8 @@ impl HeadConfig {
     pub fn check(&self) -> Result<(), String> {
         if !(self.weight.is_finite() && self.weight >= 0.0) {
             Err("head.weight is 0 or above".into())
+        } else if !(self.norm_mean.is_finite() && self.norm_std.is_finite() && self.norm_std >= 0.0) {
+            Err("head.norm_mean is a finite number, and head.norm_std one of 0 or above".into())
         } else if self.kind == HeadKind::MagFace && self.m.is_some() {
             Err("head.m is not for magface, which has head.least_margin and head.most_margin".into())
         } else {

@@ -83,11 +83,6 @@ impl Learner {
         Ok(Self { network, head, head_weight, gradients, of_kernel: None, descent, clip, measured })
     }
 
-    /// The head, where there is one.
-    pub fn head(&self) -> Option<&dyn MarginHead> {
-        self.head.as_deref()
-    }
-
     /// Lets the class kernel, where there is one, be changed by what the network says.
     ///
     /// # Errors
