@@ -182,6 +182,32 @@ fn damaged_images_end_packing_or_are_left_out() {
 }
 
 #[test]
+fn identities_without_a_readable_image_have_no_number() {
+    let root = tempfile::tempdir().unwrap();
+    let (faces, out) = (root.path().join("faces"), root.path().join("out"));
+    for (identity, damaged) in [("a", false), ("b", true), ("c", false), ("d", true)] {
+        let bytes = if damaged { b"no image".to_vec() } else { jpeg(&drawn(1, 112)) };
+        write(faces.join(identity).join("1.jpg"), &bytes);
+    }
+    let told = prepare(&[&faces, &"--out", &out, &"--skip-damaged"])
+        .assert()
+        .success()
+        .stdout("2 identities, 2 images: 2 as they were, 0 encoded anew, 2 left out\n");
+    let told = String::from_utf8(told.get_output().stderr.clone()).unwrap();
+    assert!(told.contains("left out: b, which has no image") && told.contains("left out: d, which"), "{told}");
+    let records = RecordDataset::open(&out.join("train.rec")).unwrap();
+    assert_eq!((records.classes(), records.label(0), records.label(1)), (2, 0, 1));
+    assert_eq!(std::fs::read_to_string(out.join("property")).unwrap(), "2,112,112\n");
+
+    ["a", "c"].iter().for_each(|identity| write(faces.join(identity).join("1.jpg"), b"no image"));
+    let empty = root.path().join("empty");
+    let failed = prepare(&[&faces, &"--out", &empty, &"--skip-damaged"]).assert().code(1);
+    let message = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
+    assert!(message.ends_with("faces has no image that can be read\n"), "{message}");
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
+}
+
+#[test]
 fn damaged_record_files_are_named_and_do_not_panic() {
     let root = tempfile::tempdir().unwrap();
     let (faces, out) = (root.path().join("faces"), root.path().join("out"));
@@ -216,6 +242,12 @@ fn damaged_record_files_are_named_and_do_not_panic() {
         changed[72..76].copy_from_slice(&label.to_le_bytes());
         assert!(message(&changed, &lines).contains("at byte 40: the label"));
     }
+    // One that is a class, and would ask for gigabytes of class directions.
+    let mut changed = whole.clone();
+    changed[72..76].copy_from_slice(&4_000_000f32.to_le_bytes());
+    assert!(
+        message(&changed, &lines).ends_with("at byte 40: the label 4000000 is far beyond the number of identities")
+    );
     // Any byte of the first records.
     for place in 0..400 {
         for bits in [0x01, 0x80, 0xff] {

@@ -115,7 +115,7 @@ fn runs_on_tensors_are_those_on_kernels() {
 /// A configuration for a GPU, where there is none or the build knows none.
 #[test]
 fn a_missing_device_is_one_line() {
-    let folder = identities(3, 4);
+    let folder = identities(4, 4);
     let mut config = config(folder.path());
     config.run.device = "cuda:999".into();
     let result = Trainer::start(config.clone(), &folder.path().join("run"));

@@ -1,6 +1,7 @@
 //! The command line of `vultus-train`. Results go to stdout, progress bars to stderr.
 //!
-//! Exit status: 0 done; 1 it could not be done (one line on stderr says why); 2 wrong usage.
+//! Exit status: 0 done; 1 it could not be done (one line on stderr says why); 2 wrong usage; 3 a training was asked to stop
+//! before its end and can be taken up again.
 
 pub(crate) mod eval;
 mod export;
@@ -37,15 +38,16 @@ enum Command {
 
 /// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
+    let success = |()| ExitCode::SUCCESS;
     let done = match Arguments::parse().command {
-        Command::Eval(arguments) => eval::run(arguments),
-        Command::Prepare(command) => command.run(),
+        Command::Eval(arguments) => eval::run(arguments).map(success),
+        Command::Prepare(command) => command.run().map(success),
         Command::Train(command) => command.run(),
-        Command::Export(command) => command.run(),
-        Command::Plot(command) => command.run(),
+        Command::Export(command) => command.run().map(success),
+        Command::Plot(command) => command.run().map(success),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("vultus-train: {}", one_line(&error));
             ExitCode::FAILURE

@@ -56,6 +56,7 @@ impl Prepare {
         bar.finish_and_clear();
         let packed = packed?;
         packed.skipped.iter().for_each(|reason| eprintln!("left out: {reason}"));
+        packed.without.iter().for_each(|name| eprintln!("left out: {name}, which has no image that can be read"));
         writeln!(
             std::io::stdout(),
             "{} identities, {} images: {} as they were, {} encoded anew, {} left out",

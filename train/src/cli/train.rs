@@ -2,12 +2,16 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt::on_interrupt;
 use crate::trainer::{Event, Outcome, TrainConfig, Trainer};
+
+/// Exit status of a training that was asked to stop: whoever waits for its end has not got it.
+const STOPPED: u8 = 3;
 
 #[derive(Debug, Args)]
 pub(super) struct Train {
@@ -23,7 +27,7 @@ pub(super) struct Train {
 }
 
 impl Train {
-    pub(super) fn run(self) -> anyhow::Result<()> {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let mut trainer = match (self.config, self.out, self.resume) {
             (_, _, Some(folder)) => Trainer::resume(&folder)?,
             (Some(config), Some(out), None) => Trainer::start(TrainConfig::open(&config)?, &out)?,
@@ -33,15 +37,15 @@ impl Train {
         let bar = bar(trainer.steps(), trainer.state().step);
         let outcome = trainer.run(&stop, &mut |event| show(&bar, event));
         bar.finish_and_clear();
-        let told = match outcome? {
-            Outcome::Finished => "done",
-            Outcome::NoBetter => "ended early, as validation got no better",
-            Outcome::Stopped => "stopped; --resume goes on",
+        let (told, code) = match outcome? {
+            Outcome::Finished => ("done", ExitCode::SUCCESS),
+            Outcome::NoBetter => ("ended early, as validation got no better", ExitCode::SUCCESS),
+            Outcome::Stopped => ("stopped; --resume goes on", ExitCode::from(STOPPED)),
         };
         let state = trainer.state();
         let best = state.best.map_or(String::new(), |best| format!(", best validation {:.2} %", 100.0 * best));
         writeln!(std::io::stdout(), "{told}: step {} of {}{best}", state.step, trainer.steps())?;
-        Ok(())
+        Ok(code)
     }
 }
 

@@ -52,6 +52,11 @@ impl FolderDataset {
         &self.classes[class as usize]
     }
 
+    /// The folder of all of them.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The file of a sample.
     ///
     /// # Panics
@@ -77,6 +82,11 @@ impl Dataset for FolderDataset {
 
     fn name(&self, index: usize) -> String {
         self.path(index).display().to_string()
+    }
+
+    fn own_name(&self, index: usize) -> String {
+        let (class, name) = &self.samples[index];
+        format!("{}/{name}", self.class_name(*class))
     }
 
     fn image(&self, index: usize) -> Result<Crop, DataError> {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use parking_lot::{Condvar, Mutex};
@@ -30,7 +29,8 @@ pub enum Damaged {
 pub struct LoaderConfig {
     /// Threads that decode and augment.
     pub threads: usize,
-    /// Batches that are made or being made at a time; they lie in memory, 147 KiB an image.
+    /// Batches that are made or being made at a time; they lie in memory, 147 KiB an image. As each is made by one thread,
+    /// there are at least as many as threads.
     pub ahead: usize,
     /// What a damaged image does.
     pub damaged: Damaged,
@@ -39,6 +39,17 @@ pub struct LoaderConfig {
 impl Default for LoaderConfig {
     fn default() -> Self {
         Self { threads: 2, ahead: 4, damaged: Damaged::Stop }
+    }
+}
+
+impl LoaderConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`DataError::BadSetting`].
+    pub fn check(&self) -> Result<(), DataError> {
+        check_setting("loader threads", self.threads as f64, "from 1 to 1024", (1..=1024).contains(&self.threads))?;
+        check_setting("batches ahead", self.ahead as f64, "at least 1", self.ahead >= 1)
     }
 }
 
@@ -111,7 +122,6 @@ struct Shared {
 pub struct Loader {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    waited: Duration,
 }
 
 impl Loader {
@@ -126,14 +136,13 @@ impl Loader {
         config: LoaderConfig,
     ) -> Result<Self, DataError> {
         augment.check()?;
-        check_setting("loader threads", config.threads as f64, "from 1 to 1024", (1..=1024).contains(&config.threads))?;
-        check_setting("batches ahead", config.ahead as f64, "at least 1", config.ahead >= 1)?;
+        config.check()?;
         let seed = sampler.state().seed;
         let queue = Queue { sampler, begun: 0, taken: 0, made: BTreeMap::new(), end: None, stop: false, lost: false };
         let (room, ready) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { dataset, augment, config, seed, queue: Mutex::new(queue), room, ready });
         // Made before the threads, so that those that have started are stopped if another cannot.
-        let mut loader = Self { shared, threads: Vec::new(), waited: Duration::ZERO };
+        let mut loader = Self { shared, threads: Vec::new() };
         for number in 0..config.threads {
             let shared = loader.shared.clone();
             let thread = std::thread::Builder::new().name(format!("loader-{number}"));
@@ -142,37 +151,29 @@ impl Loader {
         }
         Ok(loader)
     }
-
-    /// How long callers have waited for batches in all: what a trainer loses for want of data.
-    pub fn waited(&self) -> Duration {
-        self.waited
-    }
 }
 
 impl Iterator for Loader {
     type Item = Result<Batch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let start = Instant::now();
         let mut queue = self.shared.queue.lock();
-        let batch = loop {
+        loop {
             let wanted = queue.taken;
             if queue.end.is_some_and(|end| wanted >= end) {
-                break None;
+                return None;
             }
             if let Some(batch) = queue.made.remove(&wanted) {
                 queue.taken += 1;
                 self.shared.room.notify_all();
-                break Some(batch);
+                return Some(batch);
             }
             if queue.lost {
                 queue.end = Some(wanted);
-                break Some(Err(DataError::ThreadLost));
+                return Some(Err(DataError::ThreadLost));
             }
             self.shared.ready.wait(&mut queue);
-        };
-        self.waited += start.elapsed();
-        batch
+        }
     }
 }
 
@@ -219,12 +220,13 @@ impl Shared {
 
     /// The next step and its number, once there is room for it; none when there is nothing more to do.
     fn begin(&self) -> Option<(u64, Step)> {
+        let room = self.config.ahead.max(self.config.threads) as u64;
         let mut queue = self.queue.lock();
         loop {
             if queue.stop || queue.lost || queue.end.is_some() {
                 return None;
             }
-            if queue.begun - queue.taken < self.config.ahead as u64 {
+            if queue.begun - queue.taken < room {
                 break;
             }
             self.room.wait(&mut queue);
@@ -280,6 +282,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::data::SamplerConfig;
@@ -387,12 +390,23 @@ mod tests {
     #[test]
     fn it_makes_no_more_than_asked_ahead_and_stops_when_dropped() {
         let dataset: Arc<Drawn> = Arc::default();
-        let mut loader = loader(dataset.clone(), LoaderConfig { threads: 4, ahead: 2, damaged: Damaged::Stop });
+        let mut loader = loader(dataset.clone(), LoaderConfig { threads: 2, ahead: 2, damaged: Damaged::Stop });
         loader.next().unwrap().unwrap();
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(dataset.read.load(Ordering::Relaxed), 24);
         drop(loader);
         assert_eq!(Arc::strong_count(&dataset), 1);
+    }
+
+    #[test]
+    fn every_thread_has_a_batch_to_make() {
+        let dataset: Arc<Drawn> = Arc::default();
+        let _loader = loader(dataset.clone(), LoaderConfig { threads: 4, ahead: 1, damaged: Damaged::Stop });
+        let begun = Instant::now();
+        while dataset.read.load(Ordering::Relaxed) < 32 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?} images read", dataset.read);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]

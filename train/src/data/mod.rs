@@ -35,6 +35,7 @@ mod crop;
 mod folder;
 mod loader;
 mod pack;
+mod readable;
 pub mod recordio;
 mod records;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use crop::{Crop, SIDE};
 pub use folder::FolderDataset;
 pub use loader::{Batch, Damaged, Loader, LoaderConfig};
 pub use pack::{LabelForm, PackConfig, Packed, pack};
+pub use readable::{Readable, warning};
 pub use records::RecordDataset;
 pub use resize::{Interpolation, Size, resize};
 pub use sampler::{Sampler, SamplerConfig, SamplerState, Step};
@@ -183,6 +185,11 @@ pub trait Dataset: Send + Sync {
 
     /// What a message calls a sample.
     fn name(&self, index: usize) -> String;
+
+    /// What a sample is called among those of its set, wherever the set lies. Nothing where samples have no names.
+    fn own_name(&self, _index: usize) -> String {
+        String::new()
+    }
 
     /// The picture of a sample, read and decoded.
     ///

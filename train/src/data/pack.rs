@@ -57,6 +57,8 @@ pub struct Packed {
     pub encoded: usize,
     /// What was wrong with images that were left out.
     pub skipped: Vec<String>,
+    /// Identities that were left out, as all of their images were.
+    pub without: Vec<String>,
 }
 
 /// Bytes of an image for the record, and whether they are those of its file.
@@ -70,12 +72,13 @@ struct Encoded {
 /// The order is that of the published sets: record 0 with `[A, B]`, images by class with the keys 1 to A − 1, then for each
 /// class a record with the first and one beyond the last of its keys. JPEG files of 112×112 pixels are taken over as they
 /// are, after they have been decoded once to see that they are whole. Other images are resized and encoded as JPEG; they
-/// have to be square, since an aligned crop is. `progress` is called with the number of images done.
+/// have to be square, since an aligned crop is. Identities are numbered in the order of the folder; one without an image
+/// that can be read has no number. `progress` is called with the number of images done.
 ///
 /// Files appear under their names only when all is written.
 ///
 /// # Errors
-/// [`DataError`] that names the file.
+/// [`DataError`] that names the file; [`DataError::Nothing`] where no image can be read.
 pub fn pack(
     folder: &FolderDataset,
     out: &Path,
@@ -96,8 +99,7 @@ pub fn pack(
     if let Some(name) = names.iter().find(|name| name.exists()) {
         return Err(DataError::Exists(name.clone()));
     }
-    let (mut packed, records) = write_images(folder, out, config, &mut progress)?;
-    packed.classes = folder.classes();
+    let (packed, records) = write_images(folder, out, config, &mut progress)?;
     let mut property = NamedTempFile::new_in(out).map_err(DataError::writing(out))?;
     writeln!(property, "{},{SIZE},{SIZE}", packed.classes).map_err(DataError::writing(&names[2]))?;
     // The records come last, so that whoever finds them finds the rest.
@@ -135,39 +137,49 @@ fn write_images(
     let mut writer = RecordWriter::new(file()?, file()?);
     writer.write(0, &ranges(0, 1 + folder.len() as u64, folder.classes() as u64), &[])?;
     let mut key = 1;
-    let mut last_keys = vec![0; folder.classes()];
+    // Classes of the folder that have images, and the first key of each.
+    let mut classes: Vec<(u32, u64)> = Vec::new();
     for start in (0..folder.len()).step_by(CHUNK) {
         let end = (start + CHUNK).min(folder.len());
         let images: Vec<Result<Encoded, DataError>> =
             (start..end).into_par_iter().map(|index| encoded(folder, index, config.quality)).collect();
         for (index, image) in (start..end).zip(images) {
-            let label = folder.label(index);
             match image {
                 Ok(Encoded { bytes, kept }) => {
+                    let class = folder.label(index);
+                    if classes.last().is_none_or(|(last, _)| *last != class) {
+                        classes.push((class, key));
+                    }
                     *(if kept { &mut packed.kept } else { &mut packed.encoded }) += 1;
-                    writer.write(key, &header(label, key, config.labels), &bytes)?;
+                    writer.write(key, &header(classes.len() as u32 - 1, key, config.labels), &bytes)?;
                     key += 1;
                 }
                 Err(error) if config.skip_damaged && error.is_one_image() => packed.skipped.push(error.to_string()),
                 Err(error) => return Err(error),
             }
-            last_keys[label as usize] = key;
         }
         progress(end);
     }
+    if classes.is_empty() {
+        return Err(DataError::Nothing { path: folder.root().to_owned(), what: "image that can be read" });
+    }
+    packed.classes = classes.len();
+    let without =
+        (0..folder.classes() as u32).filter(|class| classes.binary_search_by_key(class, |one| one.0).is_err());
+    packed.without = without.map(|class| folder.class_name(class).to_owned()).collect();
     let images = key;
-    let mut first = 1;
-    for last in last_keys {
-        let labels = Labels::Array(vec![first as f32, last as f32]);
+    for (place, (_, first)) in classes.iter().enumerate() {
+        let end = classes.get(place + 1).map_or(images, |(_, next)| *next);
+        let labels = Labels::Array(vec![*first as f32, end as f32]);
         writer.write(key, &Header { labels, id: key, id2: 0 }, &[])?;
-        (key, first) = (key + 1, last);
+        key += 1;
     }
     let (records, index) = writer.finish()?;
     let into_file =
         |file: BufWriter<NamedTempFile>| file.into_inner().map_err(|error| DataError::writing(out)(error.into_error()));
     let (mut records, index) = (into_file(records)?, into_file(index)?);
     if !packed.skipped.is_empty() {
-        rewrite_first(records.as_file_mut(), &ranges(0, images, folder.classes() as u64))
+        rewrite_first(records.as_file_mut(), &ranges(0, images, packed.classes as u64))
             .map_err(DataError::writing(out))?;
     }
     Ok((packed, [records, index]))

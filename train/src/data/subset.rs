@@ -62,6 +62,10 @@ impl Dataset for Subset {
         self.whole.name(self.samples[index].0 as usize)
     }
 
+    fn own_name(&self, index: usize) -> String {
+        self.whole.own_name(self.samples[index].0 as usize)
+    }
+
     fn image(&self, index: usize) -> Result<Crop, DataError> {
         self.whole.image(self.samples[index].0 as usize)
     }

@@ -38,7 +38,25 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::{DType, Device, Tensor};
     use vultus_engine::model::Architecture;
+
+    /// The output layer has dropout, which is for what is trained.
+    #[test]
+    fn frozen_units_run_as_after_training() {
+        let mut network = Network::new(Architecture::Ir18, 16, 0).unwrap();
+        network.freeze(network.units());
+        let values: Vec<f32> = (0..3 * 112 * 112).map(|at| (at as f32 / 700.0).sin()).collect();
+        let pixels = Tensor::from_vec(values, (1, 3, 112, 112), &Device::Cpu).unwrap();
+        for tensors in [false, true] {
+            if tensors {
+                network.use_tensors(&Device::Cpu, DType::F32).unwrap();
+            }
+            let trained = network.embed(&pixels).unwrap().to_vec2::<f32>().unwrap();
+            let (found, _) = network.forward(&pixels, 7).unwrap();
+            assert_eq!(found.to_vec2::<f32>().unwrap(), trained);
+        }
+    }
 
     #[test]
     fn the_first_units_are_frozen_by_name() {

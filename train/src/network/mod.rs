@@ -234,9 +234,8 @@ impl Network {
             return Ok(output.reshape((output.dim(0)?, self.dim))?);
         }
         let mut x = self.enter(pixels)?;
-        let pass = Pass { of_batch: false, seed: None };
         for index in 0..self.units.len() {
-            x = self.step(index, x, pass)?.0;
+            x = self.step(index, x, Pass::TRAINED)?.0;
         }
         self.leave(&x)
     }
@@ -275,7 +274,7 @@ impl Network {
         for index in 0..self.units.len() {
             let is_frozen = index < self.settings.frozen;
             let of_unit;
-            (x, of_unit) = self.step(index, x, if is_frozen { Pass { of_batch: false, ..pass } } else { pass })?;
+            (x, of_unit) = self.step(index, x, if is_frozen { Pass::TRAINED } else { pass })?;
             if !is_frozen {
                 kept.push(of_unit);
             }

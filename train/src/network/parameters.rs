@@ -233,11 +233,6 @@ impl Gradients {
         self.all.iter().map(Vec::as_slice)
     }
 
-    /// In the order of [`Parameters::iter`], empty for parameters without one: for clipping.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
-        self.all.iter_mut().map(Vec::as_mut_slice)
-    }
-
     /// Those of a network on tensors, in the order of [`Parameters::iter`].
     pub(crate) fn tensors(&self) -> &[Option<Tensor>] {
         self.tensors.as_deref().unwrap_or_default()

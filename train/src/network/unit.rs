@@ -59,6 +59,11 @@ pub(super) struct Pass {
     pub(super) seed: Option<u64>,
 }
 
+impl Pass {
+    /// That of a trained network.
+    pub(super) const TRAINED: Self = Self { of_batch: false, seed: None };
+}
+
 /// A convolution's output and its normalisation.
 #[derive(Debug)]
 pub(super) struct Output {

@@ -8,7 +8,8 @@
 //! was written: the same training gives the same bytes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -19,17 +20,15 @@ use sha2::{Digest, Sha256};
 use vultus_engine::model::Architecture;
 use vultus_engine::model::manifest::Input;
 
+use super::fixed::Fixed;
 use crate::data::SamplerState;
 
 const MAGIC: [u8; 12] = *b"VULTUS-CKPT\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes ahead of the safetensors part.
 const FRONT: usize = MAGIC.len() + 4 + 8 + 32;
 /// Where the state is in the metadata.
 const STATE: &str = "state";
-const EXTENSION: &str = "ckpt";
-/// What names of checkpoints begin with; the step follows.
-const PREFIX: &str = "step-";
 
 /// Why a checkpoint cannot be written or used.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +49,22 @@ pub enum CheckpointError {
         /// What is wrong.
         problem: String,
     },
+    /// A checkpoint of another version of this program.
+    #[error("{} is a checkpoint of version {found}, this vultus-train has version {}", path.display(), VERSION)]
+    Version {
+        /// Which.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// There are checkpoints, and all of them are damaged.
+    #[error("none of {count} checkpoints can be used, the last: {last}")]
+    NoneUsable {
+        /// How many there are.
+        count: usize,
+        /// Why the last cannot be used.
+        last: Box<CheckpointError>,
+    },
     /// A tensor that cannot be kept.
     #[error("{name} cannot be kept: {problem}")]
     Tensor {
@@ -61,7 +76,7 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         |source| Self::Io { path: path.to_owned(), source }
     }
 }
@@ -73,10 +88,14 @@ pub struct State {
     pub step: u64,
     /// From where the sampler goes on.
     pub sampler: SamplerState,
-    /// Samples and classes of what is trained on, to notice another set.
+    /// Samples and classes of what is trained on, to tell of another set.
     pub samples: u64,
     /// See `samples`.
     pub classes: u64,
+    /// SHA-256 over labels and names of what is trained on, to notice another set of the same size.
+    pub set: String,
+    /// The settings that may not change on the way.
+    pub fixed: Fixed,
     /// The network.
     pub architecture: Architecture,
     /// Values of its embeddings.
@@ -129,13 +148,27 @@ impl Checkpoint {
         Ok(file)
     }
 
+    /// Whether a file says that it is a checkpoint of a run, whole or damaged.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn is_at(path: &Path) -> Result<bool, CheckpointError> {
+        let mut magic = Vec::new();
+        let file = File::open(path).map_err(CheckpointError::io(path))?;
+        file.take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(CheckpointError::io(path))?;
+        Ok(magic == MAGIC)
+    }
+
     /// Reads a file.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`], [`CheckpointError::Damaged`].
+    /// [`CheckpointError::Io`], [`CheckpointError::Version`], [`CheckpointError::Damaged`].
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = std::fs::read(path).map_err(CheckpointError::io(path))?;
-        Self::from_bytes(&file).map_err(|problem| CheckpointError::Damaged { path: path.to_owned(), problem })
+        match version(&file) {
+            Some(found) if found != VERSION => Err(CheckpointError::Version { path: path.to_owned(), found }),
+            _ => Self::from_bytes(&file).map_err(|problem| CheckpointError::Damaged { path: path.to_owned(), problem }),
+        }
     }
 
     fn from_bytes(file: &[u8]) -> Result<Self, String> {
@@ -170,6 +203,11 @@ impl Checkpoint {
     }
 }
 
+/// The version of what begins as a checkpoint.
+fn version(file: &[u8]) -> Option<u32> {
+    file.strip_prefix(&MAGIC)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
 /// Type, shape and little-endian values of a tensor.
 fn bytes(tensor: &Tensor) -> candle_core::Result<(Dtype, Vec<usize>, Vec<u8>)> {
     let flat = tensor.flatten_all()?;
@@ -180,107 +218,14 @@ fn bytes(tensor: &Tensor) -> candle_core::Result<(Dtype, Vec<usize>, Vec<u8>)> {
     Ok((dtype, tensor.dims().to_vec(), bytes))
 }
 
-/// Writes a file so that it is whole under its name or not there.
-///
-/// # Errors
-/// [`CheckpointError::Io`].
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        }
-        file.persist(path).map_err(|error| error.error)?;
-        // The name is on the disk once its folder is.
-        #[cfg(unix)]
-        std::fs::File::open(folder)?.sync_all()?;
-        Ok(())
-    };
-    write().map_err(CheckpointError::io(path))
-}
-
-/// The checkpoints of a folder.
-#[derive(Debug, Clone)]
-pub struct Checkpoints {
-    folder: PathBuf,
-    keep: usize,
-}
-
-impl Checkpoints {
-    /// The folder is made if it is not there. The last `keep` are kept.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Io`].
-    pub fn open(folder: PathBuf, keep: usize) -> Result<Self, CheckpointError> {
-        std::fs::create_dir_all(&folder).map_err(CheckpointError::io(&folder))?;
-        Ok(Self { folder, keep })
-    }
-
-    /// Where the best one lies.
-    pub fn best(&self) -> PathBuf {
-        self.folder.join(format!("best.{EXTENSION}"))
-    }
-
-    /// Steps and paths, the last first.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Io`].
-    pub fn list(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.folder).map_err(CheckpointError::io(&self.folder))? {
-            let path = entry.map_err(CheckpointError::io(&self.folder))?.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.strip_prefix(PREFIX));
-            let step = stem.filter(|_| path.extension().is_some_and(|extension| extension == EXTENSION));
-            found.extend(step.and_then(|step| step.parse().ok()).map(|step| (step, path)));
-        }
-        found.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(found)
-    }
-
-    /// Writes one, and removes those that are too many. `best` says that it is the best so far.
-    ///
-    /// # Errors
-    /// [`CheckpointError`].
-    pub fn write(&self, checkpoint: &Checkpoint, best: bool) -> Result<PathBuf, CheckpointError> {
-        let bytes = checkpoint.to_bytes()?;
-        let path = self.folder.join(format!("{PREFIX}{:010}.{EXTENSION}", checkpoint.state.step));
-        write_whole(&path, &bytes)?;
-        if best {
-            write_whole(&self.best(), &bytes)?;
-        }
-        for (_, old) in self.list()?.into_iter().skip(self.keep) {
-            std::fs::remove_file(&old).map_err(CheckpointError::io(&old))?;
-        }
-        Ok(path)
-    }
-
-    /// The last one that can be used, and why later ones cannot.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Io`] where the folder cannot be read.
-    pub fn last(&self) -> Result<(Option<Checkpoint>, Vec<CheckpointError>), CheckpointError> {
-        let mut refused = Vec::new();
-        for (_, path) in self.list()? {
-            match Checkpoint::open(&path) {
-                Ok(checkpoint) => return Ok((Some(checkpoint), refused)),
-                Err(error) => refused.push(error),
-            }
-        }
-        Ok((None, refused))
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::TrainConfig;
     use super::*;
     use proptest::prelude::*;
 
-    fn checkpoint(step: u64) -> Checkpoint {
+    /// A checkpoint of a run that has trained nothing.
+    pub(in super::super) fn checkpoint(step: u64) -> Checkpoint {
         let tensors = HashMap::from([
             ("network.a".to_owned(), Tensor::new(&[[1.5f32, -0.0], [f32::MIN_POSITIVE, 3.0]], &Device::Cpu).unwrap()),
             ("head.batch_mean".to_owned(), Tensor::new(&[0.1f64 + 0.2], &Device::Cpu).unwrap()),
@@ -290,6 +235,8 @@ mod tests {
             sampler: SamplerState { seed: 3, epoch: 1, position: 64 },
             samples: 100,
             classes: 4,
+            set: "ab".into(),
+            fixed: Fixed::of(&TrainConfig::default()),
             architecture: Architecture::Ir18,
             dim: 512,
             input: Architecture::Ir18.default_input(),
@@ -311,25 +258,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_are_kept_and_a_damaged_one_is_passed_over() {
+    fn another_version_is_told_from_damage() {
         let folder = tempfile::tempdir().unwrap();
-        let all = Checkpoints::open(folder.path().join("checkpoints"), 2).unwrap();
-        assert!(all.last().unwrap().0.is_none());
-        for step in [9, 10, 110] {
-            all.write(&checkpoint(step), step == 9).unwrap();
-        }
-        let listed = all.list().unwrap();
-        assert_eq!(listed.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [110, 10]);
-        assert_eq!(Checkpoint::open(&all.best()).unwrap().state.step, 9);
-        let mut bytes = std::fs::read(&listed[0].1).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 4;
-        std::fs::write(&listed[0].1, bytes).unwrap();
-        let (last, refused) = all.last().unwrap();
-        assert_eq!(last.unwrap().state.step, 10);
-        assert_eq!(refused.len(), 1);
-        let message = refused[0].to_string();
-        assert!(message.contains("step-0000000110.ckpt cannot be used: it is damaged") && !message.contains('\n'));
+        let path = folder.path().join("some.ckpt");
+        let mut bytes = checkpoint(7).to_bytes().unwrap();
+        bytes[MAGIC.len()] += 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Version { found: 3, .. })));
+        assert!(Checkpoint::is_at(&path).unwrap());
+        std::fs::write(&path, &bytes[..5]).unwrap();
+        assert!(!Checkpoint::is_at(&path).unwrap());
+        assert!(matches!(Checkpoint::is_at(folder.path().join("none").as_path()), Err(CheckpointError::Io { .. })));
     }
 
     proptest! {

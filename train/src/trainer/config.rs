@@ -7,9 +7,10 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vultus_engine::model::{Architecture, Precision};
+use vultus_engine::model::{Architecture, Color, Precision};
 
 use super::TrainError;
+use super::check;
 use super::head::{HeadConfig, KernelStart};
 use super::place::{Backend, CPU};
 use crate::data::{AugmentConfig, LoaderConfig, SIDE};
@@ -70,12 +71,17 @@ pub struct NetworkConfig {
     /// checkpoint, or a checkpoint of a run (`.ckpt`). Without it, training starts from random weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
+    /// The order of colours that it sees; where none is given, that of `start`, or the architecture's usual one. Needed for
+    /// files that do not say which one their network wants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub color: Option<Color>,
     /// Beginnings of the names of parameters that are not trained, such as `input_layer` or `body.0`; these units have
     /// to be the network's first.
     pub frozen: Vec<String>,
     /// Whether training normalises by the running statistics and leaves them as they are. Where nothing is said: only
-    /// where `start` is a network with its batch normalisation folded. Set to false there, normalisations are put back
-    /// with statistics measured on training crops, and trained by those of batches.
+    /// where `start` is a network with its batch normalisation folded, or a checkpoint of a run that was trained so. Set to
+    /// false there, normalisations are put back with statistics measured on training crops, and trained by those of
+    /// batches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constant_statistics: Option<bool>,
     /// Whether values ahead of the linear layer are dropped, as published.
@@ -88,6 +94,7 @@ impl Default for NetworkConfig {
             architecture: None,
             dim: None,
             start: None,
+            color: None,
             frozen: Vec::new(),
             constant_statistics: None,
             dropout: true,
@@ -165,7 +172,7 @@ impl Default for OptimiserConfig {
     }
 }
 
-/// Looks at faces that are not trained on, at the end of epochs.
+/// Looks at faces that are not trained on, at the end of epochs and of the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationConfig {
@@ -214,7 +221,10 @@ impl TrainConfig {
         let mut config: Self = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         let folder = std::path::absolute(path).map_err(TrainError::io(path))?;
         let folder = folder.parent().unwrap_or(Path::new("."));
-        config.data.path = folder.join(&config.data.path);
+        // Joined with nothing, the folder itself would be taken for the data.
+        if !config.data.path.as_os_str().is_empty() {
+            config.data.path = folder.join(&config.data.path);
+        }
         config.validation.sets.iter_mut().for_each(|set| *set = folder.join(&*set));
         let teacher = config.distillation.as_mut().map(|distillation| &mut distillation.teacher);
         for name in config.network.start.as_mut().into_iter().chain(teacher).filter(|name| *name != EMBEDDED) {
@@ -256,7 +266,7 @@ impl TrainConfig {
         } else if self.head.weight == 0.0 && self.distillation.is_none() {
             Err("head.weight is 0 and there is no teacher: nothing to learn from".into())
         } else {
-            Ok(())
+            check::before_it_begins(self)
         }
     }
 
@@ -333,6 +343,7 @@ mod tests {
             ("[head]\nweight = 0.0", "nothing to learn"),
             ("[optimiser]\nclip = 0.0", "optimiser.clip"),
             ("seed = -1", "seed"),
+            ("seed = 1", "data.path is missing"),
             ("[run]\ndevice = \"gpu\"", "the devices are cpu, cuda and cuda:N"),
             ("[run]\ndevice = \"cuda:0\"\nbackend = \"kernels\"", "run.backend"),
             ("[run]\nprecision = \"bf16\"", "needs a GPU"),

@@ -12,9 +12,12 @@ use vultus_engine::model::import::{Options, import};
 use vultus_engine::model::{Installed, Registry};
 use vultus_engine::random::Random;
 
-use super::checkpoint::{Checkpoint, Checkpoints};
-use super::run::open_dataset;
+use super::checkpoint::{Checkpoint, CheckpointError};
+use super::checkpoints::Checkpoints;
+use super::data::Data;
+use super::folder::{checkpoints_of, config_of};
 use super::{TrainConfig, TrainError};
+use crate::data::{Crop, Damaged, Readable};
 use crate::head::AdaFaceState;
 use crate::network::Network;
 
@@ -56,11 +59,11 @@ pub struct Exported {
 /// # Errors
 /// [`TrainError::NoRun`] where there is no usable checkpoint, [`TrainError::Import`] where the engine refuses the model.
 pub fn export(config: &ExportConfig) -> Result<Exported, TrainError> {
-    let run = TrainConfig::open(&config.run.join("config.toml"))?;
+    let run = TrainConfig::open(&config_of(&config.run))?;
     let mut warnings = Vec::new();
     let checkpoint = match &config.checkpoint {
         Some(path) => Checkpoint::open(path)?,
-        None => choose(&config.run, run.checkpoints.keep, &mut warnings)?,
+        None => choose(&config.run, &mut warnings)?,
     };
     let state = &checkpoint.state;
     let mut network = Network::new(state.architecture, state.dim, 0)?;
@@ -73,7 +76,10 @@ pub fn export(config: &ExportConfig) -> Result<Exported, TrainError> {
         }
     }
     let samples = match samples(&run) {
-        Ok(samples) => samples,
+        Ok((samples, damaged)) => {
+            warnings.extend(damaged);
+            samples
+        }
         Err(error) => {
             warnings.push(format!("norms are measured on drawn faces, as the training data cannot be read: {error}"));
             Vec::new()
@@ -92,11 +98,6 @@ pub fn export(config: &ExportConfig) -> Result<Exported, TrainError> {
         replace: config.replace,
         ..Options::new(&config.name)
     };
-    let default = state.architecture.default_input();
-    if (default.mean, default.scale) != (state.input.mean, state.input.scale) {
-        let problem = "the network was trained with pixels of another scale than its architecture's";
-        return Err(TrainError::Other(problem.into()));
-    }
     let imported = import(&file, &Registry::new(config.models.clone()), &options, &Device::Cpu)?;
     // Import guesses by norms whether colours are in the right order. Here it is known, as the network was trained in it.
     warnings.extend(imported.warnings.into_iter().filter(|warning| !warning.starts_with("the colour order")));
@@ -104,12 +105,13 @@ pub fn export(config: &ExportConfig) -> Result<Exported, TrainError> {
 }
 
 /// The best checkpoint, or the last where nothing was validated.
-fn choose(run: &Path, keep: usize, warnings: &mut Vec<String>) -> Result<Checkpoint, TrainError> {
-    let checkpoints = Checkpoints::open(run.join("checkpoints"), keep)?;
+fn choose(run: &Path, warnings: &mut Vec<String>) -> Result<Checkpoint, TrainError> {
+    let checkpoints = Checkpoints::at(checkpoints_of(run));
     if checkpoints.best().exists() {
         match Checkpoint::open(&checkpoints.best()) {
             Ok(best) => return Ok(best),
-            Err(error) => warnings.push(error.to_string()),
+            Err(error @ CheckpointError::Damaged { .. }) => warnings.push(error.to_string()),
+            Err(error) => return Err(error.into()),
         }
     }
     let (last, refused) = checkpoints.last()?;
@@ -127,13 +129,44 @@ fn running(checkpoint: &Checkpoint) -> Result<Option<AdaFaceState>, TrainError> 
     Ok(number("batch_mean")?.zip(number("batch_std")?).map(|(mean, std)| AdaFaceState { mean, std }))
 }
 
-/// Crops of the training data, drawn from the seed, as they are.
-fn samples(run: &TrainConfig) -> Result<Vec<AlignedCrop>, TrainError> {
-    let dataset = open_dataset(&run.data.path)?;
+/// Crops of the part that was trained on, drawn from the seed, as they are; and what is to be told of damaged ones.
+fn samples(run: &TrainConfig) -> Result<(Vec<AlignedCrop>, Option<String>), TrainError> {
+    let dataset = Data::open(run)?.train;
     let order = Random::named(run.seed, "samples for norms").order(dataset.len());
-    let crop = |index: &usize| {
-        let image = dataset.image(*index)?.to_rgb();
-        AlignedCrop::new(image).map_err(|error| TrainError::Other(error.to_string()))
-    };
-    order.iter().take(SAMPLES).map(crop).collect()
+    let found = Readable::read(dataset.as_ref(), order, SAMPLES, Damaged::Skip)?;
+    let crop = |crop: &Crop| AlignedCrop::new(crop.to_rgb()).map_err(|error| TrainError::Other(error.to_string()));
+    let warning = found.warning("crops to measure norms on");
+    Ok((found.crops.iter().map(crop).collect::<Result<_, _>>()?, warning))
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+    use vultus_engine::image::encode_png;
+
+    use super::*;
+
+    /// A damaged crop costs itself alone, and nobody who is held out is measured.
+    #[test]
+    fn norms_are_measured_on_what_was_trained_on() {
+        let root = tempfile::tempdir().unwrap();
+        for identity in 0..6u8 {
+            let folder = root.path().join(format!("faces/{identity}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            for crop in 0..3u8 {
+                let picture = RgbImage::from_pixel(112, 112, image::Rgb([40 * identity + crop; 3]));
+                std::fs::write(folder.join(format!("{crop}.png")), encode_png(&picture).unwrap()).unwrap();
+            }
+        }
+        let mut run = TrainConfig::default();
+        run.data.path = root.path().join("faces");
+        run.data.hold_out = 2;
+        let (crops, warning) = samples(&run).unwrap();
+        assert_eq!((crops.len(), warning), (12, None));
+        let train = Data::open(&run).unwrap().train;
+        std::fs::write(train.name(0), "no image").unwrap();
+        let (crops, warning) = samples(&run).unwrap();
+        assert_eq!(crops.len(), 11);
+        assert!(warning.unwrap().starts_with("1 crops to measure norms on left out as damaged"));
+    }
 }

@@ -136,6 +136,8 @@ impl HeadConfig {
             Err("head.rate is below 1, which is not for curricularface: it looks at all classes".into())
         } else if self.gradient != MarginGradient::Exact && !self.kind.has_both_gradients() {
             Err("head.gradient is straight_through, which is for adaface, arcface and cosface only".into())
+        } else if !(self.norm_mean.is_finite() && self.norm_std.is_finite() && self.norm_std >= 0.0) {
+            Err("head.norm_mean is a finite number, and head.norm_std one of 0 or above".into())
         } else if self.kind == HeadKind::MagFace && self.m.is_some() {
             Err("head.m is not for magface, which has head.least_margin and head.most_margin".into())
         } else {

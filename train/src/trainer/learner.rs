@@ -82,11 +82,6 @@ impl Learner {
         Ok(Self { network, head, head_weight, gradients, descent, clip, measured })
     }
 
-    /// The head, where there is one.
-    pub fn head(&self) -> Option<&TrainedHead> {
-        self.head.as_ref()
-    }
-
     /// Has classes, where there is a head, begin at directions that the network says.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use vultus_engine::random::Random;
 
 use super::TrainError;
 use super::validate::{AT_ONCE, embed};
-use crate::data::{Crop, Dataset};
+use crate::data::{Damaged, Dataset, Readable};
 use crate::network::Network;
 
 /// Crops of a class that its direction is the mean of, at most.
@@ -37,23 +37,14 @@ pub(super) fn class_means(
     });
     let mut sums = vec![vec![0f64; dim]; classes];
     for indices in indices.chunks(AT_ONCE) {
-        let (mut crops, mut labels): (Vec<Crop>, Vec<u32>) = (Vec::new(), Vec::new());
-        for index in indices {
-            match dataset.image(*index) {
-                Ok(crop) => {
-                    crops.push(crop);
-                    labels.push(dataset.label(*index));
-                }
-                Err(error) if error.is_one_image() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let Readable { indices, crops, .. } = Readable::read(dataset, indices.iter().copied(), AT_ONCE, Damaged::Skip)?;
         if crops.is_empty() {
             continue;
         }
-        for (raw, label) in embed(network, wanted, &crops)?.iter().zip(labels) {
+        for (raw, index) in embed(network, wanted, &crops)?.iter().zip(indices) {
             let norm = length(raw.iter().map(|value| f64::from(*value))).max(1e-12);
-            sums[label as usize].iter_mut().zip(raw).for_each(|(sum, value)| *sum += f64::from(*value) / norm);
+            let sum = &mut sums[dataset.label(index) as usize];
+            sum.iter_mut().zip(raw).for_each(|(sum, value)| *sum += f64::from(*value) / norm);
         }
     }
     let direction = |(class, sum): (u32, Vec<f64>)| {
@@ -72,7 +63,7 @@ mod tests {
     use vultus_engine::model::Architecture;
 
     use super::*;
-    use crate::data::DataError;
+    use crate::data::{Crop, DataError};
 
     /// Classes 0 and 1 with three crops each, one of them damaged; class 2 has none.
     struct Drawn;

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::write_whole;
 use super::learner::Measured;
 use super::sets::{OfSet, mean_accuracy};
 use super::tfevents::EventFile;
 use super::validate::{OfSide, Validation};
+use super::whole::write_whole;
 
 /// The file of all metrics.
 pub const METRICS: &str = "metrics.ndjson";
@@ -49,7 +49,7 @@ pub struct StepRecord {
 pub struct ValidationRecord {
     /// Steps done.
     pub step: u64,
-    /// The epoch that has ended, from 0.
+    /// The epoch that has ended, from 0; at the end of a run the one it is in.
     pub epoch: u64,
     /// What says which checkpoint is best: the mean over verification sets, where there are some, or else that of
     /// [`Validation`].
@@ -141,6 +141,12 @@ impl Metrics {
         Ok(Self { lines, events: EventFile::create(folder, step)? })
     }
 
+    /// Brings what was written onto the disk, so that no checkpoint is ahead of it.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.lines.sync_data()?;
+        self.events.sync()
+    }
+
     fn line(&mut self, record: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_string(record)?;
         line.push('\n');
@@ -181,7 +187,7 @@ mod tests {
 
     #[test]
     fn sets_choose_where_there_are_some() {
-        let held_out = || Some(Validation { accuracy: 0.5, crops: 7, sides: Vec::new() });
+        let held_out = || Some(Validation { accuracy: 0.5, crops: 7, sides: Vec::new(), skipped: Vec::new() });
         let set = |accuracy| OfSet { set: "lfw".into(), accuracy, threshold: 1.4 };
         let accuracy = |held_out, sets| ValidationRecord::new(1, 0, held_out, sets).map(|one| one.validation_accuracy);
         assert_eq!(accuracy(None, vec![]), None);

@@ -10,10 +10,13 @@
 //! | file | what |
 //! |---|---|
 //! | `config.toml` | the configuration as it holds, defaults included |
+//! | `lock` | locked by the process that trains |
 //! | `metrics.ndjson` | a line for each step and each validation |
 //! | `events.out.tfevents.*` | the same for TensorBoard |
-//! | `checkpoints/step-*.ckpt` | the last few checkpoints |
+//! | `checkpoints/step-*.ckpt` | the last few checkpoints; `.damaged` behind the name of one that could not be used |
 //! | `checkpoints/best.ckpt` | that of the best validation |
+//!
+//! A process that is killed leaves a folder that another goes on with; two at a time are refused.
 //!
 //! What is random is drawn from the seed and the number of the step, epoch or sample; nothing is drawn from a generator
 //! that runs along. So a checkpoint needs no more than weights, momenta, the head's running norms and a few positions,
@@ -34,11 +37,16 @@
 //! # }
 //! ```
 
+mod check;
 mod checkpoint;
+mod checkpoints;
 mod config;
+mod data;
 mod descent;
 mod distil;
 mod export;
+mod fixed;
+mod folder;
 mod head;
 mod input;
 mod learner;
@@ -51,6 +59,7 @@ mod start;
 mod tfevents;
 mod trained_head;
 mod validate;
+mod whole;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,22 +67,26 @@ use std::path::{Path, PathBuf};
 use vultus_engine::model::import::ImportError;
 use vultus_engine::model::{DeviceError, ModelError, RegistryError};
 
-pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints, State, write_whole};
+pub use checkpoint::{Checkpoint, CheckpointError, State};
+pub use checkpoints::Checkpoints;
 pub use config::{
     CheckpointConfig, DataConfig, DistillationConfig, NetworkConfig, OptimiserConfig, RunConfig, TrainConfig,
     ValidationConfig,
 };
+pub use data::open_dataset;
 pub use distil::{Lesson, Teacher, loss as distillation_loss};
 pub use export::{ExportConfig, Exported, export};
+pub use fixed::Fixed;
 pub use head::{HeadConfig, HeadKind, KernelStart};
 pub use learner::{Learner, Measured, Part};
 pub use metrics::{METRICS, StepRecord, ValidationRecord};
 pub use place::Backend;
-pub use run::{Event, Outcome, Trainer, open_dataset};
+pub use run::{Event, Outcome, Trainer};
 pub use sets::OfSet;
 pub use tfevents::EventFile;
 pub use trained_head::TrainedHead;
 pub use validate::{OfSide, Validation, validate};
+pub use whole::write_whole;
 
 use crate::data::DataError;
 use crate::eval::EvalError;
@@ -141,6 +154,25 @@ pub enum TrainError {
         /// What was asked for.
         wanted: String,
     },
+    /// Weights to start from that want pixels of another scale than their architecture has.
+    #[error("the weights to start from want pixels as {found}, their architecture is trained and run with {wanted}")]
+    Scale {
+        /// What was found.
+        found: String,
+        /// That of the architecture.
+        wanted: String,
+    },
+    /// Weights to start from that do not say which colours they want to see.
+    #[error(
+        "nothing says which colour order the network of {} wants: {why}; set network.color to rgb or bgr",
+        path.display()
+    )]
+    UnknownColor {
+        /// Their file.
+        path: PathBuf,
+        /// Where it should be looked for.
+        why: &'static str,
+    },
     /// A teacher with embeddings of another length.
     #[error(
         "the teacher's embeddings have {teacher} values, the network's {student}: set network.dim to the teacher's"
@@ -154,6 +186,12 @@ pub enum TrainError {
     /// A folder that has a run already.
     #[error("{} has a run already; it is taken up with --resume", .0.display())]
     Exists(PathBuf),
+    /// A folder with checkpoints and no configuration.
+    #[error("{} has checkpoints of another run; remove them, or choose another folder", .0.display())]
+    Leftover(PathBuf),
+    /// A folder that another process trains in.
+    #[error("{} is being trained in by another process", .0.display())]
+    Locked(PathBuf),
     /// A folder without a run.
     #[error("{} has no run", .0.display())]
     NoRun(PathBuf),
@@ -164,6 +202,24 @@ pub enum TrainError {
         began: String,
         /// What they are.
         found: String,
+    },
+    /// A setting is not the one that the run began with.
+    #[error("{setting} was {began} when the run began and is {now}: put it back, or begin another run")]
+    OtherSetting {
+        /// Its name.
+        setting: String,
+        /// What it was.
+        began: String,
+        /// What it is.
+        now: String,
+    },
+    /// Faces that cannot be trained or validated on.
+    #[error("{}: {problem}", path.display())]
+    Set {
+        /// Where they are.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
     },
     /// The loss or a gradient is infinite or no number: the rate may be too high.
     #[error("the loss or a gradient is not finite")]

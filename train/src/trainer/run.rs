@@ -1,15 +1,18 @@
 //! A run: its folder, its loop.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use vultus_engine::random::Random;
 
-use super::checkpoint::{Checkpoint, Checkpoints, State, write_whole};
+use super::checkpoint::{Checkpoint, State};
+use super::checkpoints::Checkpoints;
+use super::data::{Data, sampler_config};
 use super::distil::Teacher;
+use super::fixed::Fixed;
+use super::folder::RunFolder;
 use super::head::{HeadKind, KernelStart};
 use super::learner::{Learner, Measured, Part};
 use super::means::class_means;
@@ -17,15 +20,12 @@ use super::metrics::{Metrics, StepRecord, ValidationRecord};
 use super::sets::EvaluationSet;
 use super::start::{self, Started};
 use super::validate::validate;
+use super::whole::write_whole;
 use super::{TrainConfig, TrainError, input};
-use crate::data::{
-    Batch, Dataset, FolderDataset, Loader, RecordDataset, SIDE, Sampler, SamplerConfig, SamplerState, hold_out,
-};
+use crate::data::{Batch, DataError, Loader, Readable, SIDE, Sampler, SamplerState, warning};
 use crate::network::Network;
 use crate::optimise::{Schedule, SgdConfig};
 
-const CONFIG: &str = "config.toml";
-const CHECKPOINTS: &str = "checkpoints";
 /// Crops that give a network its statistics where it has none.
 const CALIBRATION: usize = 64;
 
@@ -66,10 +66,9 @@ pub enum Outcome {
 /// A run that can go on.
 pub struct Trainer {
     config: TrainConfig,
-    folder: PathBuf,
+    folder: RunFolder,
     checkpoints: Checkpoints,
-    train: Arc<dyn Dataset>,
-    held_out: Option<Arc<dyn Dataset>>,
+    data: Data,
     sets: Vec<EvaluationSet>,
     learner: Learner,
     teacher: Option<Teacher>,
@@ -81,84 +80,46 @@ pub struct Trainer {
 
 impl std::fmt::Debug for Trainer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trainer").field("folder", &self.folder).field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Trainer")
+            .field("folder", &self.folder.path())
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
-}
-
-/// Opens a record file, a folder with a `train.rec`, or a folder of identities.
-///
-/// # Errors
-/// [`TrainError::Data`].
-pub fn open_dataset(path: &Path) -> Result<Arc<dyn Dataset>, TrainError> {
-    let records = path.join("train.rec");
-    Ok(if records.is_file() {
-        Arc::new(RecordDataset::open(&records)?)
-    } else if path.is_dir() {
-        Arc::new(FolderDataset::open(path)?)
-    } else {
-        Arc::new(RecordDataset::open(path)?)
-    })
-}
-
-/// What is trained on and what is held out.
-type Data = (Arc<dyn Dataset>, Option<Arc<dyn Dataset>>);
-
-/// Those of a configuration.
-fn datasets(config: &TrainConfig) -> Result<Data, TrainError> {
-    let whole = open_dataset(&config.data.path)?;
-    Ok(match config.data.hold_out {
-        0 => (whole, None),
-        count => {
-            let (rest, held_out) = hold_out(&whole, count, config.seed)?;
-            (Arc::new(rest), Some(Arc::new(held_out)))
-        }
-    })
-}
-
-fn sampler_config(config: &TrainConfig) -> SamplerConfig {
-    SamplerConfig { batch: config.run.batch / config.run.accumulate, ..SamplerConfig::default() }
 }
 
 impl Trainer {
     /// Begins a run in a folder, which is made if it is not there.
     ///
     /// # Errors
-    /// [`TrainError::Exists`] where there is a run already; all that can be wrong with a configuration.
+    /// [`TrainError::Exists`] where there is a run already, [`TrainError::Leftover`] where checkpoints of one are,
+    /// [`TrainError::Locked`]; all that can be wrong with a configuration.
     pub fn start(mut config: TrainConfig, folder: &Path) -> Result<Self, TrainError> {
-        if folder.join(CONFIG).exists() {
-            return Err(TrainError::Exists(folder.to_owned()));
-        }
+        let folder = RunFolder::begin(folder)?;
         let wrong = |problem| TrainError::Config { path: "configuration".into(), problem };
         config.check().map_err(wrong)?;
         config.head.m = (config.head.kind != HeadKind::MagFace).then(|| config.head.margin());
-        let data = datasets(&config)?;
+        let data = Data::open(&config)?;
         let trainer = Self::fresh(config, folder, data)?;
-        write_whole(&folder.join(CONFIG), trainer.config.to_toml()?.as_bytes())?;
+        write_whole(&trainer.folder.config(), trainer.config.to_toml()?.as_bytes())?;
         Ok(trainer)
     }
 
     /// Takes up the run of a folder after the last checkpoint that can be used, or from its beginning where there is
-    /// none. Why later checkpoints cannot be used is told as [`Event::Warning`].
+    /// none at all. Damaged ones behind it get another name, which is told as [`Event::Warning`].
     ///
     /// # Errors
-    /// [`TrainError::NoRun`], [`TrainError::OtherData`], and those of [`Self::start`].
+    /// [`TrainError::NoRun`], [`TrainError::Locked`], [`TrainError::Checkpoint`] where there are checkpoints and none can
+    /// be used, [`TrainError::OtherData`], [`TrainError::OtherSetting`], and those of [`Self::start`].
     pub fn resume(folder: &Path) -> Result<Self, TrainError> {
-        let path = folder.join(CONFIG);
-        if !path.exists() {
-            return Err(TrainError::NoRun(folder.to_owned()));
-        }
-        let config = TrainConfig::open(&path)?;
-        let checkpoints = Checkpoints::open(folder.join(CHECKPOINTS), config.checkpoints.keep)?;
+        let folder = RunFolder::take_up(folder)?;
+        let mut config = TrainConfig::open(&folder.config())?;
+        let checkpoints = Checkpoints::open(folder.checkpoints())?;
         let (last, refused) = checkpoints.last()?;
-        let data = datasets(&config)?;
+        let data = Data::open(&config)?;
         let mut trainer = match last {
             Some(Checkpoint { state, tensors }) => {
-                let told = |samples, classes| format!("{samples} images of {classes} identities");
-                let (began, found) =
-                    (told(state.samples, state.classes), told(data.0.len() as u64, data.0.classes() as u64));
-                if began != found {
-                    return Err(TrainError::OtherData { began, found });
-                }
+                state.fixed.hold(&mut config)?;
+                data.check_same(&state)?;
                 let mut network = Network::new(state.architecture, state.dim, config.seed)?;
                 start::apply(&mut network, &config.network)?;
                 let mut trainer = Self::assemble(config, folder, data, network, state)?;
@@ -167,28 +128,32 @@ impl Trainer {
             }
             None => Self::fresh(config, folder, data)?,
         };
-        trainer.warnings.extend(refused.iter().map(ToString::to_string));
+        trainer.warnings.extend(checkpoints.set_aside(&refused)?);
         Ok(trainer)
     }
 
     /// A run at its beginning.
-    fn fresh(mut config: TrainConfig, folder: &Path, data: Data) -> Result<Self, TrainError> {
-        let Started { mut network, input, calibrate } = start::network(&mut config.network, config.seed)?;
-        let train = data.0.as_ref();
+    fn fresh(mut config: TrainConfig, folder: RunFolder, data: Data) -> Result<Self, TrainError> {
+        let Started { mut network, input, calibrate, mut warnings } = start::network(&mut config.network, config.seed)?;
+        let train = data.train.as_ref();
         if calibrate {
             let order = Random::named(config.seed, "crops for statistics").order(train.len());
-            let mut pixels = Vec::new();
-            let crops = order.len().min(CALIBRATION);
-            for index in &order[..crops] {
-                input::of_crop(&train.image(*index)?, &input, &mut pixels);
+            let found = Readable::read(train, order, CALIBRATION, config.loader.damaged)?;
+            if let (true, Some(first)) = (found.crops.is_empty(), found.skipped.first()) {
+                return Err(DataError::AllDamaged(found.skipped.len(), first.clone()).into());
             }
-            network.calibrate(&Tensor::from_vec(pixels, (crops, 3, SIDE, SIDE), &Device::Cpu)?)?;
+            warnings.extend(found.warning("crops for statistics"));
+            let mut pixels = Vec::new();
+            found.crops.iter().for_each(|crop| input::of_crop(crop, &input, &mut pixels));
+            network.calibrate(&Tensor::from_vec(pixels, (found.crops.len(), 3, SIDE, SIDE), &Device::Cpu)?)?;
         }
         let state = State {
             step: 0,
             sampler: SamplerState { seed: config.seed, epoch: 0, position: 0 },
             samples: train.len() as u64,
             classes: train.classes() as u64,
+            set: data.digest(),
+            fixed: Fixed::of(&config),
             architecture: network.architecture(),
             dim: network.dim(),
             input,
@@ -197,8 +162,9 @@ impl Trainer {
             ended_early: false,
         };
         let mut trainer = Self::assemble(config, folder, data, network, state)?;
+        trainer.warnings = warnings;
         if trainer.config.head.start == KernelStart::Means {
-            let (seed, train) = (trainer.config.seed, trainer.train.clone());
+            let (seed, train) = (trainer.config.seed, trainer.data.train.clone());
             trainer.learner.turn_classes(|network| class_means(network, &input, train.as_ref(), seed))?;
         }
         Ok(trainer)
@@ -206,14 +172,15 @@ impl Trainer {
 
     fn assemble(
         config: TrainConfig,
-        folder: &Path,
-        (train, held_out): Data,
+        folder: RunFolder,
+        data: Data,
         mut network: Network,
         state: State,
     ) -> Result<Self, TrainError> {
         let dim = network.dim();
         config.run.place(&mut network)?;
-        let sampler = Sampler::new(config.seed, sampler_config(&config), train.as_ref())?;
+        let train = data.train.as_ref();
+        let sampler = Sampler::new(config.seed, sampler_config(&config), train)?;
         let parts_of_epoch = sampler.steps_per_epoch();
         let accumulate = config.run.accumulate as u64;
         let of_epochs = (parts_of_epoch.saturating_mul(config.run.epochs) / accumulate).max(1);
@@ -227,13 +194,12 @@ impl Trainer {
         let teacher = config.distillation.as_ref().map(|of| Teacher::load(of, dim)).transpose()?;
         config.augment.check()?;
         let sets = config.validation.sets.iter().map(|path| EvaluationSet::open(path)).collect::<Result<_, _>>()?;
-        let checkpoints = Checkpoints::open(folder.join(CHECKPOINTS), config.checkpoints.keep)?;
+        let checkpoints = Checkpoints::open(folder.checkpoints())?;
         Ok(Self {
             config,
-            folder: folder.to_owned(),
+            folder,
             checkpoints,
-            train,
-            held_out,
+            data,
             sets,
             learner,
             teacher,
@@ -259,11 +225,6 @@ impl Trainer {
         self.steps
     }
 
-    /// The checkpoints of the run.
-    pub fn checkpoints(&self) -> &Checkpoints {
-        &self.checkpoints
-    }
-
     /// The network as it is now.
     pub fn network_mut(&mut self) -> &mut Network {
         &mut self.learner.network
@@ -278,15 +239,22 @@ impl Trainer {
         for warning in std::mem::take(&mut self.warnings) {
             watch(Event::Warning(&warning));
         }
+        let patience = self.config.validation.patience;
         if self.state.ended_early {
-            return Ok(Outcome::NoBetter);
+            if patience.is_some_and(|patience| self.state.stale >= patience) {
+                return Ok(Outcome::NoBetter);
+            }
+            // There is more patience now than there was.
+            self.state.ended_early = false;
         }
         if self.state.step >= self.steps {
             return Ok(Outcome::Finished);
         }
-        let mut metrics = Metrics::open(&self.folder, self.state.step).map_err(TrainError::io(&self.folder))?;
-        let sampler = Sampler::resume(self.state.sampler, sampler_config(&self.config), self.train.as_ref())?;
-        let mut loader = Loader::new(self.train.clone(), sampler, self.config.augment, self.config.loader)?;
+        let folder = self.folder.path().to_owned();
+        let train = &self.data.train;
+        let mut metrics = Metrics::open(&folder, self.state.step).map_err(TrainError::io(&folder))?;
+        let sampler = Sampler::resume(self.state.sampler, sampler_config(&self.config), train.as_ref())?;
+        let mut loader = Loader::new(train.clone(), sampler, self.config.augment, self.config.loader)?;
         let start = Instant::now();
         while self.state.step < self.steps {
             let begun = Instant::now();
@@ -299,19 +267,22 @@ impl Trainer {
             let mut record = StepRecord::new(step, epoch, lr, &measured);
             record.seconds = start.elapsed().as_secs_f64();
             record.images_per_s = measured.norms.len() as f64 / begun.elapsed().as_secs_f64().max(1e-9);
-            metrics.step(&record).map_err(TrainError::io(&self.folder))?;
+            metrics.step(&record).map_err(TrainError::io(&folder))?;
             watch(Event::Step { record: &record, steps: self.steps });
 
-            let best = ends_epoch && self.validate(epoch, &mut metrics, watch)?;
-            let patience = self.config.validation.patience;
+            // The weights that a run ends with are looked at in any case, so that the best are known among all.
+            let due = ends_epoch && (epoch + 1).is_multiple_of(self.config.validation.every_epochs);
+            let best = (due || step == self.steps) && self.validate(epoch, &mut metrics, watch)?;
             let no_better = patience.is_some_and(|patience| self.state.stale >= patience);
             let done = step == self.steps || no_better;
             self.state.ended_early = no_better && step < self.steps;
             let stopped = stop.load(Ordering::Relaxed);
             let due = self.config.checkpoints.every_steps.is_some_and(|every| step.is_multiple_of(every));
             if done || stopped || ends_epoch || due {
+                metrics.sync().map_err(TrainError::io(&folder))?;
                 let checkpoint = Checkpoint { state: self.state.clone(), tensors: self.learner.tensors()? };
-                watch(Event::Checkpoint(&self.checkpoints.write(&checkpoint, best)?));
+                let keep = self.config.checkpoints.keep;
+                watch(Event::Checkpoint(&self.checkpoints.write(&checkpoint, best, keep)?));
             }
             if self.state.ended_early {
                 return Ok(Outcome::NoBetter);
@@ -323,7 +294,8 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    /// One step: what was measured, the epoch, and whether one has ended.
+    /// One step: what was measured, the epoch, and whether it has ended. Of a step whose parts are of several epochs, that
+    /// is the last that has ended.
     fn step(
         &mut self,
         loader: &mut Loader,
@@ -331,16 +303,10 @@ impl Trainer {
         watch: &mut dyn FnMut(Event<'_>),
     ) -> Result<(Measured, u64, bool), TrainError> {
         let parts = self.config.run.accumulate as u64;
-        let (mut epoch, mut ends_epoch, mut after) = (0, false, self.state.sampler);
+        let (mut epoch, mut ended, mut after) = (0, None, self.state.sampler);
         for part in 0..parts {
-            let Some(batch) = loader.next() else {
-                return Err(TrainError::Other("the data came to an end".into()));
-            };
-            let batch = batch?;
-            batch.skipped.iter().for_each(|skipped| watch(Event::Warning(skipped)));
-            epoch = batch.epoch;
-            ends_epoch |= batch.ends_epoch;
-            after = batch.after;
+            let batch = self.next_part(loader, &mut ended, watch)?;
+            (epoch, after) = (batch.epoch, batch.after);
             // Mixed as augmentations are, so that no two parts share a seed by design.
             let drawn = Random::named(self.config.seed, "dropout").next();
             let seed = Random::new(drawn ^ (self.state.step * parts + part)).next();
@@ -349,7 +315,33 @@ impl Trainer {
         }
         let measured = self.learner.apply(lr)?;
         self.state.sampler = after;
-        Ok((measured, epoch, ends_epoch))
+        Ok((measured, ended.unwrap_or(epoch), ended.is_some()))
+    }
+
+    /// The next batch that can be trained on, and the last epoch that has `ended` with it or with one passed over: where all
+    /// but one of its images are damaged, one is left, which has no statistics.
+    fn next_part(
+        &self,
+        loader: &mut Loader,
+        ended: &mut Option<u64>,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Batch, TrainError> {
+        // As many as an epoch has at most: then no batch is any better.
+        for _ in 0..self.data.train.len() {
+            let Some(batch) = loader.next() else {
+                return Err(TrainError::Other("the data came to an end".into()));
+            };
+            let batch = batch?;
+            batch.skipped.iter().for_each(|skipped| watch(Event::Warning(skipped)));
+            if batch.ends_epoch {
+                *ended = Some(batch.epoch);
+            }
+            if batch.labels.len() > 1 || batch.skipped.is_empty() {
+                return Ok(batch);
+            }
+            watch(Event::Warning("one image is left of a batch, which is passed over"));
+        }
+        Err(TrainError::Other("so many images are damaged that no batch has two".into()))
     }
 
     fn part(&self, mut batch: Batch, seed: u64) -> Result<Part, TrainError> {
@@ -361,20 +353,22 @@ impl Trainer {
         Ok(Part { images, labels, lesson, seed })
     }
 
-    /// Looks at held-out identities and verification sets where it is time to. Whether it is the best look so far.
+    /// Looks at held-out identities and verification sets, where there are any. Whether it is the best look so far.
     fn validate(
         &mut self,
         epoch: u64,
         metrics: &mut Metrics,
         watch: &mut dyn FnMut(Event<'_>),
     ) -> Result<bool, TrainError> {
-        if !(epoch + 1).is_multiple_of(self.config.validation.every_epochs) {
-            return Ok(false);
-        }
         let (network, input) = (&mut self.learner.network, &self.state.input);
-        let sides = &self.config.validation.sides;
-        let held_out =
-            self.held_out.as_ref().map(|held_out| validate(network, input, held_out.as_ref(), sides)).transpose()?;
+        let (sides, damaged) = (&self.config.validation.sides, self.config.loader.damaged);
+        let held_out = match &self.data.held_out {
+            Some(held_out) => Some(validate(network, input, held_out.as_ref(), sides, damaged)?),
+            None => None,
+        };
+        if let Some(warning) = held_out.as_ref().and_then(|found| warning(&found.skipped, "held-out images")) {
+            watch(Event::Warning(&warning));
+        }
         let sets = self.sets.iter().map(|set| set.look(network, input)).collect::<Result<_, _>>()?;
         let Some(record) = ValidationRecord::new(self.state.step, epoch, held_out, sets) else { return Ok(false) };
         let accuracy = record.validation_accuracy;
@@ -385,7 +379,7 @@ impl Trainer {
         } else {
             self.state.stale += 1;
         }
-        metrics.validation(&record).map_err(TrainError::io(&self.folder))?;
+        metrics.validation(&record).map_err(TrainError::io(self.folder.path()))?;
         watch(Event::Validation { record: &record, best });
         Ok(best)
     }

@@ -35,6 +35,9 @@ fn masked(bytes: &[u8]) -> u32 {
     crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
+/// What names of event files begin with.
+const NAME: &str = "events.out.tfevents.";
+
 /// Wire types of protocol buffers.
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
@@ -67,26 +70,31 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins a file in a folder. `from` is the step that the run goes on from: TensorBoard forgets what earlier files
-    /// have at or behind it.
+    /// Begins a file in a folder. `from` is the last step that is done: where there are files already, TensorBoard is told
+    /// to forget what they have behind it.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn create(folder: &Path, from: u64) -> io::Result<Self> {
         let now = seconds();
+        let mut goes_on = false;
+        for entry in std::fs::read_dir(folder)? {
+            goes_on |= entry?.file_name().to_string_lossy().starts_with(NAME);
+        }
         let path = (0u32..)
-            .map(|number| folder.join(format!("events.out.tfevents.{:010}.{from}.{number}.vultus", now as u64)))
+            .map(|number| folder.join(format!("{NAME}{:010}.{from}.{number}.vultus", now as u64)))
             .find(|path| !path.exists())
-            .unwrap_or_else(|| folder.join("events.out.tfevents.vultus"));
+            .unwrap_or_else(|| folder.join(format!("{NAME}vultus")));
         let file = File::options().write(true).create_new(true).open(&path)?;
         let mut events = Self { file, path };
         let mut version = Vec::new();
         bytes(&mut version, 3, b"brain.Event:2");
         events.event(now, 0, &version)?;
-        if from > 0 {
+        if goes_on {
+            // The start of a session: events of its step and later ones are dropped.
             let mut session = Vec::new();
             bytes(&mut session, 7, &[key(1, VARINT), 1]);
-            events.event(now, from, &session)?;
+            events.event(now, from + 1, &session)?;
         }
         Ok(events)
     }
@@ -94,6 +102,14 @@ impl EventFile {
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Brings what was written onto the disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     /// Numbers at a step, by name.
@@ -203,16 +219,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut events = EventFile::create(folder.path(), 300).unwrap();
         events.scalars(301, [("loss", 0.5), ("rate", 0.1)]).unwrap();
-        let other = EventFile::create(folder.path(), 300).unwrap();
-        assert_ne!(other.path(), events.path());
         let records = records(&std::fs::read(events.path()).unwrap());
-        assert_eq!(records.len(), 3);
+        assert_eq!(records.len(), 2);
         let version = fields(&records[0]);
         assert_eq!((version[1].0, version[1].2.as_slice()), (3, &b"brain.Event:2"[..]));
-        let session = fields(&records[1]);
-        assert_eq!((session[1].0, session[1].2.as_slice()), (2, &300u64.to_le_bytes()[..]));
-        assert_eq!((session[2].0, session[2].2.as_slice()), (7, &[key(1, VARINT), 1][..]));
-        let event = fields(&records[2]);
+        let event = fields(&records[1]);
         assert!(f64::from_le_bytes(event[0].2.clone().try_into().unwrap()) > 1.7e9);
         assert_eq!(event[1].2, 301u64.to_le_bytes());
         let values: Vec<(String, f32)> = fields(&event[2].2)
@@ -224,5 +235,24 @@ mod tests {
             })
             .collect();
         assert_eq!(values, [("loss".to_owned(), 0.5), ("rate".to_owned(), 0.1)]);
+    }
+
+    /// Of events of earlier files, those of steps that come again are dropped, and those of steps that are done are not:
+    /// TensorBoard drops what is at the step of a session's start or behind it.
+    #[test]
+    fn a_run_that_goes_on_starts_a_session_behind_what_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = EventFile::create(folder.path(), 0).unwrap();
+        assert_eq!(records(&std::fs::read(first.path()).unwrap()).len(), 1);
+        // From the beginning too, where a process was killed ahead of its first checkpoint.
+        for from in [0, 300] {
+            let other = EventFile::create(folder.path(), from).unwrap();
+            assert_ne!(other.path(), first.path());
+            let records = records(&std::fs::read(other.path()).unwrap());
+            assert_eq!(records.len(), 2);
+            let session = fields(&records[1]);
+            assert_eq!((session[1].0, session[1].2.as_slice()), (2, &(from + 1).to_le_bytes()[..]));
+            assert_eq!((session[2].0, session[2].2.as_slice()), (7, &[key(1, VARINT), 1][..]));
+        }
     }
 }

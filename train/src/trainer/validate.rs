@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use vultus_engine::model::manifest::Input;
 
 use super::{TrainError, input};
-use crate::data::{Crop, Dataset, Interpolation, SIDE, Size, resize};
+use crate::data::{Crop, Damaged, Dataset, Interpolation, Readable, SIDE, Size, resize};
 use crate::network::Network;
 
 /// Crops in a forward pass.
@@ -27,6 +27,8 @@ pub struct Validation {
     pub crops: usize,
     /// Whole crops first, then each side asked for.
     pub sides: Vec<OfSide>,
+    /// What was wrong with images that were left out.
+    pub skipped: Vec<String>,
 }
 
 /// How crops of one side did.
@@ -45,27 +47,33 @@ pub struct OfSide {
 /// Looks at all crops of a set, without augmentation, whole and shrunk to each of `sides`.
 ///
 /// # Errors
-/// [`TrainError::Data`], [`TrainError::Network`].
+/// [`TrainError::Data`], with [`Damaged::Skip`] only for what is not about one image; [`TrainError::Network`].
 pub fn validate(
     network: &mut Network,
     wanted: &Input,
     dataset: &dyn Dataset,
     sides: &[usize],
+    damaged: Damaged,
 ) -> Result<Validation, TrainError> {
-    let all: Vec<usize> = (0..dataset.len()).collect();
-    let mut looks: Vec<Vec<Vec<f32>>> = vec![Vec::with_capacity(all.len()); 1 + sides.len()];
-    for indices in all.chunks(AT_ONCE) {
-        let crops = indices.iter().map(|index| dataset.image(*index)).collect::<Result<Vec<_>, _>>()?;
+    let (mut labels, mut skipped) = (Vec::with_capacity(dataset.len()), Vec::new());
+    let mut looks: Vec<Vec<Vec<f32>>> = vec![Vec::with_capacity(dataset.len()); 1 + sides.len()];
+    for start in (0..dataset.len()).step_by(AT_ONCE) {
+        let all = start..dataset.len().min(start + AT_ONCE);
+        let Readable { indices, crops, skipped: of_chunk } = Readable::read(dataset, all, AT_ONCE, damaged)?;
+        skipped.extend(of_chunk);
+        if crops.is_empty() {
+            continue;
+        }
+        labels.extend(indices.iter().map(|index| dataset.label(*index) as usize));
         looks[0].extend(embed(network, wanted, &crops)?);
         for (look, side) in looks[1..].iter_mut().zip(sides) {
             let small: Vec<Crop> = crops.iter().map(|crop| shrunk(crop, *side)).collect();
             look.extend(embed(network, wanted, &small)?);
         }
     }
-    let labels: Vec<usize> = all.iter().map(|index| dataset.label(*index) as usize).collect();
     let gallery = Gallery::new(&looks[0], &labels, dataset.classes());
     let sides = [SIDE].iter().chain(sides).zip(&looks).map(|(side, look)| gallery.look(*side, look, &labels)).collect();
-    Ok(gallery.sum_up(sides))
+    Ok(Validation { skipped, ..gallery.sum_up(sides) })
 }
 
 /// Raw embeddings of crops, as a trained network gives them, all at once.
@@ -126,7 +134,7 @@ impl Gallery {
     fn sum_up(&self, sides: Vec<OfSide>) -> Validation {
         let accuracy = sides.iter().map(|of_side| of_side.accuracy).sum::<f64>() / sides.len().max(1) as f64;
         let crops = self.counts.iter().filter(|count| **count >= 2).sum();
-        Validation { accuracy, crops, sides }
+        Validation { accuracy, crops, sides, skipped: Vec::new() }
     }
 }
 
@@ -148,7 +156,10 @@ fn share(count: usize, of: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use vultus_engine::model::Architecture;
+
     use super::*;
+    use crate::data::DataError;
 
     #[test]
     fn crops_count_that_are_nearest_to_the_others_of_their_identity() {
@@ -177,6 +188,40 @@ mod tests {
         let whole = vec![vec![3.0, 4.0], vec![0.0, 7.0]];
         let found = Gallery::new(&whole, &[0, 0], 1).look(SIDE, &whole, &[0, 0]);
         assert_eq!((found.norm_mean, found.norm_std), (6.0, 1.0));
+    }
+
+    /// Two identities of three crops, of which the first is damaged.
+    struct Drawn;
+
+    impl Dataset for Drawn {
+        fn len(&self) -> usize {
+            6
+        }
+        fn classes(&self) -> usize {
+            2
+        }
+        fn label(&self, index: usize) -> u32 {
+            (index / 3) as u32
+        }
+        fn name(&self, index: usize) -> String {
+            index.to_string()
+        }
+        fn image(&self, index: usize) -> Result<Crop, DataError> {
+            if index == 0 {
+                return Err(DataError::WrongSize { name: "0".into(), width: 1, height: 1, wanted: "112" });
+            }
+            Ok(Crop::from_bgr((0..Crop::BYTES).map(|at| ((at / 3) * (1 + index / 3) + index) as u8).collect()))
+        }
+    }
+
+    #[test]
+    fn a_damaged_crop_is_left_out_where_that_is_asked_for() {
+        let mut network = Network::new(Architecture::Mobilefacenet, 8, 3).unwrap();
+        let wanted = Architecture::Mobilefacenet.default_input();
+        let mut look = |damaged| validate(&mut network, &wanted, &Drawn, &[20], damaged);
+        assert!(matches!(look(Damaged::Stop), Err(TrainError::Data(_))));
+        let found = look(Damaged::Skip).unwrap();
+        assert_eq!((found.crops, found.sides.len(), found.skipped.len()), (5, 2, 1));
     }
 
     #[test]

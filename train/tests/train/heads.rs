@@ -32,6 +32,7 @@ fn runs_with_other_heads_stop_and_go_on_and_are_exported() {
             }
         });
         assert_eq!(outcome.unwrap(), Outcome::Stopped);
+        drop(first);
         let kept = Checkpoint::open(&parts.join("checkpoints/step-0000000004.ckpt")).unwrap();
         let t = kept.tensors.get("head.t").map(number);
         assert_eq!(t.is_some_and(|t| t != 0.0), kind == HeadKind::CurricularFace, "{t:?}");

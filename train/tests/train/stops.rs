@@ -13,9 +13,11 @@ use vultus_train::trainer::{Event, Outcome, StepRecord, TrainError, Trainer};
 /// that went through: all bytes of the final checkpoint, weights, momenta, running norms and positions.
 #[test]
 fn a_run_that_was_stopped_ends_with_the_same_bits() {
-    let folder = identities(5, 8);
+    let folder = identities(6, 8);
     let mut config = config(folder.path());
-    config.data.hold_out = 1;
+    config.data.hold_out = 2;
+    // What is small is hard to tell apart, so that one look differs from the next.
+    config.validation.sides = vec![8];
     config.run.accumulate = 2;
     let whole = folder.path().join("whole");
     let (outcome, through) = records(&mut Trainer::start(config.clone(), &whole).unwrap());
@@ -31,6 +33,8 @@ fn a_run_that_was_stopped_ends_with_the_same_bits() {
         });
         assert_eq!(outcome.unwrap(), Outcome::Stopped);
         assert!(matches!(Trainer::start(config.clone(), &parts), Err(TrainError::Exists(_))));
+        assert!(matches!(Trainer::resume(&parts), Err(TrainError::Locked(_))));
+        drop(first);
         let mut second = Trainer::resume(&parts).unwrap();
         assert_eq!(second.state().step, stop_after);
         let (outcome, rest) = records(&mut second);
@@ -105,10 +109,75 @@ fn an_interrupt_writes_a_checkpoint() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap().success());
-    assert!(process.wait().unwrap().success());
+    assert_eq!(process.wait().unwrap().code(), Some(3));
     let mut told = String::new();
     process.stdout.take().unwrap().read_to_string(&mut told).unwrap();
     assert!(told.starts_with("stopped; --resume goes on: step "), "{told}");
     let step: u64 = told.split_whitespace().nth(5).unwrap().parse().unwrap();
     assert_eq!(Trainer::resume(&run).unwrap().state().step, step);
+}
+
+/// Stopped after its first step, a run goes on with the same data and settings or not at all, and says what is different.
+#[test]
+fn a_run_goes_on_with_what_it_began_with() {
+    let folder = identities(3, 4);
+    let mut config = config(folder.path());
+    config.run.batch = 4;
+    let run = folder.path().join("run");
+    let stop = AtomicBool::new(true);
+    assert_eq!(Trainer::start(config.clone(), &run).unwrap().run(&stop, &mut |_| {}).unwrap(), Outcome::Stopped);
+    let file = run.join("config.toml");
+    let began = std::fs::read_to_string(&file).unwrap();
+    for (setting, other) in [("seed = 5", "seed = 6"), ("batch = 4", "batch = 6"), ("\"adaface\"", "\"cosface\"")] {
+        assert!(began.contains(setting), "{began}");
+        std::fs::write(&file, began.replace(setting, other)).unwrap();
+        let refused = Trainer::resume(&run).unwrap_err();
+        assert!(matches!(refused, TrainError::OtherSetting { .. }), "{refused}");
+    }
+    std::fs::write(&file, &began).unwrap();
+    let image = |name: &str| folder.path().join("faces/1").join(name);
+    std::fs::rename(image("0.png"), image("other.png")).unwrap();
+    let refused = Trainer::resume(&run).unwrap_err();
+    assert!(matches!(refused, TrainError::OtherData { .. }), "{refused}");
+    std::fs::rename(image("other.png"), image("0.png")).unwrap();
+    assert_eq!(Trainer::resume(&run).unwrap().state().step, 1);
+
+    // With nothing but damaged checkpoints it does not begin anew, and its metrics stay.
+    let checkpoint = run.join("checkpoints/step-0000000001.ckpt");
+    let bytes = std::fs::read(&checkpoint).unwrap();
+    std::fs::write(&checkpoint, &bytes[1..]).unwrap();
+    let refused = Trainer::resume(&run).unwrap_err();
+    assert!(matches!(refused, TrainError::Checkpoint(_)), "{refused}");
+    assert_eq!(std::fs::read_to_string(run.join("metrics.ndjson")).unwrap().lines().count(), 1);
+    assert!(checkpoint.exists());
+}
+
+/// The script around both fine-tunings: if one training fails, the other is asked to stop, and nothing is exported.
+#[cfg(unix)]
+#[test]
+fn one_failed_training_stops_the_other() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    ["faces", "lfw"].iter().for_each(|name| std::fs::create_dir(path(name)).unwrap());
+    let trainer = path("trainer");
+    let text = "#!/bin/sh
+if [ \"$1 $2\" = \"train finetune-adaface.toml\" ]; then
+    while [ ! -e waiting ]; do sleep 0.01; done
+    exit 3
+elif [ \"$1\" = train ]; then
+    trap 'touch stopped; exit 3' TERM
+    touch waiting
+    for second in $(seq 600); do sleep 0.1; done
+else
+    touch \"called-$1\"
+fi
+";
+    std::fs::write(&trainer, text).unwrap();
+    std::fs::set_permissions(&trainer, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/finetune");
+    let arguments = [path("faces"), path("lfw"), path("out")];
+    let ended = Command::new(script).args(&arguments).env("VULTUS_TRAIN", &trainer).output().unwrap();
+    assert_eq!(ended.status.code(), Some(3), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(path("out/stopped").exists() && !path("out/called-export").exists());
 }

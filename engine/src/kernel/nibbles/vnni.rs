@@ -115,9 +115,15 @@ pub(super) unsafe fn whole_tile(
     into: &mut [[i32; PROBES]],
 ) {
     let place = |at: usize| at * length / 2..(at + 1) * length / 2;
+    // What is asked for may lie behind these rows, where the next ones usually do, and need not be there.
+    let ask_for = |halves: &[u8], at: usize| {
+        for line in place(at).step_by(WIDTH) {
+            _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(line).cast());
+        }
+    };
     let join = |at: usize, values: &mut [u8]| {
-        super::super::ask_for(upper_halves.get(place(at + ROWS_AHEAD)).unwrap_or_default());
-        super::super::ask_for(lower_halves.get(place(at + ROWS_AHEAD)).unwrap_or_default());
+        ask_for(upper_halves, at + ROWS_AHEAD);
+        ask_for(lower_halves, at + ROWS_AHEAD);
         super::join(&upper_halves[place(at)], &lower_halves[place(at)], values);
     };
     super::in_blocks::<ROWS>(length, into, join, |values, into| {

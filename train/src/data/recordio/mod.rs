@@ -76,6 +76,9 @@ pub enum Fault {
     /// A label that is no class.
     #[error("the label {0} is no class")]
     BadLabel(f32),
+    /// A label that no identity can have.
+    #[error("the label {0} is far beyond the number of identities")]
+    FarLabel(f32),
     /// Ranges in record 0 that no set has.
     #[error("the first record says that images end before {0}")]
     BadRange(f32),

@@ -136,7 +136,7 @@ impl Tensors {
         let mut kept = Vec::with_capacity(units.len());
         for (index, unit) in units.iter().enumerate() {
             let is_frozen = index < frozen;
-            let pass = if is_frozen { Pass { of_batch: false, ..pass } } else { pass };
+            let pass = if is_frozen { Pass::TRAINED } else { pass };
             let (output, of_unit) = unit.forward_tensors(self, x, pass)?;
             if !is_frozen {
                 kept.push(of_unit);
@@ -148,7 +148,7 @@ impl Tensors {
 
     /// All units without keeping anything.
     pub(super) fn embed(&mut self, units: &[Unit], x: Tensor) -> Result<Tensor, NetworkError> {
-        Ok(self.run(units, units.len(), x, Pass { of_batch: false, seed: None })?.0)
+        Ok(self.run(units, units.len(), x, Pass::TRAINED)?.0)
     }
 
     /// Adds the gradients of all units that have kept something, from that of the output.
