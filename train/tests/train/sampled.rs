@@ -98,8 +98,12 @@ fn runs_with_sampled_classes_stop_and_go_on_and_are_exported() {
     }
 }
 
-/// Two steps of two parts of four images, their classes among twelve.
-fn learn(clip: Option<f64>) -> (Vec<HashMap<String, Tensor>>, Vec<(f64, Measured)>) {
+/// All that was learnt, by name.
+type Learnt = HashMap<String, Tensor>;
+
+/// Two steps of two parts of four images, their classes among twelve: what was learnt at first and after each, the length of
+/// the network's gradients and what was measured.
+fn learn(clip: Option<f64>) -> (Vec<Learnt>, Vec<(f64, Measured)>) {
     let folder = identities(4, 4);
     let (dataset, crops) = crops(folder.path());
     let mut network = Network::new(Architecture::Mobilefacenet, 16, 3).unwrap();
@@ -129,7 +133,7 @@ fn learn(clip: Option<f64>) -> (Vec<HashMap<String, Tensor>>, Vec<(f64, Measured
 #[test]
 fn a_step_moves_sampled_classes_and_clips_them() {
     let (tensors, measured) = learn(None);
-    let rows = |tensors: &HashMap<String, Tensor>, name: &str| tensors[name].to_vec2::<f32>().unwrap();
+    let rows = |tensors: &Learnt, name: &str| tensors[name].to_vec2::<f32>().unwrap();
     let mut stayed_with_momentum = 0;
     for (before, after) in tensors.iter().zip(&tensors[1..]) {
         let [weights, momenta] = ["head.weight", "head.momentum"].map(|name| (rows(before, name), rows(after, name)));
@@ -142,7 +146,7 @@ fn a_step_moves_sampled_classes_and_clips_them() {
     assert!(stayed_with_momentum > 0);
     // The first momentum is the gradient.
     let (of_network, Measured { gradient, .. }) = &measured[0];
-    let momentum = |tensors: &[HashMap<String, Tensor>]| numbers(&tensors[1]["head.momentum"]);
+    let momentum = |tensors: &[Learnt]| numbers(&tensors[1]["head.momentum"]);
     let of_rows = momentum(&tensors).iter().map(|value| value * value).sum::<f64>().sqrt();
     assert!(of_rows > 0.0 && (gradient / of_network.hypot(of_rows) - 1.0).abs() < 1e-6);
     let most = 0.1 * gradient;
