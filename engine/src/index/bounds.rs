@@ -29,6 +29,15 @@ pub(super) enum Digits {
     Both,
 }
 
+/// Between what a score lies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Range {
+    /// It is not below this one.
+    pub(super) least: f32,
+    /// It does not exceed this one.
+    pub(super) most: f32,
+}
+
 /// A probe as codes in one basis.
 struct Turned {
     basis: Option<Arc<Basis>>,
@@ -144,15 +153,16 @@ impl CodedProbe {
         (product, both.bound(product, rows.scales[row], rows.head_rest(row), rows.tail_length(row)))
     }
 
-    /// The closest bound of one row, given the product of both digits.
-    pub(super) fn whole_bound(&self, rows: &CodedRows, row: usize, product: i32) -> f32 {
+    /// The closest bounds of one row's score, given the product of both digits.
+    pub(super) fn range(&self, rows: &CodedRows, row: usize, product: i32) -> Range {
         let Turned { tail, both, .. } = self.as_in(rows);
         let mut of_tail = [0];
         if !tail.is_empty() {
             let of_row = &rows.tails[row * tail.len()..(row + 1) * tail.len()];
             bytes::products(self.isa, tail, bytemuck::cast_slice(of_row), &mut of_tail);
         }
-        both.bound(product + of_tail[0], rows.scales[row], rows.rests[row], 0.0)
+        let (product, scale, rest) = (product + of_tail[0], rows.scales[row], rows.rests[row]);
+        Range { least: both.least(product, scale, rest, 0.0), most: both.bound(product, scale, rest, 0.0) }
     }
 }
 
@@ -247,7 +257,7 @@ mod tests {
         rows
     }
 
-    /// The coarse, the fine and the closest bound of one row.
+    /// The coarse, the fine and the closest bound of one row, whose score is at least what it says.
     fn bounds(probe: &[f32], row: &Vec<f32>, basis: Option<&Arc<Basis>>) -> [f32; 3] {
         let rows = coded([row], basis);
         let coded = CodedProbe::new(probe, &basis.cloned().into_iter().collect::<Vec<_>>());
@@ -263,7 +273,10 @@ mod tests {
             listed.push((row, product, bound));
         });
         assert_eq!(listed, [(0, both, fine)]);
-        [bound, fine, coded.whole_bound(&rows, 0, both)]
+        let Range { least, most } = coded.range(&rows, 0, both);
+        let score = cosine(probe, row);
+        assert!(least <= score, "{least} {score} {most}");
+        [bound, fine, most]
     }
 
     /// Vectors that are hard to put into bytes.

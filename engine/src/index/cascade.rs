@@ -335,12 +335,12 @@ impl<'a, 's> Pass<'a, 's> {
         let Self { sought, look, before, now } = self;
         for (chunk, row) in before.drain(..) {
             let (coarse, bound) = sought.coded.coarse_bound(&chunk.rows.coded, row);
-            if bound >= look.top.floor() {
+            if bound >= look.floor() {
                 look.suspect(chunk, row, coarse, Digits::Coarse);
             }
         }
         look.turn();
-        sought.floor.share(&mut look.top);
+        look.share(&sought.floor);
         std::mem::swap(before, now);
     }
 

@@ -190,13 +190,13 @@ impl CodedRows {
         ask_for(bytemuck::bytes_of(self.head_rests.get(row).unwrap_or(&self.rests[row])));
     }
 
-    /// Asks for what its closest bound is made of beside that; gives whether there is more than its head.
-    pub(super) fn ask_for_tail(&self, row: usize) -> bool {
-        let Some(basis) = &self.basis else { return false };
-        let (_, width) = Self::widths(basis.dim(), Some(basis));
-        ask_for(&self.tails[row * width..(row + 1) * width]);
+    /// Asks for what its closest bounds are made of beside that.
+    pub(super) fn ask_for_tail(&self, row: usize) {
+        if let Some(basis) = &self.basis {
+            let (_, width) = Self::widths(basis.dim(), Some(basis));
+            ask_for(&self.tails[row * width..(row + 1) * width]);
+        }
         ask_for(bytemuck::bytes_of(&self.rests[row]));
-        true
     }
 
     /// Gives back room that is not used, and lays what every search reads where it is read fast.

@@ -1,8 +1,8 @@
 //! Exact search: every live row is compared with the probe, coarsely first and in full where its score may reach the list.
 //!
 //! A row costs its coarse digits. Where the bound they give reaches the list's floor, the fine digits give a closer one, then the
-//! tail where it has one, and where that does too, the vectors are multiplied. Few rows come so far, as the floor rises with the
-//! first subjects found.
+//! tail where it has one, which tells within a little what the score is. What scores are at least raises the floor; vectors are
+//! multiplied when some rows wait for that, the most promising first, as long as they can still be on the list.
 //! Probes that wait together meet each row together.
 //!
 //! This is also the twin that every other search is measured against.
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rayon::prelude::*;
 
-use super::bounds::{CodedProbe, CodedProbes, Digits};
+use super::bounds::{CodedProbe, CodedProbes, Digits, Range};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::mask::RowMask;
 use super::top::TopSubjects;
@@ -46,6 +46,12 @@ impl Passing<'_> {
     /// All of them.
     const ALL: Self = Self { mask: None, masked: &|_| true, accept: &|_| true };
 }
+
+/// From so many rows on whose vectors are to be multiplied, and from four times the list's length, the vectors of those are that
+/// can still be on it. The more rows wait for that, the fewer it is in the end, and the lower the floor meanwhile.
+const CANDIDATES: usize = 32;
+/// So many vectors ahead they are asked for.
+const VECTORS_AHEAD: usize = 4;
 
 /// Of a chunk with at most so many rows that pass, each is looked at alone.
 const FEW: usize = CHUNK_ROWS / 8;
@@ -180,7 +186,7 @@ fn after_together<'a, 'p>(
     chunk: &'a Chunk,
     floors: &[SharedFloor],
 ) -> Vec<Look<'a, 'p>> {
-    floors.iter().zip(&mut looks).for_each(|(floor, look)| floor.share(&mut look.top));
+    floors.iter().zip(&mut looks).for_each(|(floor, look)| look.share(floor));
     scan_chunk_together(coded, chunk, &mut looks);
     looks
 }
@@ -194,7 +200,7 @@ fn scan_chunk_together<'a>(coded: &CodedProbes, chunk: &'a Chunk, looks: &mut [L
     for start in (0..rows.keys.len()).step_by(ROWS) {
         let count = ROWS.min(rows.keys.len() - start);
         let mut floors = [f32::INFINITY; CodedProbes::MOST];
-        looks.iter().zip(&mut floors).for_each(|(look, floor)| *floor = look.top.floor());
+        looks.iter().zip(&mut floors).for_each(|(look, floor)| *floor = look.floor());
         let digits = coded.reaching(&rows.coded, start, &floors, &mut products[..count], &mut reaching[..count]);
         for (at, reaching) in reaching[..count].iter().enumerate().filter(|(_, reaching)| **reaching != 0) {
             if !chunk.live.get(start + at) {
@@ -218,7 +224,14 @@ fn scan_chunk_together<'a>(coded: &CodedProbes, chunk: &'a Chunk, looks: &mut [L
 pub(super) struct Look<'a, 'p> {
     probe: &'p [f32],
     pub(super) coded: &'p CodedProbe,
-    pub(super) top: TopSubjects<'a>,
+    /// Subjects by what their scores are at least: the floor of this list is one of the list that is sought.
+    least: TopSubjects<'a>,
+    /// Rows that may be on the list.
+    candidates: Vec<Candidate<'a>>,
+    /// When there are so many, their scores are found out.
+    most_candidates: usize,
+    /// Subjects by the scores of rows whose vectors were multiplied.
+    top: TopSubjects<'a>,
     before: Vec<Suspect<'a>>,
     now: Vec<Suspect<'a>>,
     of_chunk_before: ChunkSuspects<'a>,
@@ -244,11 +257,22 @@ struct Suspect<'a> {
     digits: Digits,
 }
 
+/// A live row whose score is not known yet.
+struct Candidate<'a> {
+    rows: &'a ChunkRows,
+    row: usize,
+    /// What its score does not exceed.
+    most: f32,
+}
+
 impl<'a, 'p> Look<'a, 'p> {
     pub(super) fn new(probe: &'p [f32], coded: &'p CodedProbe, limit: usize) -> Self {
         Self {
             probe,
             coded,
+            least: TopSubjects::new(limit),
+            candidates: Vec::new(),
+            most_candidates: limit.saturating_mul(4).max(CANDIDATES),
             top: TopSubjects::new(limit),
             before: Vec::new(),
             now: Vec::new(),
@@ -256,6 +280,16 @@ impl<'a, 'p> Look<'a, 'p> {
             of_chunk: ChunkSuspects::default(),
             fine: Vec::new(),
         }
+    }
+
+    /// No row whose score is below it can change the result.
+    pub(super) fn floor(&self) -> f32 {
+        self.least.floor()
+    }
+
+    /// Exchanges floors with other parts of the search.
+    pub(super) fn share(&mut self, floor: &SharedFloor) {
+        floor.share(&mut self.least);
     }
 
     /// The search that has also looked at a chunk, the `number`th, from row `skip` on, and exchanged floors before.
@@ -267,7 +301,7 @@ impl<'a, 'p> Look<'a, 'p> {
         passing: Passing<'_>,
         floor: &SharedFloor,
     ) -> Self {
-        floor.share(&mut self.top);
+        self.share(floor);
         match passing.mask.and_then(|mask| mask.passing(number, chunk)).map(|rows| rows.and(chunk.live)) {
             Some(rows) if rows.count() <= FEW => self.scan_few(chunk, rows, passing.masked),
             Some(rows) => self.scan(chunk, skip, rows, passing.masked),
@@ -281,7 +315,7 @@ impl<'a, 'p> Look<'a, 'p> {
         rows.iter().for_each(|row| chunk.rows.coded.ask_for_coarse(row));
         for row in rows.iter() {
             let (coarse, bound) = self.coded.coarse_bound(&chunk.rows.coded, row);
-            if bound >= self.top.floor() && accept(&chunk.rows.keys[row].subject) {
+            if bound >= self.floor() && accept(&chunk.rows.keys[row].subject) {
                 self.suspect(chunk, row, coarse, Digits::Coarse);
             }
         }
@@ -294,7 +328,7 @@ impl<'a, 'p> Look<'a, 'p> {
         let count = rows.keys.len();
         let (mut products, mut words) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS / WORD]);
         // What the floor rises by meanwhile is seen when suspects are looked at.
-        let floor = self.top.floor();
+        let floor = self.floor();
         self.coded.reaching(&rows.coded, floor, &mut products[..count], &mut words[..count.div_ceil(WORD)]);
         let ChunkSuspects { rows: of, listed, products: coarse } = &mut self.of_chunk;
         *of = Some(rows);
@@ -312,26 +346,19 @@ impl<'a, 'p> Look<'a, 'p> {
     pub(super) fn suspect(&mut self, chunk: &'a Chunk, row: usize, product: i32, digits: Digits) {
         match digits {
             Digits::Coarse => chunk.rows.coded.ask_for_fine(row),
-            Digits::Both if chunk.rows.coded.ask_for_tail(row) => {}
-            Digits::Both => ask_for(bytemuck::cast_slice(self.vector(&chunk.rows, row))),
+            Digits::Both => chunk.rows.coded.ask_for_tail(row),
         }
         self.now.push(Suspect { rows: &chunk.rows, row, product, digits });
     }
 
-    fn vector(&self, rows: &'a ChunkRows, row: usize) -> &'a [f32] {
-        &rows.vectors[row * self.probe.len()..(row + 1) * self.probe.len()]
-    }
-
     /// Looks at the suspects of the turn before.
     pub(super) fn turn(&mut self) {
-        let Self { probe, coded, top, before, now, of_chunk_before, of_chunk, fine } = self;
+        let Self { coded, least, candidates, before, now, of_chunk_before, of_chunk, fine, .. } = self;
         if let Some(rows) = of_chunk_before.rows.take() {
             let ChunkSuspects { listed, products, .. } = &mut *of_chunk_before;
             coded.fine_bounds(&rows.coded, listed, products, fine, |row, product, bound| {
-                if bound >= top.floor() {
-                    if !rows.coded.ask_for_tail(row) {
-                        ask_for(bytemuck::cast_slice(&rows.vectors[row * probe.len()..(row + 1) * probe.len()]));
-                    }
+                if bound >= least.floor() {
+                    rows.coded.ask_for_tail(row);
                     now.push(Suspect { rows, row, product, digits: Digits::Both });
                 }
             });
@@ -340,23 +367,47 @@ impl<'a, 'p> Look<'a, 'p> {
         }
         std::mem::swap(of_chunk_before, of_chunk);
         for Suspect { rows, row, product, digits } in before.drain(..) {
-            let bound = match digits {
-                Digits::Coarse => {
-                    let (product, bound) = coded.fine_bound(&rows.coded, row, product);
-                    if bound >= top.floor() && rows.coded.ask_for_tail(row) {
-                        now.push(Suspect { rows, row, product, digits: Digits::Both });
-                        continue;
-                    }
-                    bound
+            if digits == Digits::Coarse {
+                let (product, bound) = coded.fine_bound(&rows.coded, row, product);
+                if bound >= least.floor() {
+                    rows.coded.ask_for_tail(row);
+                    now.push(Suspect { rows, row, product, digits: Digits::Both });
                 }
-                Digits::Both => coded.whole_bound(&rows.coded, row, product),
-            };
-            if bound >= top.floor() {
-                let vector = &rows.vectors[row * probe.len()..(row + 1) * probe.len()];
-                top.offer(cosine(probe, vector), &rows.keys[row]);
+                continue;
+            }
+            let Range { least: at_least, most } = coded.range(&rows.coded, row, product);
+            if most >= least.floor() {
+                candidates.push(Candidate { rows, row, most });
+                least.offer(at_least, &rows.keys[row]);
             }
         }
         std::mem::swap(before, now);
+        if self.candidates.len() >= self.most_candidates {
+            self.score();
+        }
+    }
+
+    /// Finds out the scores of the candidates that can still be on the list.
+    fn score(&mut self) {
+        let Self { probe, least, candidates, top, .. } = self;
+        let vector = |candidate: &Candidate<'a>| {
+            let (rows, start) = (candidate.rows, candidate.row * probe.len());
+            &rows.vectors[start..start + probe.len()]
+        };
+        // The most promising first: they raise the floor above others.
+        candidates.sort_unstable_by(|a, b| b.most.total_cmp(&a.most));
+        let ask_for = |candidate: &Candidate<'a>| ask_for(bytemuck::cast_slice(vector(candidate)));
+        candidates.iter().take(VECTORS_AHEAD).for_each(ask_for);
+        for (at, candidate) in candidates.iter().enumerate() {
+            if candidate.most < least.floor() {
+                break;
+            }
+            candidates.get(at + VECTORS_AHEAD).into_iter().for_each(ask_for);
+            let (score, key) = (cosine(probe, vector(candidate)), &candidate.rows.keys[candidate.row]);
+            top.offer(score, key);
+            least.offer(score, key);
+        }
+        candidates.clear();
     }
 
     /// What was found.
@@ -368,6 +419,7 @@ impl<'a, 'p> Look<'a, 'p> {
         while !is_done(&self) {
             self.turn();
         }
+        self.score();
         self.top
     }
 }

@@ -32,6 +32,14 @@ impl Line {
         // Scores are kept within −1 to 1, which raises those below.
         (product + rest * self.per_rest + tail * self.per_tail + self.slack).max(-1.0)
     }
+
+    /// What the score of a row is at least.
+    #[inline(always)]
+    pub(crate) fn least(&self, product: i32, scale: f32, rest: f32, tail: f32) -> f32 {
+        let product = (product - self.lifted) as f32 * (self.scale * scale);
+        // Scores are kept within −1 to 1, which lowers those above.
+        (product - rest * self.per_rest - tail * self.per_tail - self.slack).min(1.0)
+    }
 }
 
 /// What rows have in a bound, each a number for each row.

@@ -70,6 +70,8 @@ fn runs_with_sampled_classes_stop_and_go_on_and_are_exported() {
             }
         });
         assert_eq!(outcome.unwrap(), Outcome::Stopped);
+        // It has the folder's lock.
+        drop(first);
         let kept = Checkpoint::open(&parts.join("checkpoints/step-0000000004.ckpt")).unwrap();
         assert!(!kept.tensors.contains_key("head.kernel"));
         assert_eq!(kept.tensors["head.weight"].dims(), [6, dim]);

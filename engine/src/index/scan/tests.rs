@@ -94,6 +94,31 @@ fn chunks_in_a_basis_among_others_do_not_change_the_answer() {
 }
 
 #[test]
+fn rows_that_are_nearly_alike_are_told_apart_by_their_scores() {
+    const DIM: usize = 64;
+    let mut rng = Rng::new(23);
+    let centre = rng.unit(DIM);
+    let mut edit = FlatEdit::new(&FlatRows::new(DIM));
+    for number in 0..3_000u64 {
+        // What sets them apart is less than what digits leave open; some are the same to the bit.
+        let away = if number % 5 == 0 { vec![0.0; DIM] } else { rng.unit(DIM) };
+        let row: Vec<f32> = centre.iter().zip(away).map(|(centre, away)| centre + 1e-4 * away).collect();
+        let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+        edit.push(key(number, None), &row.iter().map(|value| value / norm).collect::<Vec<_>>());
+    }
+    let flat = edit.finish();
+    let probes = [centre.clone(), rng.unit(DIM), centre.iter().map(|value| -value).collect()];
+    for limit in [1, 10, 100, 5_000] {
+        let queries: Vec<Query<'_>> = probes.iter().map(|probe| Query { probe, limit }).collect();
+        for (query, together) in queries.iter().zip(flat.scan_many(&queries)) {
+            let answer = one_by_one(&flat, query.probe, limit).into_hits();
+            assert_eq!(flat.scan(query.probe, 0, limit).into_hits(), answer);
+            assert_eq!(together.into_hits(), answer);
+        }
+    }
+}
+
+#[test]
 fn splitting_and_compacting_do_not_change_the_answer() {
     let rows = rows(PARALLEL_SLOTS as u64 + 3000, 24, 5);
     let mut edit = FlatEdit::new(&filled(&rows, 24));
