@@ -14,7 +14,7 @@ pub(super) struct Export {
     /// Name of the model: a-z 0-9 _ -
     #[arg(long)]
     name: String,
-    /// The folder of models; a server's is DATA_DIR/models
+    /// The folder of models; a server's is `models`, or what VULTUS_MODELS_DIR says
     #[arg(long, value_name = "DIR")]
     models: PathBuf,
     /// The checkpoint; otherwise the best one, or the last where nothing was validated
@@ -27,7 +27,7 @@ pub(super) struct Export {
     #[arg(long)]
     licence: Option<String>,
     /// Replace a model of the same name
-    #[arg(long)]
+    #[arg(long, visible_alias = "force")]
     replace: bool,
 }
 

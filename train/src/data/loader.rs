@@ -384,7 +384,7 @@ mod tests {
         assert!(batches.iter().all(|batch| batch.images.len() == batch.labels.len() * Crop::BYTES));
         let all = Arc::new(Drawn { damaged: (0..50).collect(), ..Drawn::default() });
         let message = loader(all, config).next().unwrap().unwrap_err().to_string();
-        assert!(message.starts_with("all 8 images of a batch are damaged, the first: drawn "), "{message}");
+        assert!(message.starts_with("all 8 images are damaged, the first: drawn "), "{message}");
     }
 
     #[test]

@@ -136,7 +136,7 @@ pub enum DataError {
         range: String,
     },
     /// Every image of a batch is damaged.
-    #[error("all {0} images of a batch are damaged, the first: {1}")]
+    #[error("all {0} images are damaged, the first: {1}")]
     AllDamaged(usize, String),
     /// A loader thread came to an end that it should not have.
     #[error("a loader thread ended unexpectedly")]

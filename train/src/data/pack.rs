@@ -160,6 +160,9 @@ fn write_images(
         }
         progress(end);
     }
+    if let (true, Some(first)) = (classes.is_empty(), packed.skipped.first()) {
+        return Err(DataError::AllDamaged(packed.skipped.len(), first.clone()));
+    }
     if classes.is_empty() {
         return Err(DataError::Nothing { path: folder.root().to_owned(), what: "image that can be read" });
     }

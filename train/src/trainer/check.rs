@@ -2,6 +2,9 @@
 
 use super::{HeadKind, TrainConfig};
 
+/// Values of an embedding that a model can have at most.
+const MOST_VALUES: usize = 4096;
+
 /// Names the first setting that does not work.
 ///
 /// # Errors
@@ -16,8 +19,14 @@ pub(super) fn before_it_begins(config: &TrainConfig) -> Result<(), String> {
         Err("data.hold_out is 0 or at least 2: crops are compared with those of other identities".into())
     } else if distillation.as_ref().is_some_and(|of| !of.norm_weight.is_finite()) {
         Err("distillation.norm_weight is a finite number".into())
-    } else if network.dim == Some(0) {
-        Err("network.dim is at least 1".into())
+    } else if network.dim.is_some_and(|dim| !(1..=MOST_VALUES).contains(&dim)) {
+        Err(format!("network.dim is from 1 to {MOST_VALUES}"))
+    } else if network.frozen.iter().any(String::is_empty) {
+        Err("network.frozen has an empty name, which would be the beginning of all".into())
+    } else if !(config.optimiser.rate.is_finite() && config.optimiser.rate > 0.0) {
+        Err("optimiser.rate is a finite number above 0".into())
+    } else if !(head.s.is_finite() && head.s > 0.0) {
+        Err("head.s is a finite number above 0".into())
     } else if run.batch == run.accumulate && !bears_one {
         Err(format!(
             "run.batch is {} and run.accumulate {}: parts of one image have no statistics of their own; that needs \
@@ -56,6 +65,11 @@ mod tests {
         refused(|config| config.data.hold_out = 1, "data.hold_out");
         refused(|config| (config.data.hold_out, config.validation.patience) = (2, Some(0)), "validation.patience");
         refused(|config| config.network.dim = Some(0), "network.dim");
+        refused(|config| config.network.dim = Some(4097), "network.dim");
+        refused(|config| config.network.frozen = vec!["body.0".into(), String::new()], "network.frozen");
+        refused(|config| config.optimiser.rate = 0.0, "optimiser.rate");
+        refused(|config| config.optimiser.rate = f64::INFINITY, "optimiser.rate");
+        refused(|config| config.head.s = -1.0, "head.s");
         refused(|config| config.loader.threads = 0, "loader threads");
         refused(|config| config.loader.ahead = 0, "batches ahead");
         refused(|config| config.run.batch = 1, "parts of one image");

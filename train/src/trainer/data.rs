@@ -40,6 +40,12 @@ impl Data {
         let (train, held_out): (Arc<dyn Dataset>, Option<Arc<dyn Dataset>>) = match config.data.hold_out {
             0 => (whole, None),
             count => {
+                // Two at least stay, as two at least are held out.
+                let most = whole.classes().saturating_sub(2);
+                if count > most {
+                    let problem = format!("data.hold_out is {count} of {} identities, at most {most}", whole.classes());
+                    return Err(TrainError::Set { path: config.data.path.clone(), problem });
+                }
                 let (rest, held_out) = hold_out(&whole, count, config.seed)?;
                 (Arc::new(rest), Some(Arc::new(held_out)))
             }

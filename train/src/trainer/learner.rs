@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::TrainError;
 use super::descent::{Descent, Stride};
@@ -175,6 +175,22 @@ impl Learner {
             let length = momentum.len();
             let momentum = Tensor::from_vec(momentum, length, &Device::Cpu)?;
             tensors.insert(format!("{MOMENTUM}{name}"), momentum);
+        }
+        Ok(tensors)
+    }
+
+    /// As [`Self::tensors`], of which all are finite.
+    ///
+    /// # Errors
+    /// [`TrainError::NotFinite`], and as there.
+    pub fn finite_tensors(&mut self) -> Result<HashMap<String, Tensor>, TrainError> {
+        let tensors = self.tensors()?;
+        for tensor in tensors.values() {
+            // A sum is finite only if all are: infinities and what is no number stay in it.
+            let sum = tensor.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
+            if !sum.is_finite() {
+                return Err(TrainError::NotFinite);
+            }
         }
         Ok(tensors)
     }

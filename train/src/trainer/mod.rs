@@ -221,8 +221,8 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
-    /// The loss or a gradient is infinite or no number: the rate may be too high.
-    #[error("the loss or a gradient is not finite")]
+    /// The loss, a gradient or a weight is infinite or no number.
+    #[error("the loss, a gradient or a weight is not finite: the rate may be too high")]
     NotFinite,
     /// Training came apart.
     #[error("step {step}: {source}")]

@@ -270,17 +270,25 @@ impl Trainer {
             metrics.step(&record).map_err(TrainError::io(&folder))?;
             watch(Event::Step { record: &record, steps: self.steps });
 
-            // The weights that a run ends with are looked at in any case, so that the best are known among all.
-            let due = ends_epoch && (epoch + 1).is_multiple_of(self.config.validation.every_epochs);
-            let best = (due || step == self.steps) && self.validate(epoch, &mut metrics, watch)?;
-            let no_better = patience.is_some_and(|patience| self.state.stale >= patience);
-            let done = step == self.steps || no_better;
-            self.state.ended_early = no_better && step < self.steps;
             let stopped = stop.load(Ordering::Relaxed);
+            let is_last = step == self.steps;
             let due = self.config.checkpoints.every_steps.is_some_and(|every| step.is_multiple_of(every));
-            if done || stopped || ends_epoch || due {
+            // Whatever a run is ended by, it is with one of these: patience is lost at the end of an epoch.
+            let kept = if is_last || stopped || ends_epoch || due {
+                let kept = self.learner.finite_tensors();
+                Some(kept.map_err(|source| TrainError::Step { step, source: Box::new(source) })?)
+            } else {
+                None
+            };
+            // The weights that a run ends with are looked at in any case, so that the best are known among all.
+            let look = ends_epoch && (epoch + 1).is_multiple_of(self.config.validation.every_epochs);
+            let best = (look || is_last) && self.validate(epoch, &mut metrics, watch)?;
+            let no_better = patience.is_some_and(|patience| self.state.stale >= patience);
+            let done = is_last || no_better;
+            self.state.ended_early = no_better && !is_last;
+            if let Some(tensors) = kept {
                 metrics.sync().map_err(TrainError::io(&folder))?;
-                let checkpoint = Checkpoint { state: self.state.clone(), tensors: self.learner.tensors()? };
+                let checkpoint = Checkpoint { state: self.state.clone(), tensors };
                 let keep = self.config.checkpoints.keep;
                 watch(Event::Checkpoint(&self.checkpoints.write(&checkpoint, best, keep)?));
             }

@@ -48,6 +48,20 @@ fn a_run_that_was_stopped_ends_with_the_same_bits() {
     assert_eq!(records(&mut Trainer::resume(&whole).unwrap()), (Outcome::Finished, vec![]));
 }
 
+/// What a run has learnt is kept only as long as it is numbers.
+#[test]
+fn weights_that_are_no_numbers_are_not_kept() {
+    let folder = identities(4, 8);
+    let mut config = config(folder.path());
+    config.checkpoints.every_steps = Some(1);
+    config.optimiser.rate = 1e38;
+    let run = folder.path().join("run");
+    let mut trainer = Trainer::start(config, &run).unwrap();
+    let message = trainer.run(&AtomicBool::new(false), &mut |_| {}).unwrap_err().to_string();
+    assert_eq!(message, "step 1: the loss, a gradient or a weight is not finite: the rate may be too high");
+    assert_eq!(std::fs::read_dir(run.join("checkpoints")).unwrap().count(), 0);
+}
+
 /// The process is killed while it trains, the last checkpoint is damaged, and a new process goes on from the one before.
 #[test]
 fn a_killed_process_is_taken_up_by_another() {
