@@ -1,11 +1,9 @@
 //! What heads bring into a run: their state across a stop, directions of classes to begin with, export.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use super::{config, identities, last, records};
+use super::{config, exported, identities, last, records, stop_after};
 use candle_core::{DType, Tensor};
 use vultus_train::data::AugmentConfig;
-use vultus_train::trainer::{Checkpoint, Event, ExportConfig, HeadKind, KernelStart, Outcome, Trainer, export};
+use vultus_train::trainer::{Checkpoint, HeadKind, KernelStart, Outcome, Trainer};
 
 fn number(tensor: &Tensor) -> f64 {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()[0]
@@ -24,15 +22,7 @@ fn runs_with_other_heads_stop_and_go_on_and_are_exported() {
         assert_eq!((outcome, through.len()), (Outcome::Finished, 6));
         assert!(through.iter().all(|record| record.loss.is_finite() && record.margin_scaler.is_none()));
         let parts = folder.path().join(format!("parts-{name}"));
-        let stop = AtomicBool::new(false);
-        let mut first = Trainer::start(config, &parts).unwrap();
-        let outcome = first.run(&stop, &mut |event| {
-            if let Event::Step { record, .. } = event {
-                stop.store(record.step == 4, Ordering::Relaxed);
-            }
-        });
-        assert_eq!(outcome.unwrap(), Outcome::Stopped);
-        drop(first);
+        stop_after(&mut Trainer::start(config, &parts).unwrap(), 4);
         let kept = Checkpoint::open(&parts.join("checkpoints/step-0000000004.ckpt")).unwrap();
         let t = kept.tensors.get("head.t").map(number);
         assert_eq!(t.is_some_and(|t| t != 0.0), kind == HeadKind::CurricularFace, "{t:?}");
@@ -40,16 +30,7 @@ fn runs_with_other_heads_stop_and_go_on_and_are_exported() {
         assert_eq!(rest.len(), 2);
         assert!(last(&parts) == last(&whole), "{name}");
 
-        let exported = export(&ExportConfig {
-            run: whole,
-            checkpoint: None,
-            name: name.to_owned(),
-            models: folder.path().join("models"),
-            threshold: None,
-            licence: None,
-            replace: false,
-        });
-        let norm = exported.unwrap().installed.manifest.norm.plain;
+        let norm = exported(&whole, name).installed.manifest.norm.plain;
         assert!(norm.mean > 0.0 && norm.std > 0.0, "{norm:?}");
     }
 }

@@ -11,7 +11,7 @@ mod validation;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use image::{Rgb, RgbImage};
@@ -22,8 +22,8 @@ use vultus_train::head::{AdaFace, AdaFaceConfig, ClassKernel, MarginHead, loss, 
 use vultus_train::network::Network;
 use vultus_train::optimise::{ScheduleConfig, ScheduleKind, Sgd, SgdConfig, Update};
 use vultus_train::trainer::{
-    DistillationConfig, Event, ExportConfig, HeadConfig, HeadKind, Learner, Outcome, Part, StepRecord, TrainConfig,
-    Trainer, export,
+    DistillationConfig, Event, ExportConfig, Exported, HeadConfig, HeadKind, Learner, Outcome, Part, StepRecord,
+    TrainConfig, Trainer, export,
 };
 
 /// Reference values, where they are found.
@@ -81,6 +81,31 @@ fn records(trainer: &mut Trainer) -> (Outcome, Vec<StepRecord>) {
         }
     });
     (outcome.unwrap(), records)
+}
+
+/// Lets a run stop after some step, as whoever interrupts it does.
+fn stop_after(trainer: &mut Trainer, step: u64) {
+    let stop = AtomicBool::new(false);
+    let outcome = trainer.run(&stop, &mut |event| {
+        if let Event::Step { record, .. } = event {
+            stop.store(record.step == step, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(outcome.unwrap(), Outcome::Stopped);
+}
+
+/// The model of a run, in the folder of models beside it.
+fn exported(run: &Path, name: &str) -> Exported {
+    let config = ExportConfig {
+        run: run.to_owned(),
+        checkpoint: None,
+        name: name.to_owned(),
+        models: run.with_file_name("models"),
+        threshold: None,
+        licence: None,
+        replace: false,
+    };
+    export(&config).unwrap()
 }
 
 /// Bytes of the last checkpoint.

@@ -1,17 +1,15 @@
 //! Runs whose steps look at a sample of classes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{config, crops, identities, images, last, records};
+use super::{config, crops, exported, identities, images, last, records, stop_after};
 use candle_core::{DType, Device, Tensor};
 use vultus_engine::model::Architecture;
 use vultus_train::data::{AugmentConfig, Dataset};
 use vultus_train::network::Network;
 use vultus_train::optimise::{SgdConfig, clip, length};
 use vultus_train::trainer::{
-    Checkpoint, DistillationConfig, Event, ExportConfig, HeadConfig, HeadKind, Learner, Measured, Outcome, Part,
-    Trainer, export,
+    Checkpoint, DistillationConfig, HeadConfig, HeadKind, Learner, Measured, Outcome, Part, Trainer,
 };
 
 fn numbers(tensor: &Tensor) -> Vec<f64> {
@@ -62,16 +60,7 @@ fn runs_with_sampled_classes_stop_and_go_on_and_are_exported() {
         assert_eq!((outcome, through.len()), (Outcome::Finished, 6));
         assert!(through.iter().all(|record| record.loss.is_finite() && record.gradient_norm > 0.0));
         let parts = folder.path().join(format!("parts-{name}"));
-        let stop = AtomicBool::new(false);
-        let mut first = Trainer::start(config, &parts).unwrap();
-        let outcome = first.run(&stop, &mut |event| {
-            if let Event::Step { record, .. } = event {
-                stop.store(record.step == 4, Ordering::Relaxed);
-            }
-        });
-        assert_eq!(outcome.unwrap(), Outcome::Stopped);
-        // It has the folder's lock.
-        drop(first);
+        stop_after(&mut Trainer::start(config, &parts).unwrap(), 4);
         let kept = Checkpoint::open(&parts.join("checkpoints/step-0000000004.ckpt")).unwrap();
         assert!(!kept.tensors.contains_key("head.kernel"));
         assert_eq!(kept.tensors["head.weight"].dims(), [6, dim]);
@@ -81,16 +70,7 @@ fn runs_with_sampled_classes_stop_and_go_on_and_are_exported() {
         assert_eq!(rest.len(), 2);
         assert!(last(&parts) == last(&whole), "{name}");
 
-        let exported = export(&ExportConfig {
-            run: whole,
-            checkpoint: None,
-            name: name.to_owned(),
-            models: folder.path().join("models"),
-            threshold: None,
-            licence: None,
-            replace: false,
-        });
-        let norm = exported.unwrap().installed.manifest.norm.plain;
+        let norm = exported(&whole, name).installed.manifest.norm.plain;
         assert!(norm.mean > 0.0 && norm.std > 0.0, "{norm:?}");
         if kind == HeadKind::AdaFace {
             // Those of the checkpoint, and not of crops: the mean over steps, the later ones weighing a little more.

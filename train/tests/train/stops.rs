@@ -3,11 +3,11 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::{config, identities, last, records, train};
-use vultus_train::trainer::{Event, Outcome, StepRecord, TrainError, Trainer};
+use super::{config, identities, last, records, stop_after, train};
+use vultus_train::trainer::{Outcome, StepRecord, TrainError, Trainer};
 
 /// Stopped after some step and taken up again, by a checkpoint that is not the last of an epoch; compared with a run
 /// that went through: all bytes of the final checkpoint, weights, momenta, running norms and positions.
@@ -22,25 +22,21 @@ fn a_run_that_was_stopped_ends_with_the_same_bits() {
     let whole = folder.path().join("whole");
     let (outcome, through) = records(&mut Trainer::start(config.clone(), &whole).unwrap());
     assert_eq!((outcome, through.len()), (Outcome::Finished, 8));
-    for stop_after in [1, 3, 6] {
-        let parts = folder.path().join(format!("parts-{stop_after}"));
-        let stop = AtomicBool::new(false);
+    for stop_after_step in [1, 3, 6] {
+        let parts = folder.path().join(format!("parts-{stop_after_step}"));
         let mut first = Trainer::start(config.clone(), &parts).unwrap();
-        let outcome = first.run(&stop, &mut |event| {
-            if let Event::Step { record, .. } = event {
-                stop.store(record.step == stop_after, Ordering::Relaxed);
-            }
-        });
-        assert_eq!(outcome.unwrap(), Outcome::Stopped);
+        stop_after(&mut first, stop_after_step);
         assert!(matches!(Trainer::start(config.clone(), &parts), Err(TrainError::Exists(_))));
         assert!(matches!(Trainer::resume(&parts), Err(TrainError::Locked(_))));
         drop(first);
         let mut second = Trainer::resume(&parts).unwrap();
-        assert_eq!(second.state().step, stop_after);
+        assert_eq!(second.state().step, stop_after_step);
         let (outcome, rest) = records(&mut second);
-        assert_eq!((outcome, rest.len() as u64), (Outcome::Finished, 8 - stop_after));
-        assert!(rest.iter().zip(&through[stop_after as usize..]).all(|(a, b)| a.loss.to_bits() == b.loss.to_bits()));
-        assert!(last(&parts) == last(&whole), "stopped after {stop_after}");
+        assert_eq!((outcome, rest.len() as u64), (Outcome::Finished, 8 - stop_after_step));
+        assert!(
+            rest.iter().zip(&through[stop_after_step as usize..]).all(|(a, b)| a.loss.to_bits() == b.loss.to_bits())
+        );
+        assert!(last(&parts) == last(&whole), "stopped after {stop_after_step}");
         let best = |run: &Path| std::fs::read(run.join("checkpoints/best.ckpt")).unwrap();
         assert!(best(&parts) == best(&whole));
     }
