@@ -106,8 +106,6 @@ pub struct State {
     pub best: Option<f64>,
     /// Validations in a row that were no better.
     pub stale: u64,
-    /// Whether the run ended before its steps were done, as validation got no better.
-    pub ended_early: bool,
 }
 
 /// A run, kept.
@@ -242,7 +240,6 @@ pub(super) mod tests {
             input: Architecture::Ir18.default_input(),
             best: Some(0.1 + 0.2),
             stale: 2,
-            ended_early: false,
         };
         Checkpoint { state, tensors }
     }

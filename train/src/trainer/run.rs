@@ -159,7 +159,6 @@ impl Trainer {
             input,
             best: None,
             stale: 0,
-            ended_early: false,
         };
         let mut trainer = Self::assemble(config, folder, data, network, state)?;
         trainer.warnings = warnings;
@@ -239,16 +238,12 @@ impl Trainer {
         for warning in std::mem::take(&mut self.warnings) {
             watch(Event::Warning(&warning));
         }
-        let patience = self.config.validation.patience;
-        if self.state.ended_early {
-            if patience.is_some_and(|patience| self.state.stale >= patience) {
-                return Ok(Outcome::NoBetter);
-            }
-            // There is more patience now than there was.
-            self.state.ended_early = false;
-        }
         if self.state.step >= self.steps {
             return Ok(Outcome::Finished);
+        }
+        // A run that ended early goes on where there is more patience now than there was.
+        if self.is_out_of_patience() {
+            return Ok(Outcome::NoBetter);
         }
         let folder = self.folder.path().to_owned();
         let train = &self.data.train;
@@ -283,23 +278,28 @@ impl Trainer {
             // The weights that a run ends with are looked at in any case, so that the best are known among all.
             let look = ends_epoch && (epoch + 1).is_multiple_of(self.config.validation.every_epochs);
             let best = (look || is_last) && self.validate(epoch, &mut metrics, watch)?;
-            let no_better = patience.is_some_and(|patience| self.state.stale >= patience);
-            let done = is_last || no_better;
-            self.state.ended_early = no_better && !is_last;
             if let Some(tensors) = kept {
                 metrics.sync().map_err(TrainError::io(&folder))?;
                 let checkpoint = Checkpoint { state: self.state.clone(), tensors };
                 let keep = self.config.checkpoints.keep;
                 watch(Event::Checkpoint(&self.checkpoints.write(&checkpoint, best, keep)?));
             }
-            if self.state.ended_early {
+            if is_last {
+                break;
+            }
+            if self.is_out_of_patience() {
                 return Ok(Outcome::NoBetter);
             }
-            if stopped && !done {
+            if stopped {
                 return Ok(Outcome::Stopped);
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    /// Whether validation has not become better for too long.
+    fn is_out_of_patience(&self) -> bool {
+        self.config.validation.patience.is_some_and(|patience| self.state.stale >= patience)
     }
 
     /// One step: what was measured, the epoch, and whether it has ended. Of a step whose parts are of several epochs, that

@@ -247,7 +247,6 @@ fn small_networks_have_the_gradients_of_double_precision() {
 }
 
 #[test]
-#[ignore = "minutes and gigabytes: deep networks in double precision"]
 fn deep_networks_have_the_gradients_of_double_precision() {
     // Fewer images than four, normalised by themselves, leave little but rounding behind the last normalisation.
     for architecture in [Architecture::Ir50, Architecture::Ir101] {
