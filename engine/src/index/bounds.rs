@@ -84,9 +84,7 @@ pub(super) struct CodedProbe {
 impl CodedProbe {
     /// For rows as they came, and such as are coded in these.
     pub(super) fn new(probe: &[f32], bases: &[Arc<Basis>]) -> Self {
-        let isa = Isa::current();
-        let turned = bases.iter().map(|basis| Turned::new(&basis.turn(probe), Some(basis)));
-        Self { isa, all: std::iter::once(Turned::new(probe, None)).chain(turned).collect() }
+        Self::several(std::iter::once(probe), bases).swap_remove(0)
     }
 
     /// The same of several probes of the same length: a basis is read once for all of them.

@@ -47,8 +47,8 @@ impl Passing<'_> {
     const ALL: Self = Self { mask: None, masked: &|_| true, accept: &|_| true };
 }
 
-/// From so many rows on whose vectors are to be multiplied, and from four times the list's length, the vectors of those are that
-/// can still be on it. The more rows wait for that, the fewer it is in the end, and the lower the floor meanwhile.
+/// Rows that wait for their vectors to be multiplied, or four times as many as the list is long where that is more: then it is done
+/// for those that can still be on the list. The more wait, the fewer of them can, but the lower the floor is meanwhile.
 const CANDIDATES: usize = 32;
 /// So many vectors ahead they are asked for.
 const VECTORS_AHEAD: usize = 4;
