@@ -101,31 +101,8 @@ fn share(found: &[f64], expected: &[f64]) -> f64 {
     error / size
 }
 
-/// The length of a gradient, summed as the reference summed it: in single precision, by eights. Of the linear layer's twelve
-/// million values that is short of the true length by 9e-4.
-fn length(gradient: &[f32]) -> f64 {
-    let mut sums = [0f32; 8];
-    for values in gradient.chunks(8) {
-        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value * value);
-    }
-    f64::from(sums.iter().sum::<f32>().sqrt())
-}
-
-/// Parameters whose gradient goes through the first unit's PReLU. In double precision the value nearest to a kink is 3e-7 away
-/// from it, less than single precision is exact to. From this PReLU on to the input, and nowhere else, gradients are off by
-/// what one value on the other side of a kink makes: its slope's gradient is not, its normalisation's bias is.
-fn is_ahead_of_kink(name: &str) -> bool {
-    let unit = ["body.0.res_layer.0.", "body.0.res_layer.1.", "body.0.res_layer.2."];
-    name.starts_with("input_layer") || unit.iter().any(|layer| name.starts_with(layer))
-}
-
-/// Biases that move all pixels of a channel alike, up to a normalisation that takes them away again.
-fn takes_no_gradient(name: &str) -> bool {
-    name.ends_with(".bias")
-        && (name.starts_with("output_layer") || name.contains("res_layer.5") || name.contains("shortcut_layer"))
-}
-
-/// Loss, logits, embeddings, the gradient of every parameter and all running statistics after one step.
+/// Loss, logits, embeddings, the gradient of the head and all running statistics after one step. The gradients of the
+/// network are compared where double precision is at hand, in `network/tensors/full.rs`.
 #[test]
 fn a_step_of_ir_18_equals_the_published_code() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ir_18_step.safetensors");
@@ -152,41 +129,19 @@ fn a_step_of_ir_18_equals_the_published_code() {
     ] {
         note(share(&values(found), &values(&golden[what])), what, limit);
     }
-    let (mut compared, mut running, mut vanishing) = (0, 0, 0);
+    let mut running = 0;
     for parameter in network.parameters().iter() {
         let name = parameter.name();
         if let Some(expected) = golden.get(&format!("buffer_after/{name}")) {
             let found: Vec<f64> = parameter.values.iter().map(|value| f64::from(*value)).collect();
             note(share(&found, &values(expected)), name, 1e-4);
             running += 1;
-            continue;
-        }
-        let expected = values(&golden[&format!("grad/{name}")]);
-        let gradient = gradients.get(name).unwrap();
-        let norm = length(gradient);
-        compared += 1;
-        if takes_no_gradient(name) {
-            // Nothing but rounding, on both sides, beside the gradient of the weight.
-            let weight = values(&golden[&format!("grad/{}", name.replace(".bias", ".weight"))]);
-            assert!(norm < 1e-4 * weight[0] && expected[0] < 1e-4 * weight[0], "{name}: {norm} {expected:?}");
-            vanishing += 1;
-            continue;
-        }
-        let limit = if is_ahead_of_kink(name) { 1e-3 } else { 1e-4 };
-        note((norm / expected[0] - 1.0).abs(), name, limit);
-        // Single values against the root mean square of their tensor, which some of them are far below.
-        let scale =
-            expected[1..].iter().fold(expected[0] / (gradient.len() as f64).sqrt(), |most, v| most.max(v.abs()));
-        for (found, expected) in gradient.iter().zip(&expected[1..]) {
-            note((f64::from(*found) - expected).abs() / scale, name, limit);
+        } else {
+            assert!(golden.contains_key(&format!("grad/{name}")), "{name}");
         }
     }
-    assert_eq!(compared + running, network.parameters().iter().count());
-    assert_eq!(golden.len(), compared + running + 5);
-    assert_eq!(vanishing, 2 + 8 + 3);
-    println!(
-        "{compared} gradients, {vanishing} of them nothing, and {running} running statistics; the largest error is {worst:?}"
-    );
+    assert_eq!(golden.len(), network.parameters().iter().count() + 5);
+    println!("{running} running statistics; the largest error is {worst:?}");
 }
 
 fn shared(path: &str) -> Option<PathBuf> {

@@ -13,7 +13,12 @@ mod output;
 mod tinyface;
 mod verify;
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
+
+use crate::eval::EvalError;
+use crate::eval::features::Features;
 
 /// What to evaluate, and how.
 #[derive(Debug, Args)]
@@ -51,4 +56,13 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<()> {
         Protocol::Tinyface(command) => command.run(),
         Protocol::Identify(command) => command.run(),
     }
+}
+
+/// Reads a file of features and tells what is odd about them.
+fn read_features(path: &Path) -> Result<Features, EvalError> {
+    let features = Features::read(path)?;
+    for oddity in features.oddities() {
+        eprintln!("warning: {}: {oddity}; they are taken as they are", path.display());
+    }
+    Ok(features)
 }

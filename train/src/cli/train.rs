@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use super::interrupt::on_interrupt;
 use crate::trainer::{Event, Outcome, TrainConfig, Trainer};
@@ -28,11 +28,13 @@ pub(super) struct Train {
 
 impl Train {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let preparing = spinner();
         let mut trainer = match (self.config, self.out, self.resume) {
             (_, _, Some(folder)) => Trainer::resume(&folder)?,
             (Some(config), Some(out), None) => Trainer::start(TrainConfig::open(&config)?, &out)?,
             _ => anyhow::bail!("a configuration and --out, or --resume"),
         };
+        drop(preparing);
         let stop = on_interrupt()?;
         let bar = bar(trainer.steps(), trainer.state().step);
         let outcome = trainer.run(&stop, &mut |event| show(&bar, event));
@@ -43,6 +45,15 @@ impl Train {
             Outcome::Stopped => ("stopped; --resume goes on", ExitCode::from(STOPPED)),
         };
         let state = trainer.state();
+        if state.step > trainer.steps() {
+            writeln!(
+                std::io::stdout(),
+                "done before: at step {}, and run.steps asks for {}",
+                state.step,
+                trainer.steps()
+            )?;
+            return Ok(code);
+        }
         let best = state.best.map_or(String::new(), |best| format!(", best validation {:.2} %", 100.0 * best));
         writeln!(std::io::stdout(), "{told}: step {} of {}{best}", state.step, trainer.steps())?;
         Ok(code)
@@ -71,6 +82,17 @@ fn show(bar: &ProgressBar, event: Event<'_>) {
 /// A line of its own, also where there is no bar.
 fn tell(bar: &ProgressBar, line: &str) {
     bar.suspend(|| eprintln!("{line}"));
+}
+
+/// Something that turns while data and weights are read and crops are measured, hidden where nobody looks at it.
+fn spinner() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let spinner =
+        ProgressBar::new_spinner().with_message("reading data and weights").with_finish(ProgressFinish::AndClear);
+    spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+    spinner
 }
 
 /// A progress bar, hidden where nobody looks at it.

@@ -89,6 +89,28 @@ impl Features {
         std::fs::write(path, bytes).map_err(EvalError::io(path, "a folder for the file"))
     }
 
+    /// What is odd about the numbers, which are taken as they are: embeddings that are neither of length 1 (to 0.01, which
+    /// half precision keeps) nor zeros, and norms below 0.
+    pub fn oddities(&self) -> Vec<String> {
+        let flipped = self.flipped.as_ref().map(|of| ("flipped_embeddings", "flipped_norms", of));
+        let both = [Some(("embeddings", "norms", &self.plain)), flipped];
+        let mut found = Vec::new();
+        for (embeddings, norms, normed) in both.into_iter().flatten() {
+            let lengths = normed.embeddings.iter().map(|row| {
+                let squares = row.iter().map(|value| f64::from(*value) * f64::from(*value));
+                squares.sum::<f64>().sqrt()
+            });
+            let odd = |length: &f64| *length != 0.0 && (length - 1.0).abs() > 0.01;
+            if let Some((row, length)) = lengths.enumerate().find(|(_, length)| odd(length)) {
+                found.push(format!("{embeddings} are no unit vectors (row {row} has length {length:.4})"));
+            }
+            if let Some((row, norm)) = normed.norms.iter().enumerate().find(|(_, norm)| **norm < 0.0) {
+                found.push(format!("{norms} has values below 0 (row {row}: {norm})"));
+            }
+        }
+        found
+    }
+
     /// The raw features ê·n of the images themselves, of which templates of IJB-S are made.
     ///
     /// # Errors
@@ -196,6 +218,21 @@ mod tests {
         assert!(matches!(features(false).fused(FlipFusion::Concat), Err(EvalError::None(_))));
         assert_eq!(features(true).fused(FlipFusion::PreNormVectorAdd).unwrap().row(0), [24.0, 0.0]);
         assert_eq!(features(true).fused(FlipFusion::Concat).unwrap().dim(), 4);
+    }
+
+    #[test]
+    fn odd_numbers_are_told() {
+        assert!(features(true).oddities().is_empty());
+        let mut odd = features(true);
+        let rows = Rows::new("row", 2, vec![0.0, 0.0, 6.0, 8.0]).unwrap();
+        odd.flipped = Some(Normed::new(rows, vec![3.0, -2.5]).unwrap());
+        assert_eq!(
+            odd.oddities(),
+            [
+                "flipped_embeddings are no unit vectors (row 1 has length 10.0000)",
+                "flipped_norms has values below 0 (row 1: -2.5)"
+            ]
+        );
     }
 
     #[test]

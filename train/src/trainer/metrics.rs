@@ -104,6 +104,33 @@ impl ValidationRecord {
     }
 }
 
+/// Tells a run that comes apart by the norms of its embeddings: losses see directions alone, so that a rate that is too high
+/// lets norms run away while the loss looks fine.
+#[derive(Debug, Default)]
+pub(super) struct NormWatch {
+    first: Option<f64>,
+    told: bool,
+}
+
+impl NormWatch {
+    /// How many times the first mean a mean is that no sound training comes to.
+    const FACTOR: f64 = 10.0;
+
+    /// What to warn of after a step, once in a process.
+    pub(super) fn look(&mut self, record: &StepRecord) -> Option<String> {
+        let first = *self.first.get_or_insert(record.norm_mean);
+        if self.told || record.norm_mean <= Self::FACTOR * first {
+            return None;
+        }
+        self.told = true;
+        Some(format!(
+            "norms of embeddings have a mean of {:.0} at step {}, after {first:.1} at first: the network comes apart, \
+             which a lower optimiser.rate or an optimiser.clip can keep it from",
+            record.norm_mean, record.step
+        ))
+    }
+}
+
 /// Mean and unbiased standard deviation.
 fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let count = values.len() as f64;
@@ -194,6 +221,19 @@ mod tests {
         assert_eq!(accuracy(held_out(), vec![]), Some(0.5));
         assert_eq!(accuracy(held_out(), vec![set(0.75), set(1.0)]), Some(0.875));
         assert_eq!(accuracy(None, vec![set(0.75)]), Some(0.75));
+    }
+
+    #[test]
+    fn norms_that_run_away_are_told_once() {
+        let mut watch = NormWatch::default();
+        let mut look = |step, mean: f64| {
+            let measured = Measured { norms: vec![mean; 2], ..Measured::default() };
+            watch.look(&StepRecord::new(step, 0, 0.1, &measured))
+        };
+        assert_eq!([look(8, 70.0), look(9, 700.0), look(10, 20.0)], [None, None, None]);
+        let told = look(11, 701.0).unwrap();
+        assert!(told.starts_with("norms of embeddings have a mean of 701 at step 11, after 70.0 at first"), "{told}");
+        assert_eq!(look(12, 1e6), None);
     }
 
     #[test]

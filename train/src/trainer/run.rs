@@ -16,7 +16,7 @@ use super::folder::RunFolder;
 use super::head::{HeadKind, KernelStart};
 use super::learner::{Learner, Measured, Part};
 use super::means::class_means;
-use super::metrics::{Metrics, StepRecord, ValidationRecord};
+use super::metrics::{Metrics, NormWatch, StepRecord, ValidationRecord};
 use super::sets::EvaluationSet;
 use super::start::{self, Started};
 use super::validate::validate;
@@ -250,6 +250,7 @@ impl Trainer {
         let mut metrics = Metrics::open(&folder, self.state.step).map_err(TrainError::io(&folder))?;
         let sampler = Sampler::resume(self.state.sampler, sampler_config(&self.config), train.as_ref())?;
         let mut loader = Loader::new(train.clone(), sampler, self.config.augment, self.config.loader)?;
+        let mut norms = NormWatch::default();
         let start = Instant::now();
         while self.state.step < self.steps {
             let begun = Instant::now();
@@ -264,6 +265,9 @@ impl Trainer {
             record.images_per_s = measured.norms.len() as f64 / begun.elapsed().as_secs_f64().max(1e-9);
             metrics.step(&record).map_err(TrainError::io(&folder))?;
             watch(Event::Step { record: &record, steps: self.steps });
+            if let Some(warning) = norms.look(&record) {
+                watch(Event::Warning(&warning));
+            }
 
             let stopped = stop.load(Ordering::Relaxed);
             let is_last = step == self.steps;

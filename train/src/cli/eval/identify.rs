@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use crate::eval::EvalError;
-use crate::eval::features::Features;
 use crate::eval::search::Labelled;
 use crate::eval::trade_off::{TradeOff, trade_off};
 use clap::Args;
@@ -11,6 +10,7 @@ use serde_json::json;
 use vultus_engine::evaluate::chart::{Axis, Curve, Panel};
 
 use super::output::{Output, cmc_panel, percent, table};
+use super::read_features;
 
 /// Lowest rate of the DET curve.
 const LEAST: f64 = 1e-4;
@@ -75,7 +75,7 @@ fn text(outcome: &TradeOff) -> String {
 
 /// Unit vectors of a file of features, with their labels.
 pub(super) fn labelled(path: &Path) -> anyhow::Result<Labelled> {
-    let features = Features::read(path)?;
+    let features = read_features(path)?;
     let labels = features.labels.clone();
     let what = "it has no labels, which say whom each feature is of".to_owned();
     let labels = labels.ok_or_else(|| EvalError::File { path: path.to_path_buf(), what })?;

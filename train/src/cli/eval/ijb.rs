@@ -20,6 +20,7 @@ use vultus_engine::face::Landmarks;
 
 use super::network::Network;
 use super::output::{Output, cmc_panel, percent, power, progress, roc_panel, table};
+use super::read_features;
 
 /// Verification (1:1) and identification (1:N) of templates. Whichever of the lists is missing is told on stderr and its part
 /// left out.
@@ -100,7 +101,7 @@ impl Ijb {
     fn images(&self) -> anyhow::Result<(String, Rows<f32>)> {
         if let Some(path) = &self.features {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            return Ok((name, Features::read(path)?.fused(self.fusion)?));
+            return Ok((name, read_features(path)?.fused(self.fusion)?));
         }
         let device = self.network.device()?;
         let model = self.network.load(false, &device)?;

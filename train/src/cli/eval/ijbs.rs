@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use crate::eval::faces::{features_of, normed, read_photo};
-use crate::eval::features::Features;
 use crate::eval::ijbs::{FPIRS, RANKS, TwoGalleries, frame_templates, two_galleries};
 use crate::eval::ijbs_protocol::{FrameList, IjbsProtocols, PROTOCOLS};
 use crate::eval::search::{Labelled, cmc};
@@ -16,6 +15,7 @@ use vultus_engine::evaluate::chart::Curve;
 
 use super::network::Network;
 use super::output::{Output, cmc_panel, percent, progress, table};
+use super::read_features;
 
 /// Five protocols, each in closed and open set. Features are raw and without flip fusion, as published.
 #[derive(Debug, Args)]
@@ -96,7 +96,7 @@ impl Ijbs {
         let Some(root) = &self.root else {
             let path = self.features.as_ref().context("--features or --root is needed")?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            return Ok((name, Features::read(path)?.raw()?));
+            return Ok((name, read_features(path)?.raw()?));
         };
         let device = self.network.device()?;
         let model = self.network.load(false, &device)?;

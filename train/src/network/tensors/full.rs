@@ -208,34 +208,76 @@ fn kernels(architecture: Architecture, images: usize) -> [f64; 2] {
     [alike[0].0, alike[1].0]
 }
 
-/// The error of gradients against the reference step's, of which it has the first values of each parameter: the largest in
-/// terms of the larger of their largest and the root mean square of the tensor.
+/// The length of a gradient, summed as the reference summed it: in single precision, by eights. Of the linear layer's twelve
+/// million values that is short of the true length by 9e-4.
+fn length_in_single_precision(gradient: &[f64]) -> f64 {
+    let mut sums = [0f32; 8];
+    for values in gradient.chunks(8) {
+        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += (*value as f32) * (*value as f32));
+    }
+    f64::from(sums.iter().sum::<f32>().sqrt())
+}
+
+/// Biases that move all pixels of a channel alike, up to a normalisation that takes them away again.
+fn takes_no_gradient(name: &str) -> bool {
+    name.ends_with(".bias")
+        && (name.starts_with("output_layer") || name.contains("res_layer.5") || name.contains("shortcut_layer"))
+}
+
+/// The errors of gradients against the reference step's, which has the length of each parameter's and its first values: of the
+/// length as a share of it, of values in terms of the larger of their largest and the root mean square of the tensor. The
+/// worst come first. Gradients that vanish are asked to be nothing beside that of the weight.
 fn far_from_reference(network: &Network, golden: &HashMap<String, Tensor>, found: &All) -> Vec<(f64, String)> {
     let mut errors = Vec::new();
+    let mut vanishing = 0;
     for (parameter, found) in network.parameters().iter().zip(found) {
-        let Some(expected) = golden.get(&format!("grad/{}", parameter.name())).map(numbers) else { continue };
-        let weight = golden.get(&format!("grad/{}", parameter.name().replace(".bias", ".weight"))).map(numbers);
-        if found.is_empty() || weight.is_some_and(|weight| expected[0] < 1e-4 * weight[0]) {
+        let name = parameter.name();
+        let Some(expected) = golden.get(&format!("grad/{name}")).map(numbers) else {
+            assert!(golden.contains_key(&format!("buffer_after/{name}")), "{name}");
+            continue;
+        };
+        let length = length_in_single_precision(found);
+        if takes_no_gradient(name) {
+            let weight = numbers(&golden[&format!("grad/{}", name.replace(".bias", ".weight"))]);
+            assert!(length < 1e-4 * weight[0] && expected[0] < 1e-4 * weight[0], "{name}: {length} {expected:?}");
+            vanishing += 1;
             continue;
         }
         let scale = expected[1..].iter().fold(expected[0] / (found.len() as f64).sqrt(), |most, v| most.max(v.abs()));
         let errors_of = found.iter().zip(&expected[1..]).map(|(found, expected)| (found - expected).abs() / scale);
-        errors.push((errors_of.fold(0.0, f64::max), parameter.name().to_owned()));
+        errors.push((errors_of.fold((length / expected[0] - 1.0).abs(), f64::max), name.to_owned()));
     }
+    assert_eq!(vanishing, 2 + 8 + 3);
+    assert_eq!(errors.len() + vanishing, golden.keys().filter(|name| name.starts_with("grad/")).count());
     errors.sort_by(|a, b| b.0.total_cmp(&a.0));
     errors
 }
 
-/// The reference step is that of double precision, and the kernels' too where single precision has taken the same sides.
+/// The gradients of the reference step (PyTorch on the CPU) are those of double precision, and those of the kernels less
+/// what the values make that single precision had on the other side of a kink. Which those are depends on the
+/// instruction set; double precision tells what they make.
 #[test]
-fn the_reference_step_is_that_of_double_precision() {
+fn the_gradients_of_the_reference_step_are_those_of_the_kernels_and_of_double_precision() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ir_18_step.safetensors");
     let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-    let truth = Truth::new(filled(Architecture::Ir18), &batch(4));
+    let pixels = batch(4);
+    let mut network = filled(Architecture::Ir18);
+    let (_, mut found, kept) = step(&mut network, &pixels);
+    let truth = Truth::new(filled(Architecture::Ir18), &pixels);
     assert!((numbers(&golden["loss"])[0] / truth.loss - 1.0).abs() < 1e-6);
-    let errors = far_from_reference(&truth.network, &golden, &truth.gradients(&truth.kept));
-    println!("{:?}", &errors[..3]);
-    assert!(errors.len() > 50 && errors[0].0 < 1e-4, "{:?}", errors[0]);
+    let straight = truth.gradients(&truth.kept);
+    let flips = Flips::new(&truth, &kept, &network.workspace);
+    let flipped = truth.gradients(&flips.kept);
+    for ((found, straight), flipped) in found.iter_mut().zip(&straight).zip(&flipped) {
+        for ((found, straight), flipped) in found.iter_mut().zip(straight).zip(flipped) {
+            *found -= flipped - straight;
+        }
+    }
+    for (what, gradients) in [("double precision", &straight), ("kernels", &found)] {
+        let errors = far_from_reference(&truth.network, &golden, gradients);
+        println!("{what}, {} values on the other side: {:?}", flips.count, &errors[..3]);
+        assert!(errors[0].0 < 1e-4, "{what}: {:?}", errors[0]);
+    }
 }
 
 #[test]
