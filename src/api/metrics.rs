@@ -42,7 +42,7 @@ fn exposition(app: &App) -> String {
         ("{part=\"vectors\"}", parts.vectors as u64),
         ("{part=\"digits\"}", parts.digits as u64),
         ("{part=\"keys\"}", parts.keys as u64),
-        ("{part=\"bits\"}", parts.bits as u64),
+        ("{part=\"sketches\"}", parts.sketches as u64),
         ("{part=\"graph\"}", parts.graph as u64),
     ];
     figure("index_part_bytes", "gauge", "The same by part of the indexes.", &by_part);

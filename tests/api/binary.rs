@@ -350,7 +350,7 @@ fn searches_of_a_stored_gallery_are_measured_and_it_stays_as_it_was() {
         (&json!(204.0), &json!(0.0), &Value::Null)
     );
     let sum: f64 =
-        ["vectors", "digits", "keys", "bits", "graph"].map(|part| parts[part].as_f64().unwrap()).iter().sum();
+        ["vectors", "digits", "keys", "sketches", "graph"].map(|part| parts[part].as_f64().unwrap()).iter().sum();
     assert!((sum - row["bytes_per_row"].as_f64().unwrap()).abs() < 1e-6, "{row}");
     assert_eq!(check(folder.path()), before);
     for (arguments, status, told) in [

@@ -17,7 +17,7 @@ use crate::kernel::turn::{BLOCK, STRIP, products};
 use crate::random::Random;
 
 /// A head is the shortest that leaves at most this share of the squared length of vectors to tails.
-const TAIL: f32 = 0.05;
+pub(super) const TAIL: f32 = 0.05;
 /// A basis that changes products by more than this is not used.
 const MOST_ERROR: f32 = 1e-3;
 

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::basis::Basis;
+use super::basis::{Basis, TAIL};
 use super::codes::{COARSE, Coded, CodedRows, LIFT, coded_len, encode_largest, length_of};
 use super::vector::UNIT_TOLERANCE;
 use crate::kernel::bytes;
@@ -19,6 +19,9 @@ use crate::kernel::reach::{self, Line, Lines, Numbers};
 const LONGEST: f32 = 1.0 + UNIT_TOLERANCE + 1e-5;
 /// What rounding may add between a score, which is summed in single precision, and its bound.
 const ROUNDING: f32 = 1e-5;
+
+/// Standard deviations that a score is within of what coarse digits say, in all likelihood.
+const LIKELY: f32 = 3.0;
 
 /// Which digits of a row's head a product is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,8 @@ struct Turned {
     coarse: Line,
     /// For products of both.
     both: Line,
+    /// The standard deviation of what tails add to a score.
+    likely_tail: f32,
 }
 
 impl Turned {
@@ -66,7 +71,10 @@ impl Turned {
             slack: rest * LONGEST + ROUNDING + error,
         };
         let both = Line { lifted: (COARSE + 1) * lifted, scale, ..coarse };
-        Self { basis: basis.cloned(), head: head.to_vec(), tail: tail.to_vec(), coarse, both }
+        // Tails of rows have at most so much of their squared lengths, on average, in as many directions as there are.
+        let of_rows = (TAIL / (probe.len() - head_len).max(1) as f32).sqrt();
+        let likely_tail = if basis.is_some() { coarse.per_tail * of_rows } else { 0.0 };
+        Self { basis: basis.cloned(), head: head.to_vec(), tail: tail.to_vec(), coarse, both, likely_tail }
     }
 
     fn is_for(&self, rows: &CodedRows) -> bool {
@@ -149,6 +157,22 @@ impl CodedProbe {
         products(self.isa, head, &rows.fine[row * width..(row + 1) * width], &mut fine);
         let product = COARSE * coarse + fine[0];
         (product, both.bound(product, rows.scales[row], rows.head_rest(row), rows.tail_length(row)))
+    }
+
+    /// Between what one row's score lies in all likelihood, by its coarse digits.
+    ///
+    /// What is left out of a value is as likely to be anything up to half a step, and stands in no relation to the probe, nor does the
+    /// tail of a row to that of a probe. So errors add up as their squares do, and not as Cauchy and Schwarz have to fear.
+    pub(super) fn likely_range(&self, rows: &CodedRows, row: usize) -> Range {
+        let Turned { head, coarse, likely_tail, .. } = self.as_in(rows);
+        let (mut product, width) = ([0], head.len() / 2);
+        products(self.isa, head, &rows.coarse[row * width..(row + 1) * width], &mut product);
+        let scale = rows.scales[row];
+        let score = (product[0] - coarse.lifted) as f32 * coarse.scale * scale;
+        // A step's deviation is its width times the root of a twelfth.
+        let of_digits = COARSE as f32 * scale * 0.289;
+        let error = LIKELY * (of_digits * of_digits + likely_tail * likely_tail).sqrt();
+        Range { least: score - error, most: score + error }
     }
 
     /// The closest bounds of one row's score, given the product of both digits.
@@ -339,6 +363,30 @@ mod tests {
             let sums = each.fold([0.0; 3], |sums, each| std::array::from_fn(|at| sums[at] + each[at]));
             let [coarse, fine, whole] = sums.map(|sum| sum / 200.0);
             assert!(coarse < 0.4 && fine < 0.2 && whole < 0.05, "dim {dim}: {coarse} {fine} {whole}");
+        }
+    }
+
+    #[test]
+    fn scores_are_likely_to_be_where_coarse_digits_say() {
+        for (dim, turned) in [(192, false), (512, false), (192, true), (512, true)] {
+            let gallery = of_faces(dim, 1_500);
+            let basis = turned.then(|| Arc::new(Basis::learn(&gallery).unwrap()));
+            let vectors: Vec<Vec<f32>> = (0..600).map(|slot| gallery.row(slot).unwrap().vector.to_vec()).collect();
+            let rows = coded(&vectors, basis.as_ref());
+            let bases: Vec<Arc<Basis>> = basis.into_iter().collect();
+            let (mut within, mut width, mut all) = (0, 0.0, 0.0);
+            for probe in (600..640).map(|slot| gallery.row(slot).unwrap().vector) {
+                let coded = CodedProbe::new(probe, &bases);
+                for (row, vector) in vectors.iter().enumerate() {
+                    let Range { least, most } = coded.likely_range(&rows, row);
+                    within += usize::from((least..=most).contains(&cosine(probe, vector)));
+                    width += most - least;
+                    all += 1.0;
+                }
+            }
+            // Three standard deviations of a normal distribution have 0.9973 of it.
+            let (share, width) = (within as f32 / all, width / all);
+            assert!(share > 0.99 && width < 0.12, "dim {dim}, turned {turned}: {share}, {width}");
         }
     }
 

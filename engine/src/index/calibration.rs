@@ -2,7 +2,7 @@
 
 use super::Hit;
 use super::RowKey;
-use super::cascade::{Cascade, MOST, RECALL_AT, Shares};
+use super::cascade::{Cascade, MOST, RECALL_AT};
 use super::flat::FlatRows;
 use super::scan::Query;
 use super::top::TopSubjects;
@@ -12,18 +12,11 @@ use super::trial::seen_anew;
 const TRIALS: usize = 400;
 /// The share of probes whose best subject has to be found.
 const RANK_1: f64 = 0.9995;
-/// Shares of what is to be found that the first look may let through: the more, the more rows are looked at a second time.
-const LET_THROUGH: [f64; 6] = [0.93, 0.95, 0.97, 0.98, 0.99, 0.995];
-/// What a second look at eight rows takes, in nanoseconds, and what a row takes that goes on. Only which is cheaper depends on
-/// them.
-const BLOCK_NS: f64 = 8.0;
-const ROW_NS: f64 = 80.0;
 
-/// The shares of the rows that are as near to a probe as a subject that is to be found.
+/// The share of the rows that are as near to a probe as a subject that is to be found, or nearer.
 #[derive(Clone, Copy)]
 struct Found {
-    first: f64,
-    second: f64,
+    near: f64,
     /// It is the best one.
     is_best: bool,
 }
@@ -38,17 +31,16 @@ impl Cascade {
         // Every other one, so that both halves are of the whole gallery.
         let mut all = Vec::new();
         for (probe, hits) in probes.iter().zip(&exact).step_by(2) {
-            let sight = self.sight(probe);
-            let [first, second] = self.distances_of(&sight);
+            let sight = self.directions().probe(probe);
+            let products = self.products_of(&sight);
             for (rank, hit) in hits.iter().enumerate() {
                 let key = RowKey { subject: hit.subject.clone(), face: hit.face };
                 let Some(row) = slot_of(&key).and_then(|slot| rows.row(slot)) else { continue };
-                let [away, weighed] = sight.distances_to(&self.sight(row.vector));
-                let (first, second) = (first.share_within(away), second.share_within(weighed));
-                all.push(Found { first, second, is_best: rank == 0 });
+                let near = products.share_from(self.product_with(&sight, row.vector));
+                all.push(Found { near, is_best: rank == 0 });
             }
         }
-        self.trial.shares = cheapest(&all, target.into());
+        self.trial.near = least_for(&all, target.into());
         let others: Vec<usize> = (1..queries.len()).step_by(2).collect();
         let tried: Vec<Query<'_>> = others.iter().map(|&number| queries[number]).collect();
         let (mut wanted, mut found, mut right) = (0, 0, 0);
@@ -67,25 +59,11 @@ impl Cascade {
     }
 }
 
-/// The shares with which so much of what is to be found is found in the shortest time.
-fn cheapest(all: &[Found], target: f64) -> Shares {
-    let each = LET_THROUGH.iter().filter_map(|let_through| {
-        let first = least_for(all, *let_through, |found| found.first);
-        let passed: Vec<Found> = all.iter().copied().filter(|found| found.first <= first).collect();
-        let of_passed = target * all.len() as f64 / passed.len().max(1) as f64;
-        let second = (of_passed <= 1.0).then(|| least_for(&passed, of_passed, |found| found.second).min(MOST))?;
-        let blocks = (1.0 - (1.0 - first).powi(8)) / 8.0;
-        Some((Shares { first: first.max(second), second }, blocks * BLOCK_NS + second * ROW_NS))
-    });
-    let best = each.min_by(|(_, a), (_, b)| a.total_cmp(b));
-    best.map_or(Shares { first: 1.0, second: MOST }, |(shares, _)| shares)
-}
-
-/// The least share within which there are so many of all, and nearly all of the best.
-fn least_for(all: &[Found], target: f64, share: impl Fn(&Found) -> f64) -> f64 {
-    let mut shares: Vec<f64> = all.iter().map(&share).collect();
-    let mut of_best: Vec<f64> = all.iter().filter(|found| found.is_best).map(share).collect();
-    quantile(&mut shares, target).max(quantile(&mut of_best, RANK_1))
+/// The least share within which there are so many of all, and nearly all of the best; more than [`MOST`] is not taken.
+fn least_for(all: &[Found], target: f64) -> f64 {
+    let mut shares: Vec<f64> = all.iter().map(|found| found.near).collect();
+    let mut of_best: Vec<f64> = all.iter().filter(|found| found.is_best).map(|found| found.near).collect();
+    quantile(&mut shares, target).max(quantile(&mut of_best, RANK_1)).min(MOST)
 }
 
 /// The value that this share of values does not exceed; 0 without values.
@@ -101,24 +79,21 @@ mod tests {
 
     #[test]
     fn what_is_chosen_finds_as_much_as_asked_and_the_best_ones() {
-        // Far on the first look is not far on the second.
         let found = |number: usize| Found {
-            first: number as f64 / 1_000.0,
-            second: ((number * 37) % 1_000) as f64 / 50_000.0,
-            is_best: number.is_multiple_of(100),
+            near: ((number * 37) % 1_000) as f64 / 50_000.0,
+            is_best: number.is_multiple_of(100) && number != 0,
         };
         let all: Vec<Found> = (0..1_000).map(found).collect();
-        for target in [0.5, 0.9, 0.99] {
-            let Shares { first, second } = cheapest(&all, target);
-            let is_near = |found: &&Found| found.first <= first && found.second <= second;
-            assert!(all.iter().filter(is_near).count() as f64 >= target * 1_000.0 - 1.0, "{target}");
-            assert!(all.iter().filter(|found| found.is_best).all(|found| is_near(&found)));
-            assert!(second <= MOST && first <= 1.0);
+        // The best lie within 0.018.
+        for (target, expected) in [(0.5, 0.018), (0.9, 0.018), (0.99, 0.019_78)] {
+            let near = least_for(&all, target);
+            assert!((near - expected).abs() < 1e-4, "{target}: {near}");
+            assert!(all.iter().filter(|found| found.near <= near).count() as f64 >= target * 1_000.0);
+            assert!(all.iter().filter(|found| found.is_best).all(|found| found.near <= near));
         }
-        let nothing = cheapest(&[], 0.9);
-        assert!(nothing.second <= MOST);
         // What cannot be had is not promised: as much goes on as may.
-        assert_eq!(cheapest(&all, 1.0), Shares { first: 1.0, second: MOST });
+        assert_eq!(least_for(&[Found { near: 0.5, is_best: false }], 0.9), MOST);
+        assert_eq!(least_for(&[], 0.9), 0.0);
     }
 
     #[test]

@@ -1,11 +1,10 @@
-//! The cascade: a first look at the bits of all rows, a second one at those of the rows that look near, then digits, then vectors,
-//! of ever fewer of them.
+//! The cascade: a first look at two bits a value of all rows, then at the coarse digits of those that look near, then at vectors of
+//! few.
 //!
-//! On the first look those bits count, all the same, whose planes the probe is far from, which is fast; on the second all count by
-//! how far the probe is from their planes, which tells better. Rows that are near on both go on to the exact scan's steps, so scores are exact and only a row whose
-//! bits mislead is missed. How near is near is chosen for each gallery by trying it on probes made of its own rows
-//! (`calibration`); what is found is measured on other probes, and said in every answer. Probes that wait together meet each
-//! chunk together.
+//! On the first look a row is near where its sketch (`sketch`) says that its score is high. Near rows whose digits say so too have
+//! their vectors compared, so scores are exact, and what is missed are rows whose sketches mislead, and hardly ever one whose digits
+//! do. How near is near is chosen for each gallery by trying it on probes made of its own rows (`calibration`); what is found is
+//! measured on other probes, and said in every answer. Probes that wait together meet each chunk together.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,52 +13,50 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::RowKey;
-use super::bounds::{CodedProbe, Digits};
-use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows};
-use super::scan::{Look, Query, SharedFloor};
-use super::sketch::{Planes, bits_of, marked, weighed};
+use super::bounds::CodedProbe;
+use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
+use super::mapped::Plane;
+use super::scan::{Look, PARTS, Query, SharedFloor};
+use super::sketch::{Directions, Products};
 use super::top::TopSubjects;
-use crate::kernel::bits::{BLOCK, Marked, WEIGHT_BITS, Weighed};
 use crate::kernel::isa::Isa;
+use crate::kernel::levels::{self, BLOCK, PROBES, products};
+use crate::kernel::{ask_for, ask_for_value};
 
 /// The list length that recall is measured for.
 pub(super) const RECALL_AT: usize = 10;
 /// More rows than this share do not go on: an exact search would be about as fast.
 pub(super) const MOST: f64 = 0.1;
-/// Rows whose nearness is a word.
-const WORD_ROWS: usize = 64;
-/// Chunks that say which distance how many rows have.
+/// Chunks that say which product how many rows have.
 const LOOKED_AT: usize = 16;
 /// Rows that go on at least.
 const LEAST: usize = 64;
 /// Probes that meet each chunk together.
 const TOGETHER: usize = 16;
-/// Probes that a thread prepares at a time.
-const PREPARED: usize = 8;
 /// From this many rows on, times probes, a search is shared among threads.
 const PARALLEL_ROWS: usize = 400_000;
 /// Chunks a thread takes at a time: one probe alone, and several.
 const CHUNKS_PER_TASK: usize = 64;
 const CHUNKS_PER_TASK_TOGETHER: usize = 16;
+/// Near rows that are looked at further together: what they are compared by has been asked for by then.
+const AT_ONCE: usize = 8;
+/// So many chunks ahead what says where its rows lie is asked for, and how much of the next sketch.
+const CHUNKS_AHEAD: usize = 3;
+const SKETCH_AHEAD: usize = 4096;
 
-/// Rows whose bits are near, in their chunks.
-type Near<'a> = Vec<(&'a Chunk, usize)>;
+/// Chunks that are sketched before they are laid into memory in order.
+const LAID_TOGETHER: usize = 256;
 
-/// A full chunk as bits.
+/// Blocks of a chunk, and rows of a word of live bits.
+const BLOCKS: usize = CHUNK_ROWS / BLOCK;
+const WORD_ROWS: usize = 64;
+
+/// A full chunk as levels.
 #[derive(Clone)]
 struct Sketched {
-    /// Whose bits they are.
+    /// Whose they are.
     rows: Arc<ChunkRows>,
-    blocks: Arc<[u64]>,
-}
-
-/// What shares of the rows are near.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Shares {
-    /// On the first look.
-    pub(super) first: f64,
-    /// On the second one: these go on.
-    pub(super) second: f64,
+    blocks: Plane,
 }
 
 /// What trying a cascade showed.
@@ -67,87 +64,77 @@ pub(super) struct Shares {
 pub(super) struct Trial {
     /// Rows that it was tried on.
     pub(super) rows: usize,
-    /// What goes on.
-    pub(super) shares: Shares,
+    /// The share of the rows that goes on.
+    pub(super) near: f64,
     /// The share of the exact top 10 subjects that were found.
     pub(super) recall_at_10: f32,
     /// The share of probes whose best subject was found.
     pub(super) rank_1: f32,
 }
 
-/// The bits of all full chunks of a state.
+/// The sketches of all full chunks of a state.
 pub(super) struct Cascade {
-    planes: Arc<Planes>,
+    directions: Arc<Directions>,
     chunks: Vec<Sketched>,
     pub(super) trial: Trial,
-}
-
-/// A probe as bits.
-pub(super) struct Sight {
-    bits: Vec<u64>,
-    marked: Marked,
-    weighed: Weighed,
 }
 
 /// A probe that is searched for.
 struct Sought<'p> {
     query: Query<'p>,
     coded: CodedProbe,
-    sight: Sight,
-    /// Largest distance of what is near on the first look.
-    most: u16,
-    /// On the second one.
-    most_weighed: u16,
+    /// To be multiplied by levels.
+    sight: Vec<i8>,
+    /// The least product of what is near.
+    least: i32,
     floor: SharedFloor,
 }
 
 impl Cascade {
     /// Whether vectors of so many values gain by a cascade.
     pub(super) fn suits(dim: usize) -> bool {
-        Planes::bits(dim) > 0
+        Directions::count(dim) > 0
     }
 
     /// For the full chunks of a state, of which there is at least one, tried on probes made of its rows. `target` is the share of
     /// the exact top 10 that is to be found, `slot_of` knows where rows are. Takes a minute for some million rows.
     pub(super) fn build(rows: &FlatRows, target: f32, slot_of: &dyn Fn(&RowKey) -> Option<usize>) -> Self {
-        let planes = Arc::new(Planes::learn(rows));
-        let chunks = sketched(&planes, rows, &[]);
-        let shares = Shares { first: 1.0, second: MOST };
-        let trial = Trial { rows: rows.rows(), shares, recall_at_10: 0.0, rank_1: 0.0 };
-        let mut cascade = Self { planes, chunks, trial };
+        let directions = Arc::new(Directions::learn(rows));
+        let chunks = sketched(&directions, rows, &[]);
+        let trial = Trial { rows: rows.rows(), near: MOST, recall_at_10: 0.0, rank_1: 0.0 };
+        let mut cascade = Self { directions, chunks, trial };
         cascade.try_out(rows, target, slot_of);
         cascade
     }
 
-    /// The same for a later state, whose chunks that did not change keep their bits.
+    /// The same for a later state, whose chunks that did not change keep their sketches.
     pub(super) fn extended(&self, rows: &FlatRows) -> Self {
-        let chunks = sketched(&self.planes, rows, &self.chunks);
-        Self { planes: Arc::clone(&self.planes), chunks, trial: self.trial }
+        let chunks = sketched(&self.directions, rows, &self.chunks);
+        Self { directions: Arc::clone(&self.directions), chunks, trial: self.trial }
     }
 
     /// The same over a state whose chunks are those of another one with their vectors elsewhere, or coded otherwise.
     pub(super) fn moved(&self, before: &FlatRows, after: &FlatRows) -> Self {
         debug_assert!(self.is_of(before));
         let each = self.chunks.iter().zip(&after.chunks);
-        let chunks =
-            each.map(|(own, chunk)| Sketched { rows: Arc::clone(&chunk.rows), blocks: Arc::clone(&own.blocks) });
-        Self { planes: Arc::clone(&self.planes), chunks: chunks.collect(), trial: self.trial }
+        let chunks = each.map(|(own, chunk)| Sketched { rows: Arc::clone(&chunk.rows), blocks: own.blocks.clone() });
+        Self { directions: Arc::clone(&self.directions), chunks: chunks.collect(), trial: self.trial }
     }
 
-    /// Of planes, the bits of the first full chunks of a state, and what trying it showed.
-    pub(super) fn of_parts(planes: Planes, rows: &FlatRows, bits: Vec<Arc<[u64]>>, trial: Trial) -> Self {
-        let chunks = bits.into_iter().zip(&rows.chunks);
+    /// Of directions, the sketches of the first full chunks of a state, and what trying it showed.
+    pub(super) fn of_parts(directions: Directions, rows: &FlatRows, sketches: Vec<Plane>, trial: Trial) -> Self {
+        let chunks = sketches.into_iter().zip(&rows.chunks);
         let chunks = chunks.map(|(blocks, chunk)| Sketched { rows: Arc::clone(&chunk.rows), blocks }).collect();
-        Self { planes: Arc::new(planes), chunks, trial }
+        Self { directions: Arc::new(directions), chunks, trial }
     }
 
-    /// Where its planes lie.
-    pub(super) fn planes(&self) -> &Planes {
-        &self.planes
+    /// The directions of its sketches.
+    pub(super) fn directions(&self) -> &Directions {
+        &self.directions
     }
 
-    /// The bits of a chunk, where it has them.
-    pub(super) fn bits_of(&self, chunk: usize) -> Option<&[u64]> {
+    /// The sketch of a chunk, where it has one.
+    pub(super) fn sketch_of(&self, chunk: usize) -> Option<&[u8]> {
         self.chunks.get(chunk).map(|chunk| &*chunk.blocks)
     }
 
@@ -156,7 +143,7 @@ impl Cascade {
         self.trial
     }
 
-    /// Slots below this number have their bits in it.
+    /// Slots below this number are in it.
     pub(super) fn covers(&self) -> usize {
         self.chunks.len() * CHUNK_ROWS
     }
@@ -169,22 +156,16 @@ impl Cascade {
 
     /// Memory taken in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.covers() * self.planes.words() * size_of::<u64>() + self.planes.bytes()
+        self.covers() * self.directions.row_bytes() + self.directions.bytes()
     }
 
     /// The same of a cascade over so many rows of `dim` values.
     pub(super) fn bytes_for(dim: usize, rows: usize) -> usize {
-        let bits = Planes::bits(dim);
-        rows / CHUNK_ROWS * CHUNK_ROWS * bits / 8 + bits * (dim + 2 * size_of::<f32>())
+        let width = levels::block_bytes(Directions::count(dim));
+        rows / CHUNK_ROWS * CHUNK_ROWS / BLOCK * width + Directions::bytes_for(dim)
     }
 
-    /// A probe or a row as bits.
-    pub(super) fn sight(&self, vector: &[f32]) -> Sight {
-        let sides = self.planes.sides(vector);
-        Sight { bits: bits_of(&sides), marked: marked(&sides), weighed: weighed(&sides) }
-    }
-
-    /// The best subjects for a checked probe; `None` where so many are wanted that looking at bits first saves nothing.
+    /// The best subjects for a checked probe; `None` where so many are wanted that a first look saves nothing.
     pub(super) fn search<'a>(&self, rows: &'a FlatRows, query: Query<'_>) -> Option<TopSubjects<'a>> {
         self.search_many(rows, &[query]).pop().flatten()
     }
@@ -194,27 +175,45 @@ impl Cascade {
         debug_assert!(self.is_of(rows));
         let mut answers: Vec<Option<TopSubjects<'a>>> = queries.iter().map(|_| None).collect();
         let wanted: Vec<usize> =
-            (0..queries.len()).filter(|&number| self.shares_for(queries[number].limit).is_some()).collect();
+            (0..queries.len()).filter(|&number| self.share_for(queries[number].limit).is_some()).collect();
+        let threads = rayon::current_num_threads();
         for numbers in wanted.chunks(TOGETHER) {
-            let sought: Vec<Sought<'_>> =
-                numbers.par_chunks(PREPARED).flat_map_iter(|numbers| self.seek(rows, queries, numbers)).collect();
-            for ((number, sought), top) in numbers.iter().zip(&sought).zip(self.search_together(rows, &sought)) {
-                let rest = rows.scan_above(sought.query, &sought.coded, self.covers(), top.floor());
-                answers[*number] = Some(top.merge(rest));
-            }
+            // Threads share the probes where there are enough for all of them, which leaves less to put together than sharing the rows.
+            let found: Vec<TopSubjects<'a>> = if threads > 1 && numbers.len() >= threads * PROBES {
+                let each = numbers.par_chunks(numbers.len().div_ceil(threads));
+                each.flat_map_iter(|numbers| self.search_these(rows, queries, numbers, false)).collect()
+            } else {
+                self.search_these(rows, queries, numbers, true)
+            };
+            numbers.iter().zip(found).for_each(|(number, found)| answers[*number] = Some(found));
         }
         answers
     }
 
+    /// Searches for the probes with these numbers, whose lists are not too long for a cascade; threads may share the rows.
+    fn search_these<'a>(
+        &self,
+        rows: &'a FlatRows,
+        queries: &[Query<'_>],
+        numbers: &[usize],
+        shared: bool,
+    ) -> Vec<TopSubjects<'a>> {
+        let sought = self.seek(rows, queries, numbers);
+        let found = self.search_together(rows, &sought, shared).into_iter().zip(&sought);
+        let whole = |(top, sought): (TopSubjects<'a>, &Sought<'_>)| {
+            let rest = rows.scan_above(sought.query, &sought.coded, self.covers(), top.floor());
+            top.merge(rest)
+        };
+        found.map(whole).collect()
+    }
+
     /// What is near for a list of so many subjects.
-    fn shares_for(&self, limit: usize) -> Option<Shares> {
-        let Shares { first, second } = self.trial.shares;
+    fn share_for(&self, limit: usize) -> Option<f64> {
         // Recall is measured for the first ten; longer lists reach further down.
         let longer = (limit as f64 / RECALL_AT as f64).max(1.0);
         let least = LEAST.saturating_mul(limit.div_ceil(RECALL_AT)) as f64 / self.covers() as f64;
-        let second = (second * longer).max(least);
-        let first = (first * longer).max(second).min(1.0);
-        (limit > 0 && second <= 2.0 * MOST).then_some(Shares { first, second })
+        let share = (self.trial.near * longer).max(least);
+        (limit > 0 && share <= 2.0 * MOST).then_some(share)
     }
 
     /// Prepares those of the probes with these numbers, whose lists are not too long for a cascade.
@@ -222,26 +221,27 @@ impl Cascade {
         let coded = CodedProbe::several(numbers.iter().map(|&number| queries[number].probe), &rows.bases);
         let each = numbers.iter().zip(coded).filter_map(|(&number, coded)| {
             let query = queries[number];
-            let Shares { first, second } = self.shares_for(query.limit)?;
-            let sight = self.sight(query.probe);
-            let [histogram, histogram_weighed] = self.distances_of(&sight);
-            let (most, most_weighed) = (histogram.distance_of(first), histogram_weighed.distance_of(second));
-            Some(Sought { query, coded, most, most_weighed, sight, floor: SharedFloor::new() })
+            let share = self.share_for(query.limit)?;
+            let sight = self.directions.probe(query.probe);
+            let least = self.products_of(&sight).least_of(share);
+            Some(Sought { query, coded, sight, least, floor: SharedFloor::new() })
         });
         each.collect()
     }
 
-    fn search_together<'a>(&self, rows: &'a FlatRows, sought: &[Sought<'_>]) -> Vec<TopSubjects<'a>> {
+    fn search_together<'a>(&self, rows: &'a FlatRows, sought: &[Sought<'_>], shared: bool) -> Vec<TopSubjects<'a>> {
         let all = self.chunks.len();
         let new_passes = || sought.iter().map(Pass::new).collect::<Vec<_>>();
-        let is_small = self.covers() * sought.len() < PARALLEL_ROWS || rayon::current_num_threads() == 1;
-        if is_small {
+        let is_small = self.covers() * sought.len() < PARALLEL_ROWS;
+        if is_small || !shared || rayon::current_num_threads() == 1 {
             return self.walk(rows, 0..all, new_passes()).into_iter().map(Pass::finish).collect();
         }
         let chunks = if sought.len() == 1 { CHUNKS_PER_TASK } else { CHUNKS_PER_TASK_TOGETHER };
         let new_tops = || sought.iter().map(|sought| TopSubjects::new(sought.query.limit)).collect();
-        (0..all.div_ceil(chunks))
+        let tasks = all.div_ceil(chunks);
+        (0..tasks)
             .into_par_iter()
+            .with_min_len(tasks / (PARTS * rayon::current_num_threads()))
             .fold(new_passes, |passes, task| {
                 let start = task * chunks;
                 self.walk(rows, start..(start + chunks).min(all), passes)
@@ -258,52 +258,56 @@ impl Cascade {
         mut passes: Vec<Pass<'a, 's>>,
     ) -> Vec<Pass<'a, 's>> {
         let isa = Isa::current();
-        let mut near = [0; CHUNK_ROWS / BLOCK];
+        let probes: Vec<(&[i8], i32)> = passes.iter().map(|pass| (&pass.sought.sight[..], pass.sought.least)).collect();
         for number in chunks {
             let (chunk, blocks) = (&*rows.chunks[number], &self.chunks[number].blocks);
-            for pass in &mut passes {
-                let Sought { sight, most, most_weighed, .. } = pass.sought;
-                sight.marked.nearest(isa, blocks, *most, &mut near);
-                sight.weighed.refine(isa, blocks, *most_weighed, &mut near);
-                let (words, _) = near.as_chunks::<{ WORD_ROWS / BLOCK }>();
-                for (at, word) in words.iter().enumerate() {
-                    let mut left = u64::from_le_bytes(*word);
-                    while left != 0 {
-                        pass.meet(chunk, at * WORD_ROWS + left.trailing_zeros() as usize);
-                        left &= left - 1;
-                    }
+            self.ask_for_chunks_behind(rows, number);
+            for (passes, probes) in passes.chunks_mut(PROBES).zip(probes.chunks(PROBES)) {
+                let mut near = [0u16; PROBES * BLOCKS];
+                let near = &mut near[..passes.len() * BLOCKS];
+                levels::reaching(isa, probes, blocks, near);
+                for (near, pass) in near.as_chunks::<BLOCKS>().0.iter().zip(passes) {
+                    let (words, _) = near.as_chunks::<{ WORD_ROWS / BLOCK }>();
+                    let word =
+                        |at: usize| words[at].iter().rev().fold(0, |word, near| word << BLOCK | u64::from(*near));
+                    let near = LiveBits::of_words(std::array::from_fn(word)).and(chunk.live);
+                    near.iter().for_each(|row| pass.meet(chunk, row));
                 }
-                pass.turn();
             }
         }
         passes
     }
 
-    /// How far a part of the rows is from a probe, on the first and on the second look.
-    pub(super) fn distances_of(&self, sight: &Sight) -> [Histogram; 2] {
+    /// Asks for what will be looked at when the next chunks come.
+    fn ask_for_chunks_behind(&self, rows: &FlatRows, number: usize) {
+        if let Some(next) = self.chunks.get(number + 1) {
+            ask_for(&next.blocks[..next.blocks.len().min(SKETCH_AHEAD)]);
+        }
+        if let (Some(own), Some(chunk)) =
+            (self.chunks.get(number + CHUNKS_AHEAD), rows.chunks.get(number + CHUNKS_AHEAD))
+        {
+            ask_for_value(&**chunk);
+            ask_for_value(&*own.rows);
+        }
+    }
+
+    /// The products of a probe with a part of the rows.
+    pub(super) fn products_of(&self, sight: &[i8]) -> Products {
         let isa = Isa::current();
-        let bits = self.planes.words() * u64::BITS as usize;
-        let (mut counts, mut counts_weighed) = (vec![0; bits + 1], vec![0; (bits << WEIGHT_BITS) + 1]);
-        let mut away = [0; CHUNK_ROWS];
+        let mut all = Products::new(sight);
+        let mut found = [0; CHUNK_ROWS];
         let count = LOOKED_AT.min(self.chunks.len());
         for number in 0..count {
-            let chunk = &self.chunks[number * self.chunks.len() / count];
-            sight.marked.distances(isa, &chunk.blocks, &mut away);
-            away.iter().for_each(|away| counts[usize::from(*away)] += 1);
-            for block in chunk.blocks.chunks_exact(self.planes.words() * BLOCK) {
-                let weighed = sight.weighed.distances(isa, block);
-                weighed.iter().for_each(|away| counts_weighed[usize::from(*away)] += 1);
-            }
+            products(isa, sight, &self.chunks[number * self.chunks.len() / count].blocks, &mut found);
+            found.iter().for_each(|product| all.add(*product));
         }
-        [counts, counts_weighed].map(|counts| Histogram { counts, of: count * CHUNK_ROWS })
+        all
     }
-}
 
-impl Sight {
-    /// How far another vector is from a probe, on the first and on the second look.
-    pub(super) fn distances_to(&self, other: &Self) -> [u16; 2] {
-        let block: Vec<u64> = other.bits.iter().flat_map(|word| [*word; BLOCK]).collect();
-        [self.marked.distance_to(&other.bits), self.weighed.distances(Isa::current(), &block)[0]]
+    /// The product of a probe with a row.
+    pub(super) fn product_with(&self, sight: &[i8], vector: &[f32]) -> i32 {
+        let levels = self.directions.levels(vector);
+        sight.iter().zip(levels).map(|(code, level)| i32::from(*code) * i32::from(level)).sum()
     }
 }
 
@@ -311,36 +315,31 @@ impl Sight {
 struct Pass<'a, 's> {
     sought: &'s Sought<'s>,
     look: Look<'a, 's>,
-    /// What was near in the chunk before, and in this one: digits are asked for a chunk before they are looked at.
-    before: Near<'a>,
-    now: Near<'a>,
+    /// What was near: digits are asked for some rows before they are looked at.
+    before: Vec<(&'a Chunk, usize)>,
+    now: Vec<(&'a Chunk, usize)>,
 }
 
 impl<'a, 's> Pass<'a, 's> {
     fn new(sought: &'s Sought<'s>) -> Self {
-        let look = Look::new(sought.query.probe, &sought.coded, sought.query.limit);
-        Self { sought, look, before: Near::new(), now: Near::new() }
+        let look = Look::patient(sought.query.probe, &sought.coded, sought.query.limit);
+        Self { sought, look, before: Vec::new(), now: Vec::new() }
     }
 
-    /// Notes a row that is near.
+    /// Notes a live row that is near.
     fn meet(&mut self, chunk: &'a Chunk, row: usize) {
-        if chunk.live.get(row) {
-            chunk.rows.coded.ask_for_coarse(row);
-            self.now.push((chunk, row));
+        chunk.rows.coded.ask_for_likely(row);
+        self.now.push((chunk, row));
+        if self.now.len() == AT_ONCE {
+            self.turn();
         }
     }
 
-    /// Looks at what was near in the chunk before.
+    /// Looks at what was near before.
     fn turn(&mut self) {
         let Self { sought, look, before, now } = self;
-        for (chunk, row) in before.drain(..) {
-            let (coarse, bound) = sought.coded.coarse_bound(&chunk.rows.coded, row);
-            if bound >= look.floor() {
-                look.suspect(chunk, row, coarse, Digits::Coarse);
-            }
-        }
-        look.turn();
         look.share(&sought.floor);
+        before.drain(..).for_each(|(chunk, row)| look.compare_coarsely(chunk, row));
         std::mem::swap(before, now);
     }
 
@@ -351,38 +350,23 @@ impl<'a, 's> Pass<'a, 's> {
     }
 }
 
-/// How many rows are how far away.
-pub(super) struct Histogram {
-    counts: Vec<u32>,
-    of: usize,
-}
-
-impl Histogram {
-    /// The least distance that at least this share of the rows is within.
-    fn distance_of(&self, share: f64) -> u16 {
-        let wanted = (share * self.of as f64).ceil() as u32;
-        let mut sum = 0;
-        let reaches = |count: &u32| {
-            sum += count;
-            sum >= wanted
-        };
-        self.counts.iter().position(reaches).unwrap_or(self.counts.len() - 1) as u16
-    }
-
-    /// The share of the rows that is within a distance.
-    pub(super) fn share_within(&self, distance: u16) -> f64 {
-        f64::from(self.counts[..=usize::from(distance)].iter().sum::<u32>()) / self.of as f64
-    }
-}
-
-/// The full chunks of a state as bits; those that are there already are taken over.
-fn sketched(planes: &Planes, rows: &FlatRows, known: &[Sketched]) -> Vec<Sketched> {
+/// The full chunks of a state as sketches; those that are there already are taken over.
+fn sketched(directions: &Directions, rows: &FlatRows, known: &[Sketched]) -> Vec<Sketched> {
     let full = rows.slots() / CHUNK_ROWS;
-    let one = |(number, chunk): (usize, &Arc<Chunk>)| match known.get(number) {
-        Some(known) if Arc::ptr_eq(&known.rows, &chunk.rows) => known.clone(),
-        _ => Sketched { rows: Arc::clone(&chunk.rows), blocks: planes.sketch_chunk(&chunk.rows).into() },
-    };
-    rows.chunks[..full].par_iter().enumerate().map(one).collect()
+    let mut all: Vec<Sketched> = Vec::with_capacity(full);
+    for chunks in rows.chunks[..full].chunks(LAID_TOGETHER) {
+        let known = |at: usize| known.get(all.len() + at).filter(|known| Arc::ptr_eq(&known.rows, &chunks[at].rows));
+        let sketch = |at: usize| known(at).is_none().then(|| directions.sketch_chunk(&chunks[at].rows));
+        let made: Vec<Option<Vec<u8>>> = (0..chunks.len()).into_par_iter().map(sketch).collect();
+        // One after the other, as they are read.
+        let each = made.into_iter().enumerate().filter_map(|(at, made)| match made {
+            Some(blocks) => Some(Sketched { rows: Arc::clone(&chunks[at].rows), blocks: Plane::of(&blocks) }),
+            None => known(at).cloned(),
+        });
+        let each: Vec<Sketched> = each.collect();
+        all.extend(each);
+    }
+    all
 }
 
 #[cfg(test)]
@@ -414,7 +398,7 @@ mod tests {
         let (rows, centres, slots) = gallery(6_000, &mut faces);
         let cascade = Cascade::build(&rows, 0.9, &|key| slots.get(key).copied());
         let trial = cascade.trial();
-        assert!(trial.shares.second <= MOST && trial.recall_at_10 > 0.85 && trial.rank_1 > 0.98, "{trial:?}");
+        assert!(trial.near <= MOST && trial.recall_at_10 > 0.85 && trial.rank_1 > 0.98, "{trial:?}");
         assert_eq!((cascade.covers(), trial.rows), (12_000 / CHUNK_ROWS * CHUNK_ROWS, 12_000));
         let (mut found, mut wanted) = (0, 0);
         let probes: Vec<Vec<f32>> = centres.iter().step_by(20).map(|centre| faces.image(centre)).collect();
@@ -458,7 +442,7 @@ mod tests {
         let grown = edit.finish();
         let extended = cascade.extended(&grown);
         assert!(extended.is_of(&grown) && extended.covers() == cascade.covers() + CHUNK_ROWS);
-        assert!(Arc::ptr_eq(&extended.chunks[0].blocks, &cascade.chunks[0].blocks));
+        assert!(std::ptr::eq(extended.chunks[0].blocks.as_ptr(), cascade.chunks[0].blocks.as_ptr()));
         assert!(!cascade.is_of(&FlatRows::new(DIM)));
         assert_eq!(extended.trial(), cascade.trial());
     }

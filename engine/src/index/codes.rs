@@ -183,6 +183,13 @@ impl CodedRows {
         self.tail_lengths.get(row).into_iter().for_each(|length| ask_for(bytemuck::bytes_of(length)));
     }
 
+    /// Asks for what its likely range is made of.
+    pub(super) fn ask_for_likely(&self, row: usize) {
+        let width = self.digits_width;
+        ask_for(&self.coarse[row * width..(row + 1) * width]);
+        ask_for(bytemuck::bytes_of(&self.scales[row]));
+    }
+
     /// Asks for what the bound out of its head is made of beside that.
     pub(super) fn ask_for_fine(&self, row: usize) {
         let width = self.digits_width;

@@ -66,7 +66,7 @@ impl Default for IndexConfig {
         Self {
             ann_above_rows: 200_000,
             auto_min_recall: 0.85,
-            cascade_recall: 0.9,
+            cascade_recall: 0.95,
             cascade_min_rows: 8_192,
             basis_min_rows: 32_768,
             graph_min_rows: 2_000,

@@ -20,7 +20,7 @@ use super::trial::on_own_threads;
 /// How often what was written meanwhile is carried over beside the writers, before they have to wait.
 const CATCH_UP_ROUNDS: usize = 2;
 
-/// Rows without bits that are worth adding to a cascade.
+/// Rows without a sketch that are worth adding to a cascade.
 const EXTEND_ROWS: usize = 8 * CHUNK_ROWS;
 
 /// How long what was replaced is kept for the searches that still use it, in milliseconds.
@@ -33,7 +33,7 @@ pub struct Maintenance {
     pub compact: bool,
     /// A cascade is prepared, the first one or anew.
     pub prepare_cascade: bool,
-    /// Rows that came since have their bits added to the cascade.
+    /// Rows that came since have their sketches added to the cascade.
     pub extend_cascade: bool,
     /// A graph is built, the first one or anew.
     pub build_graph: bool,
@@ -152,7 +152,7 @@ impl GalleryIndex {
         .map(Arc::new)
     }
 
-    /// Adds the bits of rows that came since to the cascade.
+    /// Adds the sketches of rows that came since to the cascade.
     fn extend_cascade(&self, seen: &Generation) {
         let Some(cascade) = &seen.cascade else { return };
         let extended = on_own_threads(self.config.graph.build_threads, || cascade.extended(&seen.rows));

@@ -148,7 +148,7 @@ impl VectorPool {
     }
 
     /// As [`new`](Self::new), where all that the indexes keep in memory is to stay within `memory_limit` bytes: vectors, digits,
-    /// names, bits and graphs. The first to go are vectors; digits and names stay in any case.
+    /// names, sketches and graphs. The first to go are vectors; digits and names stay in any case.
     pub fn with_memory_limit(folder: &Path, limit: usize, memory_limit: Option<usize>) -> Arc<Self> {
         Arc::new(Self {
             folder: folder.to_owned(),

@@ -33,8 +33,8 @@ pub struct MemoryParts {
     pub digits: usize,
     /// Names of rows, and the table of where they are.
     pub keys: usize,
-    /// Bits of the cascade, and where its planes lie.
-    pub bits: usize,
+    /// Sketches of the cascade, and its directions.
+    pub sketches: usize,
     /// The graph with its vectors as bytes.
     pub graph: usize,
 }
@@ -51,13 +51,13 @@ impl MemoryParts {
             vectors: self.vectors + other.vectors,
             digits: self.digits + other.digits,
             keys: self.keys + other.keys,
-            bits: self.bits + other.bits,
+            sketches: self.sketches + other.sketches,
             graph: self.graph + other.graph,
         }
     }
 
     fn array(&self) -> [usize; 5] {
-        [self.vectors, self.digits, self.keys, self.bits, self.graph]
+        [self.vectors, self.digits, self.keys, self.sketches, self.graph]
     }
 }
 
@@ -123,14 +123,15 @@ impl Memory {
     }
 
     pub(super) fn totals(&self) -> MemoryTotals {
-        let [open, digits, keys, bits, graph] = std::array::from_fn(|part| self.others[part].load(Ordering::Relaxed));
+        let [open, digits, keys, sketches, graph] =
+            std::array::from_fn(|part| self.others[part].load(Ordering::Relaxed));
         let vectors = open + self.vectors.load(Ordering::Relaxed);
         let [filed_chunks, graphs_withheld, graphs_dropped, cascades_withheld, cascades_dropped] =
             [&self.filed_chunks, &self.graphs[0], &self.graphs[1], &self.cascades[0], &self.cascades[1]]
                 .map(|count| count.load(Ordering::Relaxed));
         MemoryTotals {
             limit: self.limit,
-            parts: MemoryParts { vectors, digits, keys, bits, graph },
+            parts: MemoryParts { vectors, digits, keys, sketches, graph },
             filed_chunks,
             graphs_withheld,
             graphs_dropped,
@@ -233,7 +234,7 @@ impl GalleryIndex {
             let all = Cascade::bytes_for(self.dim, generation.rows.slots());
             // Bits that are there are shared where more come.
             let (bytes, before) =
-                if due.extend_cascade { (all.saturating_sub(parts.bits), 0) } else { (all, parts.bits) };
+                if due.extend_cascade { (all.saturating_sub(parts.sketches), 0) } else { (all, parts.sketches) };
             match fit(bytes, *ask, before) {
                 Fit::Beside => *ask += bytes,
                 Fit::Instead => (due.prepare_cascade, due.drop_cascade) = (false, true),
@@ -268,7 +269,7 @@ impl GalleryIndex {
         if memory.others() + vectors > limit && (vectors == 0 || is_stuck) {
             due.drop_graph |= parts.graph > 0;
             let no_graphs = memory.others[4].load(Ordering::Relaxed) == 0;
-            due.drop_cascade |= no_graphs && parts.bits > 0;
+            due.drop_cascade |= no_graphs && parts.sketches > 0;
         }
         assessed
     }

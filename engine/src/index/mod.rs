@@ -1,6 +1,6 @@
 //! Search over the vectors of one gallery. An index is a cache of the store: it can be thrown away and built again.
 //!
-//! [`GalleryIndex`] is what the rest of the engine uses. It keeps the rows ([`flat`]), bits of them for a first look where the
+//! [`GalleryIndex`] is what the rest of the engine uses. It keeps the rows ([`flat`]), sketches of them for a first look where the
 //! gallery is large enough (`cascade`), a graph where one was asked for ([`hnsw`]), and the work that is left for the
 //! background ([`maintenance`]). It can be written to a file and read again (`snapshot`).
 //!

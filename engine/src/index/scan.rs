@@ -25,7 +25,8 @@ use crate::kernel::reach::WORD;
 /// From this many slots on, a scan is shared among threads; below, handing out the work costs more than it saves.
 const PARALLEL_SLOTS: usize = 20_000;
 
-/// Chunks a thread takes at a time.
+/// Parts that a search falls into for each thread at most, and chunks of a part at least.
+pub(super) const PARTS: usize = 4;
 const CHUNKS_PER_TASK: usize = 8;
 
 /// Says which subjects count.
@@ -50,6 +51,8 @@ impl Passing<'_> {
 /// Rows that wait for their vectors to be multiplied, or four times as many as the list is long where that is more: then it is done
 /// for those that can still be on the list. The more wait, the fewer of them can, but the lower the floor is meanwhile.
 const CANDIDATES: usize = 32;
+/// How many times as many wait in a search that is [`patient`](Look::patient).
+const PATIENCE: usize = 16;
 /// So many vectors ahead they are asked for.
 const VECTORS_AHEAD: usize = 4;
 
@@ -135,7 +138,7 @@ impl FlatRows {
             let all = chunks.iter().enumerate();
             all.fold(new_look(), |look, (at, chunk)| look.after(at, chunk, skip(at), passing, &floor)).finish()
         } else {
-            let all = chunks.par_iter().enumerate().with_min_len(CHUNKS_PER_TASK);
+            let all = chunks.par_iter().enumerate().with_min_len(chunks_of_part(chunks));
             all.fold(new_look, |look, (at, chunk)| look.after(at, chunk, skip(at), passing, &floor))
                 .map(Look::finish)
                 .reduce(|| TopSubjects::new(limit), TopSubjects::merge)
@@ -169,7 +172,7 @@ impl FlatRows {
             looks.into_iter().map(Look::finish).collect()
         } else {
             let new_tops = || queries.iter().map(|query| TopSubjects::new(query.limit)).collect();
-            let all = self.chunks.par_iter().with_min_len(CHUNKS_PER_TASK);
+            let all = self.chunks.par_iter().with_min_len(chunks_of_part(&self.chunks));
             all.fold(new_looks, |looks, chunk| after_together(looks, &coded, chunk, &floors))
                 .map(|looks| looks.into_iter().map(Look::finish).collect::<Vec<_>>())
                 .reduce(new_tops, |left, right| {
@@ -282,6 +285,13 @@ impl<'a, 'p> Look<'a, 'p> {
         }
     }
 
+    /// A search that looks at rows of which most may be on the list, and multiplies vectors when it has seen many: the floor has
+    /// risen by what digits say then.
+    pub(super) fn patient(probe: &'p [f32], coded: &'p CodedProbe, limit: usize) -> Self {
+        let look = Self::new(probe, coded, limit);
+        Self { most_candidates: PATIENCE * look.most_candidates, ..look }
+    }
+
     /// No row whose score is below it can change the result.
     pub(super) fn floor(&self) -> f32 {
         self.least.floor()
@@ -375,13 +385,20 @@ impl<'a, 'p> Look<'a, 'p> {
                 }
                 continue;
             }
-            let Range { least: at_least, most } = coded.range(&rows.coded, row, product);
-            if most >= least.floor() {
-                candidates.push(Candidate { rows, row, most });
-                least.offer(at_least, &rows.keys[row]);
-            }
+            let range = coded.range(&rows.coded, row, product);
+            note(least, candidates, rows, row, range);
         }
         std::mem::swap(before, now);
+        if self.candidates.len() >= self.most_candidates {
+            self.score();
+        }
+    }
+
+    /// Looks at the coarse digits of a live row, and takes them at their word: what they leave out is as little as it usually is.
+    /// For searches that may miss a row.
+    pub(super) fn compare_coarsely(&mut self, chunk: &'a Chunk, row: usize) {
+        let rows = &*chunk.rows;
+        note(&mut self.least, &mut self.candidates, rows, row, self.coded.likely_range(&rows.coded, row));
         if self.candidates.len() >= self.most_candidates {
             self.score();
         }
@@ -395,6 +412,7 @@ impl<'a, 'p> Look<'a, 'p> {
             &rows.vectors[start..start + probe.len()]
         };
         // The most promising first: they raise the floor above others.
+        candidates.retain(|candidate| candidate.most >= least.floor());
         candidates.sort_unstable_by(|a, b| b.most.total_cmp(&a.most));
         let ask_for = |candidate: &Candidate<'a>| ask_for(bytemuck::cast_slice(vector(candidate)));
         candidates.iter().take(VECTORS_AHEAD).for_each(ask_for);
@@ -422,6 +440,25 @@ impl<'a, 'p> Look<'a, 'p> {
         self.score();
         self.top
     }
+}
+
+/// Notes a row whose score may be on the list, and what it is at least.
+fn note<'a>(
+    least: &mut TopSubjects<'a>,
+    candidates: &mut Vec<Candidate<'a>>,
+    rows: &'a ChunkRows,
+    row: usize,
+    range: Range,
+) {
+    if range.most >= least.floor() {
+        candidates.push(Candidate { rows, row, most: range.most });
+        least.offer(range.least, &rows.keys[row]);
+    }
+}
+
+/// Chunks that a thread takes at least at a time: parts have lists of their own, so that more of them are more work.
+fn chunks_of_part(chunks: &[Arc<Chunk>]) -> usize {
+    (chunks.len() / (PARTS * rayon::current_num_threads())).max(CHUNKS_PER_TASK)
 }
 
 fn is_small(chunks: &[Arc<Chunk>]) -> bool {

@@ -1,9 +1,12 @@
-//! Rows as a few bits each: a first look at all of them that reads little memory.
+//! Rows as two bits a value, of some values: a first look at all of them that reads little memory.
 //!
-//! A bit says on which side of a plane a vector lies. Vectors of faces do not fill their space evenly, so the planes are laid
-//! through the directions in which the gallery varies most: half as many bits as a vector has values keep most of what tells
-//! people apart. Within those directions the planes are turned at random, since bits count equally and so should directions
-//! (Gong and others 2013 turn them for the same reason).
+//! Vectors of faces do not fill their space evenly. Along the directions in which a gallery varies most, a quarter as many as a
+//! vector has values, lies most of what tells people apart; how far a row is along each is kept as one of four **levels**. A
+//! probe's bytes times the levels say about how high a score is. Within those directions the vectors are turned at random, so that
+//! all have levels of the same width (Gong and others 2013 turn them for the same reason).
+//!
+//! Bits that say on which side of a plane a vector lies, twice as many in the same memory, let through three times as many rows
+//! where the same subjects are to be found.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,126 +14,167 @@ use super::codes::{Coded, encode_largest};
 use super::flat::{CHUNK_ROWS, ChunkRows, FlatRows};
 use super::principal::{combine, drawn, orthonormalise, principal, sample, variation};
 use super::vector::dot;
-use crate::kernel::bits::{Marked, WEIGHT_BITS, Weighed};
 use crate::kernel::isa::Isa;
+use crate::kernel::levels::{BLOCK, STEP, block_bytes, put};
 use crate::random::Random;
 
-/// Bits of a word.
-const WORD: usize = 64;
-/// Where the planes of a gallery lie.
+/// Width of a level in standard deviations: with it four levels leave out least of a normal distribution (Max 1960).
+const WIDTH: f32 = 0.9957;
+/// Most directions.
+const MOST: usize = 8 * STEP;
+
+/// The directions of a gallery.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Planes {
+pub(super) struct Directions {
     dim: usize,
-    /// A normal for each bit as bytes, one after the other, each padded as rows of bytes are.
-    normals: Vec<i8>,
-    /// What a byte of each normal counts.
+    /// Each direction as bytes, one after the other, padded as rows of bytes are.
+    codes: Vec<i8>,
+    /// What a byte of each direction counts.
     scales: Vec<f32>,
-    /// How far from the origin each plane is.
-    offsets: Vec<f32>,
+    /// How far the middle of the gallery is along each.
+    middles: Vec<f32>,
+    /// Width of a level.
+    width: f32,
 }
 
-impl Planes {
-    /// Bits for vectors of `dim` values, a whole number of words; none where vectors are too short to gain by them.
-    pub(super) fn bits(dim: usize) -> usize {
-        if dim < 2 * WORD { 0 } else { (dim / 2).next_multiple_of(WORD).min(8 * WORD) }
+impl Directions {
+    /// Directions for vectors of `dim` values, a multiple of [`STEP`]; none where vectors are too short to gain by them.
+    pub(super) fn count(dim: usize) -> usize {
+        if dim < 2 * STEP { 0 } else { (dim / 4).next_multiple_of(STEP).min(MOST) }
     }
 
-    /// Lays the planes for rows of which there are some thousands. Always the same for the same rows.
+    /// Those of rows of which there are some thousands. Always the same for the same rows.
     pub(super) fn learn(rows: &FlatRows) -> Self {
-        let (dim, bits) = (rows.dim(), Self::bits(rows.dim()));
+        let (dim, count) = (rows.dim(), Self::count(rows.dim()));
         let sample = sample(rows);
         let mut mean = vec![0f32; dim];
         for vector in &sample {
             mean.iter_mut().zip(*vector).for_each(|(mean, value)| *mean += value / sample.len() as f32);
         }
         let mut random = Random::new(0x91a2);
-        let directions = principal(&variation(&sample, &mean), dim, bits, &mut random);
+        let principal = principal(&variation(&sample, &mean), dim, count, &mut random);
         // Rows of the turn are directions within the directions.
-        let mut turn = drawn(bits, bits, &mut random);
-        orthonormalise(&mut turn, bits);
-        let normals = combine(&turn, &directions, bits, dim);
-        let offsets = normals.chunks_exact(dim).map(|normal| dot(normal, &mean)).collect();
-        let coded: Vec<Coded> = normals.chunks_exact(dim).map(encode_largest).collect();
+        let mut turn = drawn(count, count, &mut random);
+        orthonormalise(&mut turn, count);
+        let directions = combine(&turn, &principal, count, dim);
+        let middles = directions.chunks_exact(dim).map(|direction| dot(direction, &mean)).collect();
+        let coded: Vec<Coded> = directions.chunks_exact(dim).map(encode_largest).collect();
         let scales = coded.iter().map(|coded| coded.scale).collect();
-        Self { dim, normals: coded.into_iter().flat_map(|coded| coded.codes).collect(), scales, offsets }
+        let codes = coded.into_iter().flat_map(|coded| coded.codes).collect();
+        let mut learnt = Self { dim, codes, scales, middles, width: 0.0 };
+        let squares = |vector: &&[f32]| learnt.past_middle(vector).iter().map(|value| value * value).sum::<f32>();
+        let mean_square = sample.iter().map(squares).sum::<f32>() / (sample.len() * count).max(1) as f32;
+        learnt.width = (WIDTH * mean_square.sqrt()).max(f32::MIN_POSITIVE);
+        learnt
     }
 
-    /// Whether they are laid through vectors of so many values.
+    /// Whether they are those of vectors of so many values.
     pub(super) fn is_for(&self, dim: usize) -> bool {
-        let bits = Self::bits(dim);
-        let codes = bits * dim.next_multiple_of(crate::kernel::bytes::STEP);
-        self.dim == dim
-            && bits > 0
-            && self.normals.len() == codes
-            && self.scales.len() == bits
-            && self.offsets.len() == bits
+        let count = Self::count(dim);
+        let codes = count * dim.next_multiple_of(crate::kernel::bytes::STEP);
+        let lengths = [self.codes.len(), self.scales.len(), self.middles.len()];
+        self.dim == dim && count > 0 && lengths == [codes, count, count] && self.width > 0.0
     }
 
-    /// Words of a row.
-    pub(super) fn words(&self) -> usize {
-        self.offsets.len() / WORD
+    /// Bytes of a row.
+    pub(super) fn row_bytes(&self) -> usize {
+        block_bytes(self.scales.len()) / BLOCK
     }
 
-    /// How far a vector is on which side of each plane, within a percent of what they are apart: all is done in bytes.
-    pub(super) fn sides(&self, vector: &[f32]) -> Vec<f32> {
+    /// How far a vector is along each, within a percent of what rows are apart: all is done in bytes.
+    fn along(&self, vector: &[f32]) -> Vec<f32> {
         let Coded { codes, scale, .. } = encode_largest(vector);
-        let mut products = vec![0; self.offsets.len()];
-        crate::kernel::bytes::products(Isa::current(), &codes, &self.normals, &mut products);
-        let each = products.iter().zip(&self.scales).zip(&self.offsets);
-        each.map(|((product, of_normal), offset)| *product as f32 * (scale * of_normal) - offset).collect()
+        let mut products = vec![0; self.scales.len()];
+        crate::kernel::bytes::products(Isa::current(), &codes, &self.codes, &mut products);
+        products.iter().zip(&self.scales).map(|(product, of_code)| *product as f32 * (scale * of_code)).collect()
     }
 
-    /// The bits of a vector: set where it is above the plane.
-    pub(super) fn sketch(&self, vector: &[f32]) -> Vec<u64> {
-        bits_of(&self.sides(vector))
+    fn past_middle(&self, vector: &[f32]) -> Vec<f32> {
+        self.along(vector).iter().zip(&self.middles).map(|(along, middle)| along - middle).collect()
     }
 
-    /// The bits of a full chunk, in blocks of eight rows.
-    pub(super) fn sketch_chunk(&self, rows: &ChunkRows) -> Box<[u64]> {
-        use crate::kernel::bits::BLOCK;
-        let words = self.words();
-        let mut blocks = vec![0; CHUNK_ROWS * words];
+    /// A probe as bytes, to be multiplied by levels. What the middle of the gallery adds to products is the same for all rows.
+    pub(super) fn probe(&self, vector: &[f32]) -> Vec<i8> {
+        encode_largest(&self.along(vector)).codes
+    }
+
+    /// The levels of a vector, 0 to 3.
+    pub(super) fn levels(&self, vector: &[f32]) -> Vec<u8> {
+        let level = |from_middle: f32| ((from_middle / self.width).floor() + 2.0).clamp(0.0, 3.0) as u8;
+        self.past_middle(vector).into_iter().map(level).collect()
+    }
+
+    /// The levels of a full chunk, in blocks of rows.
+    pub(super) fn sketch_chunk(&self, rows: &ChunkRows) -> Vec<u8> {
+        let width = block_bytes(self.scales.len());
+        let mut blocks = vec![0; CHUNK_ROWS / BLOCK * width];
         for (row, vector) in rows.vectors.chunks_exact(self.dim).enumerate() {
-            for (word, bits) in self.sketch(vector).into_iter().enumerate() {
-                blocks[(row / BLOCK * words + word) * BLOCK + row % BLOCK] = bits;
-            }
+            put(&self.levels(vector), row % BLOCK, &mut blocks[row / BLOCK * width..][..width]);
         }
-        blocks.into()
+        blocks
     }
 
     /// Memory taken in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.normals.len() + (self.scales.len() + self.offsets.len()) * size_of::<f32>()
+        Self::bytes_for(self.dim)
+    }
+
+    /// The same of those for vectors of `dim` values.
+    pub(super) fn bytes_for(dim: usize) -> usize {
+        Self::count(dim) * (dim.next_multiple_of(crate::kernel::bytes::STEP) + 2 * size_of::<f32>())
     }
 }
 
-/// A bit for each side, set where it is the upper one.
-pub(super) fn bits_of(sides: &[f32]) -> Vec<u64> {
-    let word = |sides: &[f32]| sides.iter().rev().fold(0, |word, side| word << 1 | u64::from(*side > 0.0));
-    sides.chunks(WORD).map(word).collect()
+/// How many rows have which product with a probe, counted by ranges of products.
+pub(super) struct Products {
+    counts: Vec<u32>,
+    /// The least product there can be.
+    low: i32,
+    /// A range is so many products wide, as a power of two.
+    width: u32,
+    of: usize,
 }
 
-/// The bits of a probe, of which those count that are so far from the plane that another image is likely on the same side.
-pub(super) fn marked(sides: &[f32]) -> Marked {
-    /// Root mean squares from the plane from which on a bit counts: about half of them do.
-    const FAR: f32 = 0.6;
-    let far = FAR * root_mean_square(sides);
-    Marked::new(sides.iter().map(|side| (*side > 0.0, side.abs() >= far)))
-}
+impl Products {
+    /// Ranges at most.
+    const RANGES: i32 = 2048;
 
-/// The bits of a probe, which count the more the farther it is from the plane: what lies near one may as well be on its other
-/// side.
-pub(super) fn weighed(sides: &[f32]) -> Weighed {
-    /// The largest weight.
-    const MOST: f32 = ((1 << WEIGHT_BITS) - 1) as f32;
-    /// Root mean squares from the plane on which all count the same.
-    const FAR: f32 = 2.5;
-    let step = (FAR * root_mean_square(sides) / MOST).max(f32::MIN_POSITIVE);
-    Weighed::new(sides.iter().map(|side| (*side > 0.0, (side.abs() / step).round().min(MOST) as u8)))
-}
+    pub(super) fn new(sight: &[i8]) -> Self {
+        let sum_of = |wanted: fn(i32) -> bool| {
+            sight.iter().map(|code| i32::from(*code)).filter(|code| wanted(*code)).sum::<i32>()
+        };
+        let (low, high) = (3 * sum_of(|code| code < 0), 3 * sum_of(|code| code > 0));
+        let span = high - low;
+        let width = (0..).find(|width| span >> width < Self::RANGES).unwrap_or_default();
+        Self { counts: vec![0; (span >> width) as usize + 1], low, width, of: 0 }
+    }
 
-fn root_mean_square(sides: &[f32]) -> f32 {
-    (sides.iter().map(|side| side * side).sum::<f32>() / sides.len() as f32).sqrt()
+    fn range_of(&self, product: i32) -> usize {
+        ((product - self.low) >> self.width) as usize
+    }
+
+    pub(super) fn add(&mut self, product: i32) {
+        let range = self.range_of(product);
+        self.counts[range] += 1;
+        self.of += 1;
+    }
+
+    /// The least product of the greatest that are at least this share of the rows.
+    pub(super) fn least_of(&self, share: f64) -> i32 {
+        let wanted = (share * self.of as f64).ceil() as u32;
+        let mut sum = 0;
+        let reaches = |count: &u32| {
+            sum += count;
+            sum >= wanted
+        };
+        let range = self.counts.iter().rposition(reaches).unwrap_or(0);
+        self.low + ((range as i32) << self.width)
+    }
+
+    /// The share of the rows whose product is in the range of this one or above it.
+    pub(super) fn share_from(&self, product: i32) -> f64 {
+        f64::from(self.counts[self.range_of(product)..].iter().sum::<u32>()) / self.of as f64
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +182,7 @@ mod tests {
     use super::super::fixture::{Faces, key};
     use super::super::flat::FlatEdit;
     use super::*;
+    use crate::kernel::levels::products;
 
     fn rows(dim: usize, count: u64) -> FlatRows {
         let mut faces = Faces::new(dim, 31);
@@ -150,72 +195,88 @@ mod tests {
     }
 
     #[test]
-    fn planes_are_upright_and_cut_the_gallery_in_halves() {
+    fn directions_are_upright_and_levels_are_even() {
         let rows = rows(128, 3 * CHUNK_ROWS as u64);
-        let planes = Planes::learn(&rows);
-        assert_eq!((planes.words(), Planes::bits(128)), (1, 64));
-        let normals: Vec<Vec<f32>> = planes
-            .normals
+        let directions = Directions::learn(&rows);
+        assert_eq!((directions.row_bytes(), Directions::count(128)), (16, 64));
+        let all: Vec<Vec<f32>> = directions
+            .codes
             .chunks_exact(128)
-            .zip(&planes.scales)
+            .zip(&directions.scales)
             .map(|(codes, scale)| codes.iter().map(|code| f32::from(*code) * scale).collect())
             .collect();
-        for (at, normal) in normals.iter().enumerate() {
-            for (other_at, other) in normals.iter().enumerate() {
+        for (at, direction) in all.iter().enumerate() {
+            for (other_at, other) in all.iter().enumerate() {
                 let expected = if at == other_at { 1.0 } else { 0.0 };
-                assert!((dot(normal, other) - expected).abs() < 0.01, "{at} {other_at}");
+                assert!((dot(direction, other) - expected).abs() < 0.01, "{at} {other_at}");
             }
         }
         let vector = rows.row(5).unwrap().vector;
-        for (side, (normal, offset)) in planes.sides(vector).iter().zip(normals.iter().zip(&planes.offsets)) {
-            assert!((side - (dot(normal, vector) - offset)).abs() < 0.01);
+        let from_middle = directions.past_middle(vector);
+        for (found, (direction, middle)) in from_middle.iter().zip(all.iter().zip(&directions.middles)) {
+            assert!((found - (dot(direction, vector) - middle)).abs() < 0.01);
         }
-        let mut set = [0; 64];
+        // A third of a normal distribution is in each of the middle levels, a sixth in each of the others.
+        let mut counts = [[0usize; 4]; 64];
         for (_, row) in rows.live_rows(0..rows.slots()) {
-            let bits = planes.sketch(row.vector)[0];
-            (0..64).for_each(|bit| set[bit] += bits >> bit & 1);
+            let levels = directions.levels(row.vector);
+            levels.iter().zip(&mut counts).for_each(|(level, counts)| counts[usize::from(*level)] += 1);
         }
-        let half = rows.rows() as u64 / 2;
-        assert!(set.iter().all(|count| count.abs_diff(half) < half / 4), "{set:?}");
+        for counts in counts {
+            let share = |level: usize| counts[level] as f32 / rows.rows() as f32;
+            assert!((0..4).all(|level| (share(level) - [0.16, 0.34, 0.34, 0.16][level]).abs() < 0.08), "{counts:?}");
+        }
         // Most of what varies lies along half as many directions.
         let sample: Vec<&[f32]> = rows.live_rows(0..rows.slots()).map(|(_, row)| row.vector).collect();
-        let kept: f32 =
-            sample.iter().map(|row| normals.iter().map(|normal| dot(normal, row).powi(2)).sum::<f32>()).sum();
+        let kept: f32 = sample.iter().map(|row| all.iter().map(|one| dot(one, row).powi(2)).sum::<f32>()).sum();
         assert!(kept / sample.len() as f32 > 0.85, "{}", kept / sample.len() as f32);
     }
 
     #[test]
-    fn a_chunk_is_its_rows_in_blocks() {
+    fn a_chunk_is_its_rows_in_blocks_and_products_follow_scores() {
         let rows = rows(192, CHUNK_ROWS as u64);
-        let planes = Planes::learn(&rows);
-        let blocks = planes.sketch_chunk(&rows.chunks[0].rows);
-        for slot in [0, 1, 7, 8, 300, 511] {
-            let bits = planes.sketch(rows.row(slot).unwrap().vector);
-            let words: Vec<u64> = (0..2).map(|word| blocks[(slot / 8 * 2 + word) * 8 + slot % 8]).collect();
-            assert_eq!(words, bits);
+        let directions = Directions::learn(&rows);
+        let blocks = directions.sketch_chunk(&rows.chunks[0].rows);
+        let mut faces = Faces::new(192, 31);
+        let vector = |slot: usize| rows.row(slot).unwrap().vector;
+        let probe = faces.person();
+        let codes = directions.probe(&probe);
+        let mut found = vec![0; CHUNK_ROWS];
+        products(Isa::current(), &codes, &blocks, &mut found);
+        for (slot, found) in found.iter().enumerate() {
+            let each = codes.iter().zip(directions.levels(vector(slot)));
+            assert_eq!(*found, each.map(|(code, level)| i32::from(*code) * i32::from(level)).sum::<i32>());
         }
+        let scores: Vec<f32> = (0..CHUNK_ROWS).map(|slot| dot(&probe, vector(slot))).collect();
+        let count = CHUNK_ROWS as f32;
+        let (mean, of_scores) = (found.iter().sum::<i32>() as f32 / count, scores.iter().sum::<f32>() / count);
+        let pairs = || found.iter().map(|one| *one as f32 - mean).zip(scores.iter().map(|one| one - of_scores));
+        let together = pairs().map(|(a, b)| a * b).sum::<f32>();
+        let alone = pairs().fold([0f32; 2], |[x, y], (a, b)| [x + a * a, y + b * b]);
+        let correlation = together / (alone[0] * alone[1]).sqrt();
+        assert!(correlation > 0.8, "{correlation}");
     }
 
     #[test]
-    fn bits_near_a_plane_count_less_or_not_at_all() {
-        let sides: Vec<f32> = (0..64).map(|at| (at as f32 - 31.5) / 10.0).collect();
-        let bits = bits_of(&sides)[0];
-        assert_eq!(bits, !0 << 32);
-        let weighed = weighed(&sides);
-        let one_off = |bit: usize| weighed.distances(Isa::Portable, &[bits ^ 1 << bit; 8])[0];
-        assert_eq!([one_off(0), one_off(63), one_off(31), one_off(32)], [5, 5, 0, 0]);
-        assert!((32..63).all(|bit| one_off(bit) <= one_off(bit + 1)));
-        let marked = marked(&sides);
-        let counts: Vec<u16> = (0..64).map(|bit| marked.distance_to(&[bits ^ 1 << bit])).collect();
-        // The root mean square is 1.85.
-        assert!(counts.iter().zip(&sides).all(|(count, side)| *count == u16::from(side.abs() > 1.11)), "{counts:?}");
-        assert_eq!(super::marked(&[0.0; 64]).distance_to(&[!0]), 64);
+    fn shares_of_products_are_those_of_rows() {
+        let sight = [-3i8, 5, 127, -127, 90];
+        let mut products = Products::new(&sight);
+        // As many as can be, evenly.
+        let all: Vec<i32> = (-390..=666).collect();
+        all.iter().for_each(|product| products.add(*product));
+        for share in [0.001, 0.1, 0.5, 1.0] {
+            let least = products.least_of(share);
+            let reached = all.iter().filter(|product| **product >= least).count() as f64 / all.len() as f64;
+            assert!((reached - share).abs() < 0.002 && reached >= share, "{share}: {reached}");
+            assert!((products.share_from(least) - reached).abs() < 1e-9);
+        }
+        assert_eq!([products.least_of(0.0), products.least_of(2.0)], [666, -390]);
     }
 
     #[test]
-    fn short_vectors_have_no_sketch_and_all_others_whole_words() {
-        for (dim, bits) in [(2, 0), (64, 0), (128, 64), (130, 128), (192, 128), (256, 128), (512, 256), (4096, 512)] {
-            assert_eq!(Planes::bits(dim), bits);
+    fn short_vectors_have_no_sketch() {
+        for (dim, count) in [(2, 0), (64, 0), (128, 64), (130, 64), (192, 64), (256, 64), (512, 128), (4096, 512)] {
+            assert_eq!(Directions::count(dim), count);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! An index in a file, so that a start reads it instead of making it again.
 //!
 //! A file holds the chunks one after the other, then a table of them, then the table's length and digest. A chunk is its vectors,
-//! digits, bits where the cascade has them, and keys, each beginning where a register may be loaded from; the table has the bases
+//! digits, levels where the cascade has them, and keys, each beginning where a register may be loaded from; the table has the bases
 //! that digits are in. Every chunk and the
 //! table have a BLAKE3 digest, which is compared before anything is used; a file that is not as it should be is an error and
 //! never half an index. Vectors stay in the file, which is mapped; what every search reads is copied out of it. A graph is in files
@@ -11,6 +11,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +28,7 @@ use super::gallery::{GalleryIndex, Generation, IndexConfig};
 use super::graph_files::{self, GraphTable};
 use super::hnsw::Graph;
 use super::mapped::{Mapped, Plane, Vectors};
-use super::sketch::Planes;
+use super::sketch::Directions;
 use super::slots::Slots;
 use super::turning::Turning;
 use crate::ids::{FaceId, SubjectId};
@@ -35,7 +36,7 @@ use crate::ids::{FaceId, SubjectId};
 /// Begins and ends a file. As a number, so that a machine of the other byte order does not take it for its own.
 const MAGIC: u64 = u64::from_be_bytes(*b"VULTUSIX");
 /// Grows with the layout.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Parts begin at multiples of this.
 const ALIGNMENT: usize = 64;
 /// A digest's bytes.
@@ -87,9 +88,9 @@ struct Entry {
 
 #[derive(Serialize, Deserialize)]
 struct CascadeTable {
-    planes: Planes,
+    directions: Directions,
     trial: Trial,
-    /// Chunks that have their bits.
+    /// Chunks that have their sketches.
     chunks: u32,
 }
 
@@ -142,8 +143,8 @@ impl GalleryIndex {
             return Err(SnapshotError::Damaged("a basis does not fit"));
         }
         let bases: Vec<Arc<Basis>> = table.bases.into_iter().map(Arc::new).collect();
-        let words = table.cascade.as_ref().map_or(0, |cascade| cascade.planes.words());
-        let with_bits = table.cascade.as_ref().map_or(0, |cascade| cascade.chunks as usize);
+        let width = table.cascade.as_ref().map_or(0, |cascade| cascade.directions.row_bytes());
+        let with_sketch = table.cascade.as_ref().map_or(0, |cascade| cascade.chunks as usize);
         mapped.will_be_read();
         let in_memory = config.vectors.is_none();
         let last = table.chunks.len().saturating_sub(1);
@@ -155,19 +156,21 @@ impl GalleryIndex {
                 if number < last && entry.rows as usize != CHUNK_ROWS {
                     return Err(SnapshotError::Damaged("a chunk is not full"));
                 }
-                let words = if number < with_bits { words } else { 0 };
-                chunk(&mapped, entry, dim, &bases, words, in_memory)
+                let width = if number < with_sketch { width } else { 0 };
+                chunk(&mapped, entry, dim, &bases, width, in_memory)
             })
             .collect::<Result<_, _>>()?;
+        // One after the other, as they are read.
+        let sketches: Vec<Plane> =
+            parts.iter().map_while(|(_, sketch)| sketch.clone()).map(|place| Plane::of(&mapped[place])).collect();
         mapped.is_read_here_and_there();
-        let bits: Vec<Arc<[u64]>> = parts.iter().map_while(|(_, bits)| bits.clone()).collect();
         let chunks = parts.into_iter().map(|(chunk, _)| Arc::new(chunk)).collect();
         let rows = FlatRows::of_chunks(dim, chunks, config.vectors.clone());
         let cascade = match table.cascade {
-            Some(CascadeTable { planes, trial, .. }) if planes.is_for(dim) => {
-                Some(Arc::new(Cascade::of_parts(planes, &rows, bits, trial)))
+            Some(CascadeTable { directions, trial, .. }) if directions.is_for(dim) => {
+                Some(Arc::new(Cascade::of_parts(directions, &rows, sketches, trial)))
             }
-            Some(_) => return Err(SnapshotError::Damaged("its planes do not fit")),
+            Some(_) => return Err(SnapshotError::Damaged("its directions do not fit")),
             None => None,
         };
         let slots = Slots::of(&rows);
@@ -248,8 +251,8 @@ impl Frozen {
             let CodedParts { coarse, fine, tails, numbers } = chunk.rows.coded.parts();
             [coarse, fine, tails].into_iter().for_each(|part| put(&mut blob, part));
             numbers.into_iter().for_each(|part| put(&mut blob, bytemuck::cast_slice(part)));
-            if let Some(bits) = cascade.as_ref().and_then(|cascade| cascade.bits_of(number)) {
-                put(&mut blob, bytemuck::cast_slice(bits));
+            if let Some(sketch) = cascade.as_ref().and_then(|cascade| cascade.sketch_of(number)) {
+                put(&mut blob, sketch);
             }
             put(&mut blob, &postcard::to_stdvec(&keys_of(&chunk.rows)).map_err(io::Error::other)?);
             out.write_all(&blob)?;
@@ -261,7 +264,7 @@ impl Frozen {
             at += len;
         }
         let cascade = cascade.map(|cascade| CascadeTable {
-            planes: cascade.planes().clone(),
+            directions: cascade.directions().clone(),
             trial: cascade.trial(),
             chunks: (cascade.covers() / CHUNK_ROWS) as u32,
         });
@@ -362,16 +365,16 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A chunk, and its bits where it has them.
-type Part = (Chunk, Option<Arc<[u64]>>);
+/// A chunk, and where its sketch is, if it has one.
+type Part = (Chunk, Option<Range<usize>>);
 
-/// A chunk out of a file, and its bits of so many words a row.
+/// A chunk out of a file, and its sketch of so many bytes a row.
 fn chunk(
     mapped: &Arc<Mapped>,
     entry: &Entry,
     dim: usize,
     bases: &[Arc<Basis>],
-    words: usize,
+    width: usize,
     in_memory: bool,
 ) -> Result<Part, SnapshotError> {
     const DAMAGED: SnapshotError = SnapshotError::Damaged("a chunk is not where it should be");
@@ -407,15 +410,16 @@ fn chunk(
     let (coarse, fine, tails) = (plane(digits)?, plane(digits)?, plane(tail)?);
     let numbers = (0..CodedRows::numbers(basis.as_deref())).map(|_| parts.values::<f32>(rows));
     let coded = CodedRows::of_parts(basis.clone(), coarse, fine, tails, numbers.collect::<Result<_, _>>()?);
-    let bits = (words > 0).then(|| parts.values::<u64>(rows * words)).transpose()?;
+    let sketch = (width > 0).then(|| parts.place(rows * width)).transpose()?;
+    let sketch = sketch.map(|start| start..start + rows * width);
     let keys: Vec<(SubjectId, Option<FaceId>)> = postcard::from_bytes(&file[parts.at..end])
         .map_err(|_| SnapshotError::Damaged("names of rows cannot be read"))?;
-    if keys.len() != rows || bits.is_some() && !is_full {
+    if keys.len() != rows || sketch.is_some() && !is_full {
         return Err(SnapshotError::Damaged("a chunk does not have its rows"));
     }
     let keys: Vec<RowKey> = keys.into_iter().map(|(subject, face)| RowKey { subject, face }).collect();
     let live = entry.live.of_first(rows);
-    Ok((Chunk { rows: Arc::new(ChunkRows { keys, vectors: Arc::new(vectors), coded }), live }, bits.map(Into::into)))
+    Ok((Chunk { rows: Arc::new(ChunkRows { keys, vectors: Arc::new(vectors), coded }), live }, sketch))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub struct IndexStats {
 pub struct CascadeStats {
     /// Rows it was tried on.
     pub rows: usize,
-    /// Share of the rows that are looked at beyond their bits.
+    /// Share of the rows that are looked at beyond their sketch.
     pub share: f64,
     /// The share of the exact top 10 that it found on a sample.
     pub recall_at_10: f32,
@@ -69,7 +69,7 @@ impl Generation {
                 + rows.chunks.len() * size_of::<Chunk>()
                 + Slots::bytes(rows.rows(), *subjects)
                 + subjects * ID_BYTES,
-            bits: cascade.as_ref().map_or(0, |cascade| cascade.bytes()),
+            sketches: cascade.as_ref().map_or(0, |cascade| cascade.bytes()),
             graph: graph.as_ref().map_or(0, |graph| graph.bytes()),
         }
     }
@@ -91,8 +91,8 @@ impl GalleryIndex {
             memory,
             filed_bytes,
             cascade: cascade.as_ref().map(|cascade| {
-                let Trial { rows, shares, recall_at_10, rank_1 } = cascade.trial();
-                CascadeStats { rows, share: shares.second, recall_at_10, rank_1 }
+                let Trial { rows, near, recall_at_10, rank_1 } = cascade.trial();
+                CascadeStats { rows, share: near, recall_at_10, rank_1 }
             }),
             graph: graph.as_ref().map(|graph| GraphStats {
                 rows: graph.covers(),

@@ -17,7 +17,7 @@
 //! | [`conv`] | convolutions by name, and in stock candle: the reference |
 //! | [`gpu`] | convolutions in candle's operations, arranged for GPUs |
 //! | [`training`] | convolutions and normalisations with their gradients |
-//! | `nibbles`, `bytes`, `bits` | products of rows of half bytes and of bytes; distances of rows of bits |
+//! | `nibbles`, `bytes`, `levels` | products of rows of half bytes, of bytes, and of two bits a value |
 //! | `turn` | vectors in another basis |
 //! | `reach` | which rows a score can be reached by, out of such products |
 //! | `plain` | loops over whole numbers, which the compiler makes wide by itself |
@@ -28,7 +28,6 @@
 
 #![allow(clippy::needless_range_loop, reason = "loops over registers are unrolled only when they count")]
 
-pub(crate) mod bits;
 pub(crate) mod bytes;
 pub(crate) mod channelwise;
 pub mod conv;
@@ -39,6 +38,7 @@ pub(crate) mod given;
 pub mod gpu;
 pub mod isa;
 pub(crate) mod lanes;
+pub(crate) mod levels;
 pub(crate) mod map;
 pub(crate) mod maximum;
 pub(crate) mod network;
@@ -79,6 +79,21 @@ pub(crate) fn ask_for(bytes: &[u8]) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (bytes, LINE);
+}
+
+/// Asks for a value that will be read soon.
+#[inline(always)]
+pub(crate) fn ask_for_value<T>(value: &T) {
+    /// Bytes that come together.
+    const LINE: usize = 64;
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of::<T>()).step_by(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 machine has the instruction, which reads nothing that could be seen.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast::<i8>().wrapping_add(at)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (value, LINE);
 }
 
 /// One element after bias and activation. Slope 1 is no activation, slope 0 is ReLU, anything else PReLU. A NaN stays

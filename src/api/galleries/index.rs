@@ -32,8 +32,8 @@ pub struct MemoryView {
     pub digits: u64,
     /// Names of rows.
     pub keys: u64,
-    /// Bits of the cascade.
-    pub bits: u64,
+    /// Sketches of the cascade.
+    pub sketches: u64,
     /// The graph.
     pub graph: u64,
 }
@@ -78,13 +78,13 @@ impl PartView {
 
 impl From<MemoryParts> for MemoryView {
     fn from(parts: MemoryParts) -> Self {
-        let MemoryParts { vectors, digits, keys, bits, graph } = parts;
+        let MemoryParts { vectors, digits, keys, sketches, graph } = parts;
         Self {
             total: parts.total() as u64,
             vectors: vectors as u64,
             digits: digits as u64,
             keys: keys as u64,
-            bits: bits as u64,
+            sketches: sketches as u64,
             graph: graph as u64,
         }
     }

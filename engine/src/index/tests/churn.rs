@@ -9,7 +9,7 @@ use crate::ids::SubjectId;
 use crate::index::fixture::{Rng, key};
 use crate::index::{GalleryIndex, GraphConfig, IndexConfig, IndexKind, SearchMode, VectorPool};
 
-/// Long enough for bits.
+/// Long enough for a sketch.
 const DIM: usize = 128;
 const OPERATIONS: usize = 4_000;
 /// Subjects from here on are removed once and never come back.

@@ -95,7 +95,7 @@ fn what_does_not_fit_goes_to_files_or_is_not_made() {
         (with_margin(all.total()), [Cascade, Ann], false),
         (with_margin(all.total() - all.vectors + open), [Cascade, Ann], true),
         (with_margin(all.total() - all.vectors), [Cascade, Exact], false),
-        (with_margin(rows + all.bits + open), [Cascade, Exact], true),
+        (with_margin(rows + all.sketches + open), [Cascade, Exact], true),
         (rows + open, [Exact, Exact], true),
         (0, [Exact, Exact], true),
     ];
@@ -157,14 +157,18 @@ fn vectors_leave_memory_for_a_graph_and_a_growing_gallery_loses_them_in_order() 
             dropped.push("graph");
         }
         if done.drop_cascade {
-            dropped.push("cascade");
-            break;
+            // One that is outdated may also go to make room for the next one.
+            settle(&index);
+            if index.stats().cascade.is_none() {
+                dropped.push("cascade");
+                break;
+            }
         }
         assert!(index.stats().bytes <= limit, "{:?}", index.stats());
     }
     assert_eq!(dropped, ["graph", "cascade"]);
-    assert_eq!((pool.totals().graphs_dropped, pool.totals().cascades_dropped), (1, 1));
-    settle(&index);
+    assert_eq!(pool.totals().graphs_dropped, 1);
+    assert!((1..4).contains(&pool.totals().cascades_dropped), "{:?}", pool.totals());
     for mode in [SearchMode::Ann, SearchMode::Cascade] {
         let answer = index.search(&probe(3), 10, mode).unwrap();
         assert_eq!((answer.kind, answer.recall), (IndexKind::Exact, None));
@@ -185,7 +189,7 @@ fn indexes_share_the_limit() {
     let folder = tempfile::tempdir().unwrap();
     let all = all_parts();
     // The graph of one beside the rows of two, and the vectors of neither.
-    let limit = (all.graph + all.bits + 2 * (all.digits + all.keys) + 2 * 256 * DIM * 4) * 16 / 15 + 1_000;
+    let limit = (all.graph + all.sketches + 2 * (all.digits + all.keys) + 2 * 256 * DIM * 4) * 16 / 15 + 1_000;
     assert!(limit > 2 * (all.total() - all.graph), "vectors of both fit as long as there is no graph");
     let pool = limited(folder.path(), limit);
     let one = GalleryIndex::new(DIM, config(Some(Arc::clone(&pool))));

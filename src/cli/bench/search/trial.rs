@@ -28,7 +28,8 @@ pub(super) struct Row {
     pub(super) p99_ms: f64,
     /// Share of the probes whose person came first; out of files, share of the sample whose best row did.
     pub(super) rank1: f64,
-    /// Share of the ten best subjects, by sums in double precision, that were found.
+    /// Share of the ten best subjects that were found: by sums in double precision, of a sample, and for approximate searches
+    /// of more probes by exact ones.
     pub(super) recall_at_10: f64,
     /// In memory, as the index states them.
     pub(super) bytes_per_row: f64,
@@ -60,7 +61,7 @@ pub(super) struct ByPart {
     digits: f64,
     /// Names, and the table of where rows are.
     keys: f64,
-    bits: f64,
+    sketches: f64,
     /// The graph as the index states it: from the structures that hnsw_rs keeps.
     graph: f64,
     /// What the process grew by while the graph was built and measured, where it was built in this run.
@@ -70,13 +71,13 @@ pub(super) struct ByPart {
 impl ByPart {
     fn of(stats: &IndexStats) -> Self {
         let each = |bytes: usize| bytes as f64 / stats.rows.max(1) as f64;
-        let MemoryParts { vectors, digits, keys, bits, graph } = stats.memory;
+        let MemoryParts { vectors, digits, keys, sketches, graph } = stats.memory;
         Self {
             vectors: each(vectors),
             filed: each(stats.filed_bytes),
             digits: each(digits),
             keys: each(keys),
-            bits: each(bits),
+            sketches: each(sketches),
             graph: each(graph),
             graph_measured: None,
         }
@@ -85,8 +86,11 @@ impl ByPart {
 
 impl std::fmt::Display for ByPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { vectors, filed, digits, keys, bits, graph, graph_measured } = self;
-        write!(f, "bytes/row: {digits:.0} digits, {bits:.0} bits, {vectors:.0} vectors, {keys:.0} keys and table, ")?;
+        let Self { vectors, filed, digits, keys, sketches, graph, graph_measured } = self;
+        write!(
+            f,
+            "bytes/row: {digits:.0} digits, {sketches:.0} sketches, {vectors:.0} vectors, {keys:.0} keys and table, "
+        )?;
         write!(f, "{graph:.0} graph")?;
         if let Some(measured) = graph_measured {
             write!(f, " (measured {measured:.0})")?;

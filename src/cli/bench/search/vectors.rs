@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use vultus_engine::drawn::Faces;
 use vultus_engine::ids::{FaceId, SubjectId};
-use vultus_engine::index::RowKey;
+use vultus_engine::index::{GalleryIndex, IndexError, RowKey, SearchMode};
 
 /// Subjects whose scores are summed in double precision, and that a search asks for.
 pub(super) const LIMIT: usize = 10;
@@ -17,7 +17,8 @@ pub(super) struct Probe {
     pub(super) vector: Vec<f32>,
     /// Who should come first, where that is known.
     pub(super) person: Option<usize>,
-    /// For those of the sample: the best people by scores summed in double precision, best first.
+    /// For those of the sample: the best people by scores summed in double precision, best first. For others, an exact
+    /// search's, once approximate ones are measured.
     pub(super) best: Option<Vec<(f64, usize)>>,
 }
 
@@ -35,6 +36,19 @@ impl Probe {
             best.truncate(LIMIT);
         }
     }
+}
+
+/// Has an exact search say who is best for the first probes that are not of the sample, so many in all. What is found of the best
+/// few of 50 probes wanders by several points.
+pub(super) fn complete(probes: &mut [Probe], count: usize, index: &GalleryIndex) -> Result<(), IndexError> {
+    let mut open: Vec<&mut Probe> = probes.iter_mut().take(count).filter(|probe| probe.best.is_none()).collect();
+    let queries: Vec<(&[f32], usize)> = open.iter().map(|probe| (&probe.vector[..], LIMIT)).collect();
+    let answers = index.search_many(&queries, SearchMode::Exact)?;
+    for (probe, answer) in open.iter_mut().zip(answers) {
+        let people = answer.hits.iter().filter_map(|hit| Some((f64::from(hit.score), person_of(&hit.subject)?)));
+        probe.best = Some(people.collect());
+    }
+    Ok(())
 }
 
 fn product(a: &[f32], b: &[f32]) -> f64 {
