@@ -9,7 +9,7 @@ use super::top::TopSubjects;
 use super::trial::seen_anew;
 
 /// Probes that say how many rows have to go on, and as many others that say what is found then.
-const TRIALS: usize = 400;
+const TRIALS: usize = 800;
 /// The share of probes whose best subject has to be found.
 const RANK_1: f64 = 0.9995;
 
@@ -32,7 +32,7 @@ impl Cascade {
         let mut all = Vec::new();
         for (probe, hits) in probes.iter().zip(&exact).step_by(2) {
             let sight = self.directions().probe(probe);
-            let products = self.products_of(&sight);
+            let products = self.products_of(&sight, 0.0);
             for (rank, hit) in hits.iter().enumerate() {
                 let key = RowKey { subject: hit.subject.clone(), face: hit.face };
                 let Some(row) = slot_of(&key).and_then(|slot| rows.row(slot)) else { continue };

@@ -27,8 +27,10 @@ use crate::kernel::{ask_for, ask_for_value};
 pub(super) const RECALL_AT: usize = 10;
 /// More rows than this share do not go on: an exact search would be about as fast.
 pub(super) const MOST: f64 = 0.1;
-/// Chunks that say which product how many rows have.
-const LOOKED_AT: usize = 16;
+/// Chunks that say which product how many rows have, so many at least and at most, and how many of their rows should be near: of a
+/// few the least product would be anybody's guess, and what is found would vary from probe to probe.
+const LOOKED_AT: Range<usize> = 16..256;
+const NEAR_LOOKED_AT: f64 = 32.0;
 /// Rows that go on at least.
 const LEAST: usize = 64;
 /// Probes that meet each chunk together.
@@ -223,7 +225,7 @@ impl Cascade {
             let query = queries[number];
             let share = self.share_for(query.limit)?;
             let sight = self.directions.probe(query.probe);
-            let least = self.products_of(&sight).least_of(share);
+            let least = self.products_of(&sight, share).least_of(share);
             Some(Sought { query, coded, sight, least, floor: SharedFloor::new() })
         });
         each.collect()
@@ -291,12 +293,13 @@ impl Cascade {
         }
     }
 
-    /// The products of a probe with a part of the rows.
-    pub(super) fn products_of(&self, sight: &[i8]) -> Products {
+    /// The products of a probe with a part of the rows, enough of them to say which this share of all have.
+    pub(super) fn products_of(&self, sight: &[i8], share: f64) -> Products {
         let isa = Isa::current();
         let mut all = Products::new(sight);
         let mut found = [0; CHUNK_ROWS];
-        let count = LOOKED_AT.min(self.chunks.len());
+        let wanted = (NEAR_LOOKED_AT / (share * CHUNK_ROWS as f64)).ceil() as usize;
+        let count = wanted.clamp(LOOKED_AT.start, LOOKED_AT.end).min(self.chunks.len());
         for number in 0..count {
             products(isa, sight, &self.chunks[number * self.chunks.len() / count].blocks, &mut found);
             found.iter().for_each(|product| all.add(*product));
