@@ -5,8 +5,8 @@
 //! probe's bytes times the levels say about how high a score is. Within those directions the vectors are turned at random, so that
 //! all have levels of the same width (Gong and others 2013 turn them for the same reason).
 //!
-//! Bits that say on which side of a plane a vector lies, twice as many in the same memory, let through three times as many rows
-//! where the same subjects are to be found.
+//! Bits that say on which side of a plane a vector lies, twice as many in the same memory, let through two to three times as many
+//! rows where the same subjects are to be found (docs/SEARCH.md).
 
 use serde::{Deserialize, Serialize};
 
