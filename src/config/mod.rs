@@ -196,7 +196,7 @@ pub struct SearchSettings {
     /// Score from which a person should look at a candidate, where neither request nor gallery says. Unset: none.
     pub review_threshold: Option<f32>,
     /// Galleries with more rows than this are searched approximately when the request leaves the choice open and the recall
-    /// measured on the gallery is at least 0.9.
+    /// measured on the gallery is at least 0.85.
     pub ann_above_rows: usize,
     /// Vectors of all galleries that may be in memory, in MB; those beyond it are in files without name in `index/` of the data
     /// directory. What searches look at first, about a quarter of the size, is always in memory.

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::RowKey;
 use super::bounds::CodedProbe;
+use super::candidates::SharedFloor;
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::mapped::Plane;
-use super::scan::{Look, PARTS, Query, SharedFloor};
+use super::scan::{Look, PARTS, Query};
 use super::sketch::{Directions, Products};
 use super::top::TopSubjects;
 use crate::kernel::isa::Isa;

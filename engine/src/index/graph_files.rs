@@ -1,4 +1,4 @@
-//! A graph in two files beside a snapshot: links in `NAME.hnsw.graph`, vectors as bytes in `NAME.hnsw.data`.
+//! A graph in two files beside a snapshot: links in `NAME.hnsw.graph`, codes of vectors in `NAME.hnsw.data`.
 //!
 //! The layout is that in which `hnsw_rs` 0.3.5 dumps a graph, since only its loader can make one. The files are written here all
 //! the same: its `file_dump` panics where a file cannot be made, and writes slots as they were when the graph was built, where a
@@ -23,10 +23,10 @@ use hnsw_rs::hnswio::HnswIo;
 use serde::{Deserialize, Serialize};
 
 use super::flat::FlatRows;
-use super::hnsw::{CosineDistance, Graph, Known, Links, MAX_LAYERS, bytes_of};
+use super::graph_codes::{CodeDistance, GraphCodes};
+use super::hnsw::{Graph, Known, Links, MAX_LAYERS};
 use super::mapped::Mapped;
 use super::snapshot::{DIGEST, SnapshotError};
-use crate::kernel::bytes::STEP;
 
 /// How `hnsw_rs` begins a file of links, each layer, each point, and each vector. The first is of its fourth layout.
 const LINKS: u32 = 0x002a_6779;
@@ -60,6 +60,11 @@ impl GraphTable {
     /// Bytes of both files.
     pub(super) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// What it walks over.
+    pub(super) fn codes(&self) -> GraphCodes {
+        self.known.codes
     }
 
     /// Places of the graph: rows and waypoints.
@@ -125,7 +130,7 @@ pub(super) fn write(snapshot: &Path, graph: &Graph, rows: &FlatRows) -> io::Resu
     let temporary = || tempfile::Builder::new().prefix(".snapshot-").tempfile_in(folder);
     let temporaries = [temporary()?, temporary()?];
     let [links, vectors] = [0, 1].map(|at| Hashed::new(temporaries[at].as_file()));
-    let mut writer = Writer { numbers, rows, links, vectors };
+    let mut writer = Writer { numbers, rows, codes: graph.known().codes, links, vectors };
     writer.all(graph)?;
     let files = [writer.links.finish()?, writer.vectors.finish()?];
     let known = Known { covers: live, waypoints: points - live, ..graph.known() };
@@ -141,6 +146,7 @@ struct Writer<'a> {
     /// The number of each slot in the snapshot.
     numbers: Vec<usize>,
     rows: &'a FlatRows,
+    codes: GraphCodes,
     links: Hashed<'a>,
     vectors: Hashed<'a>,
 }
@@ -213,10 +219,10 @@ impl Writer<'_> {
         self.vectors.spill(GATHERED)
     }
 
-    /// The vector of the first live row that a row links to; links are ordered by distance. Zeros without one.
+    /// The codes of the first live row that a row links to; links are ordered by distance. Zeros without one.
     fn nearest_left(&self, links: &[Vec<Neighbour>], len: usize) -> Vec<i8> {
         let row = links.iter().flatten().find_map(|link| self.rows.row(link.d_id));
-        row.map_or(vec![0; len], |row| bytes_of(row.vector))
+        row.map_or(vec![0; len], |row| self.codes.of(row.vector))
     }
 }
 
@@ -282,12 +288,12 @@ pub(super) fn read(snapshot: &Path, table: &GraphTable, dim: usize, slots: usize
     let folder = snapshot.parent().unwrap_or_else(|| Path::new("."));
     let reader: &'static HnswIo = Box::leak(Box::new(HnswIo::new(folder, &table.name(snapshot))));
     // It names the type of the distance in the file, so what another version has written is an error here.
-    let links: Links = reader.load_hnsw_with_dist(CosineDistance::new(dim)).map_err(|error| {
+    let links: Links = reader.load_hnsw_with_dist(CodeDistance::new(table.codes(), dim)).map_err(|error| {
         tracing::debug!(%error, "hnsw_rs refuses a graph");
         SnapshotError::OtherVersion
     })?;
     let is_whole = links.get_nb_point() == table.points()
-        && links.get_point_indexation().get_data_dimension() == dim.next_multiple_of(STEP);
+        && links.get_point_indexation().get_data_dimension() == table.codes().width(dim);
     if !is_whole {
         return Err(SnapshotError::Damaged("its graph is of other rows"));
     }

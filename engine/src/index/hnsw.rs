@@ -1,7 +1,7 @@
 //! The approximate index: a navigable small-world graph (Malkov and Yashunin 2018), built by `hnsw_rs`.
 //!
-//! A [`Graph`] is built once over the slots of a compacted state and never changed. It walks over vectors as bytes, a quarter of
-//! their size, whose products are a good guess. It proposes slots; [`GraphIndex`]
+//! A [`Graph`] is built once over the slots of a compacted state and never changed. It walks over vectors as bytes or bits
+//! (`graph_codes`), whose distances are a good guess. It proposes slots; [`GraphIndex`]
 //! looks them up among the rows of *now*, so a row that died after the graph was built is dropped and every score is
 //! the exact product. Rows that came after the graph was built are scanned. An approximate answer can therefore miss a
 //! row, but it never holds a wrong score, a dead row, or an old vector.
@@ -13,20 +13,18 @@
 
 use std::time::Instant;
 
-use hnsw_rs::anndists::dist::distances::Distance;
 use hnsw_rs::hnsw::Hnsw;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::cascade::Cascade;
 use super::flat::FlatRows;
+use super::graph_codes::{CodeDistance, GraphCodes};
 use super::scan::Query;
 use super::top::TopSubjects;
 use super::trial::{on_own_threads, seen_anew};
 use super::vector::{check_unit, cosine};
 use super::{IndexError, IndexKind, SearchOutcome, VectorIndex};
-use crate::kernel::bytes::{STEP, products};
-use crate::kernel::isa::Isa;
 
 /// Layers of a graph at most. `hnsw_rs` has no more.
 pub(super) const MAX_LAYERS: usize = 16;
@@ -69,11 +67,20 @@ pub struct GraphConfig {
     /// Threads that build a graph; 0 for half of the processors. They are not the threads that searches use. With one
     /// thread the same rows always give the same graph.
     pub build_threads: usize,
+    /// What of its rows a graph keeps and walks over.
+    pub codes: GraphCodes,
 }
 
 impl Default for GraphConfig {
     fn default() -> Self {
-        Self { max_links: 16, build_candidates: 200, search_candidates: 64, recall_target: 0.95, build_threads: 0 }
+        Self {
+            max_links: 16,
+            build_candidates: 200,
+            search_candidates: 64,
+            recall_target: 0.95,
+            build_threads: 0,
+            codes: GraphCodes::default(),
+        }
     }
 }
 
@@ -86,49 +93,18 @@ impl GraphConfig {
             search_candidates: self.search_candidates.clamp(8, 10_000),
             recall_target: if self.recall_target.is_nan() { 0.0 } else { self.recall_target.clamp(0.0, 1.0) },
             build_threads: self.build_threads.min(256),
+            codes: self.codes,
         }
     }
 }
 
-/// Standard deviations of a value that a byte reaches. A larger value is cut, which costs a search a candidate at worst.
-const REACH: f32 = 5.5;
-
-/// A unit vector as bytes, all vectors of a length on the same scale.
-pub(super) fn bytes_of(vector: &[f32]) -> Vec<i8> {
-    let scale = 127.0 * (vector.len() as f32).sqrt() / REACH;
-    let mut bytes: Vec<i8> = vector.iter().map(|value| (value * scale).round().clamp(-127.0, 127.0) as i8).collect();
-    bytes.resize(vector.len().next_multiple_of(STEP), 0);
-    bytes
-}
-
-/// 1 − cosine of vectors as bytes, never below 0.
-#[derive(Clone, Copy)]
-pub(super) struct CosineDistance {
-    isa: Isa,
-    /// Value of a product of bytes.
-    scale: f32,
-}
-
-impl CosineDistance {
-    pub(super) fn new(dim: usize) -> Self {
-        Self { isa: Isa::current(), scale: (REACH / 127.0).powi(2) / dim as f32 }
-    }
-}
-
-impl Distance<i8> for CosineDistance {
-    fn eval(&self, a: &[i8], b: &[i8]) -> f32 {
-        let mut product = [0];
-        products(self.isa, a, b, &mut product);
-        (1.0 - product[0] as f32 * self.scale).max(0.0)
-    }
-}
-
 /// What `hnsw_rs` makes.
-pub(super) type Links = Hnsw<'static, i8, CosineDistance>;
+pub(super) type Links = Hnsw<'static, i8, CodeDistance>;
 
 /// What is known of a graph beside its links.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Known {
+    pub(super) codes: GraphCodes,
     /// Slots below this number are in the graph.
     pub(super) covers: usize,
     /// Places in it that stand for no slot any more: of rows that had died when it was written to files.
@@ -157,16 +133,17 @@ impl Graph {
         let config = config.clamped();
         let started = Instant::now();
         let covers = rows.slots();
-        let distance = CosineDistance::new(rows.dim());
+        let distance = CodeDistance::new(config.codes, rows.dim());
         let links = Hnsw::new(config.max_links, covers.max(1), MAX_LAYERS, config.build_candidates, distance);
         let insert = |links: &Links, slot: usize| {
             if let Some(row) = rows.row(slot) {
-                links.insert_slice((&bytes_of(row.vector), slot));
+                links.insert_slice((&config.codes.of(row.vector), slot));
             }
         };
         let serial = SERIAL_ROWS.min(covers);
         (0..serial).for_each(|slot| insert(&links, slot));
         let known = Known {
+            codes: config.codes,
             covers,
             waypoints: 0,
             search_candidates: config.search_candidates,
@@ -224,20 +201,20 @@ impl Graph {
         self.known.build_ms
     }
 
-    /// Memory taken in bytes, estimated: the graph keeps its vectors as bytes, and its links are small allocations.
+    /// Memory taken in bytes, estimated: the graph keeps codes of its vectors, and its links are small allocations.
     pub fn bytes(&self) -> usize {
         let max_links = usize::from(self.links.get_max_nb_connection());
-        Self::bytes_for(self.dim, self.known.covers + self.known.waypoints, max_links)
+        Self::bytes_for(self.known.codes, self.dim, self.known.covers + self.known.waypoints, max_links)
     }
 
     /// The same of a graph that would be built over so many rows of `dim` values with so many links.
-    pub(super) fn bytes_for(dim: usize, rows: usize, max_links: usize) -> usize {
-        rows * (dim.next_multiple_of(STEP) + ROW_BYTES + LINK_BYTES * max_links)
+    pub(super) fn bytes_for(codes: GraphCodes, dim: usize, rows: usize, max_links: usize) -> usize {
+        rows * (codes.width(dim) + ROW_BYTES + LINK_BYTES * max_links)
     }
 
     /// Up to `candidates` slots near the probe. None where the probe is not near anything.
     fn propose(&self, probe: &[f32], candidates: usize) -> impl Iterator<Item = usize> {
-        self.links.search(&bytes_of(probe), candidates, candidates).into_iter().map(|found| found.d_id)
+        self.links.search(&self.known.codes.of(probe), candidates, candidates).into_iter().map(|found| found.d_id)
     }
 
     /// Measures the graph and raises the candidates of a search until it is good enough.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::cascade::Cascade;
 use super::flat::ChunkRows;
 use super::gallery::{GalleryIndex, Generation};
-use super::hnsw::Graph;
+use super::hnsw::{Graph, GraphConfig};
 use super::maintenance::{Maintenance, retire};
 use super::mapped::VectorPool;
 
@@ -35,7 +35,7 @@ pub struct MemoryParts {
     pub keys: usize,
     /// Sketches of the cascade, and its directions.
     pub sketches: usize,
-    /// The graph with its vectors as bytes.
+    /// The graph with its codes of vectors.
     pub graph: usize,
 }
 
@@ -245,7 +245,8 @@ impl GalleryIndex {
             }
         }
         if due.build_graph {
-            let bytes = Graph::bytes_for(self.dim, generation.rows.rows(), self.config.graph.max_links);
+            let GraphConfig { codes, max_links, .. } = self.config.graph;
+            let bytes = Graph::bytes_for(codes, self.dim, generation.rows.rows(), max_links);
             match fit(bytes, *ask, parts.graph) {
                 Fit::Beside => *ask += bytes,
                 Fit::Instead => (due.build_graph, due.drop_graph) = (false, true),

@@ -18,11 +18,13 @@
 mod basis;
 mod bounds;
 mod calibration;
+mod candidates;
 mod cascade;
 mod codes;
 mod combine;
 pub mod flat;
 pub mod gallery;
+mod graph_codes;
 mod graph_files;
 pub mod hnsw;
 pub mod maintenance;
@@ -50,6 +52,7 @@ mod fixture;
 mod tests;
 
 pub use gallery::{GalleryIndex, IndexConfig};
+pub use graph_codes::GraphCodes;
 pub use hnsw::GraphConfig;
 pub use maintenance::Maintenance;
 pub use mapped::VectorPool;

@@ -8,18 +8,17 @@
 //! This is also the twin that every other search is measured against.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use rayon::prelude::*;
 
-use super::bounds::{CodedProbe, CodedProbes, Digits, Range};
+use super::bounds::{CodedProbe, CodedProbes, Digits};
+use super::candidates::{Candidates, SharedFloor};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::mask::RowMask;
 use super::top::TopSubjects;
-use super::vector::{check_unit, cosine};
+use super::vector::check_unit;
 use super::{IndexError, SearchOutcome, VectorIndex};
 use crate::ids::SubjectId;
-use crate::kernel::ask_for;
 use crate::kernel::reach::WORD;
 
 /// From this many slots on, a scan is shared among threads; below, handing out the work costs more than it saves.
@@ -48,14 +47,6 @@ impl Passing<'_> {
     const ALL: Self = Self { mask: None, masked: &|_| true, accept: &|_| true };
 }
 
-/// Rows that wait for their vectors to be multiplied, or four times as many as the list is long where that is more: then it is done
-/// for those that can still be on the list. The more wait, the fewer of them can, but the lower the floor is meanwhile.
-const CANDIDATES: usize = 32;
-/// How many times as many wait in a search that is [`patient`](Look::patient).
-const PATIENCE: usize = 16;
-/// So many vectors ahead they are asked for.
-const VECTORS_AHEAD: usize = 4;
-
 /// Of a chunk with at most so many rows that pass, each is looked at alone.
 const FEW: usize = CHUNK_ROWS / 8;
 
@@ -65,36 +56,6 @@ pub(super) struct Query<'p> {
     pub(super) probe: &'p [f32],
     /// Subjects wanted.
     pub(super) limit: usize,
-}
-
-/// The highest floor that a part of a scan has found: a row below it counts in none of them.
-pub(super) struct SharedFloor(AtomicI32);
-
-impl SharedFloor {
-    pub(super) fn new() -> Self {
-        Self::of(f32::NEG_INFINITY)
-    }
-
-    fn of(floor: f32) -> Self {
-        Self(AtomicI32::new(Self::in_order(floor)))
-    }
-
-    /// A number whose order is that of the floors, and back.
-    fn in_order(floor: f32) -> i32 {
-        let bits = floor.to_bits().cast_signed();
-        if bits < 0 { bits ^ i32::MAX } else { bits }
-    }
-
-    /// Exchanges what both know.
-    pub(super) fn share(&self, top: &mut TopSubjects<'_>) {
-        let own = Self::in_order(top.floor());
-        let highest = self.0.fetch_max(own, Ordering::Relaxed).max(own);
-        top.raise_floor(f32::from_bits(Self::in_order_back(highest)));
-    }
-
-    fn in_order_back(number: i32) -> u32 {
-        if number < 0 { (number ^ i32::MAX).cast_unsigned() } else { number.cast_unsigned() }
-    }
 }
 
 impl FlatRows {
@@ -225,16 +186,9 @@ fn scan_chunk_together<'a>(coded: &CodedProbes, chunk: &'a Chunk, looks: &mut [L
 /// What a suspect is compared by lies here and there in memory. It is asked for when the row is first suspected, and read a
 /// turn later.
 pub(super) struct Look<'a, 'p> {
-    probe: &'p [f32],
     pub(super) coded: &'p CodedProbe,
-    /// Subjects by what their scores are at least: the floor of this list is one of the list that is sought.
-    least: TopSubjects<'a>,
     /// Rows that may be on the list.
-    candidates: Vec<Candidate<'a>>,
-    /// When there are so many, their scores are found out.
-    most_candidates: usize,
-    /// Subjects by the scores of rows whose vectors were multiplied.
-    top: TopSubjects<'a>,
+    candidates: Candidates<'a, 'p>,
     before: Vec<Suspect<'a>>,
     now: Vec<Suspect<'a>>,
     of_chunk_before: ChunkSuspects<'a>,
@@ -260,23 +214,20 @@ struct Suspect<'a> {
     digits: Digits,
 }
 
-/// A live row whose score is not known yet.
-struct Candidate<'a> {
-    rows: &'a ChunkRows,
-    row: usize,
-    /// What its score does not exceed.
-    most: f32,
-}
-
 impl<'a, 'p> Look<'a, 'p> {
     pub(super) fn new(probe: &'p [f32], coded: &'p CodedProbe, limit: usize) -> Self {
+        Self::of(Candidates::new(probe, limit), coded)
+    }
+
+    /// A search of rows of which most may be on the list.
+    pub(super) fn patient(probe: &'p [f32], coded: &'p CodedProbe, limit: usize) -> Self {
+        Self::of(Candidates::patient(probe, limit), coded)
+    }
+
+    fn of(candidates: Candidates<'a, 'p>, coded: &'p CodedProbe) -> Self {
         Self {
-            probe,
             coded,
-            least: TopSubjects::new(limit),
-            candidates: Vec::new(),
-            most_candidates: limit.saturating_mul(4).max(CANDIDATES),
-            top: TopSubjects::new(limit),
+            candidates,
             before: Vec::new(),
             now: Vec::new(),
             of_chunk_before: ChunkSuspects::default(),
@@ -285,21 +236,14 @@ impl<'a, 'p> Look<'a, 'p> {
         }
     }
 
-    /// A search that looks at rows of which most may be on the list, and multiplies vectors when it has seen many: the floor has
-    /// risen by what digits say then.
-    pub(super) fn patient(probe: &'p [f32], coded: &'p CodedProbe, limit: usize) -> Self {
-        let look = Self::new(probe, coded, limit);
-        Self { most_candidates: PATIENCE * look.most_candidates, ..look }
-    }
-
     /// No row whose score is below it can change the result.
     pub(super) fn floor(&self) -> f32 {
-        self.least.floor()
+        self.candidates.floor()
     }
 
     /// Exchanges floors with other parts of the search.
     pub(super) fn share(&mut self, floor: &SharedFloor) {
-        floor.share(&mut self.least);
+        self.candidates.share(floor);
     }
 
     /// The search that has also looked at a chunk, the `number`th, from row `skip` on, and exchanged floors before.
@@ -363,11 +307,11 @@ impl<'a, 'p> Look<'a, 'p> {
 
     /// Looks at the suspects of the turn before.
     pub(super) fn turn(&mut self) {
-        let Self { coded, least, candidates, before, now, of_chunk_before, of_chunk, fine, .. } = self;
+        let Self { coded, candidates, before, now, of_chunk_before, of_chunk, fine, .. } = self;
         if let Some(rows) = of_chunk_before.rows.take() {
             let ChunkSuspects { listed, products, .. } = &mut *of_chunk_before;
             coded.fine_bounds(&rows.coded, listed, products, fine, |row, product, bound| {
-                if bound >= least.floor() {
+                if bound >= candidates.floor() {
                     rows.coded.ask_for_tail(row);
                     now.push(Suspect { rows, row, product, digits: Digits::Both });
                 }
@@ -379,53 +323,25 @@ impl<'a, 'p> Look<'a, 'p> {
         for Suspect { rows, row, product, digits } in before.drain(..) {
             if digits == Digits::Coarse {
                 let (product, bound) = coded.fine_bound(&rows.coded, row, product);
-                if bound >= least.floor() {
+                if bound >= candidates.floor() {
                     rows.coded.ask_for_tail(row);
                     now.push(Suspect { rows, row, product, digits: Digits::Both });
                 }
                 continue;
             }
             let range = coded.range(&rows.coded, row, product);
-            note(least, candidates, rows, row, range);
+            candidates.note(rows, row, range);
         }
         std::mem::swap(before, now);
-        if self.candidates.len() >= self.most_candidates {
-            self.score();
-        }
+        candidates.score_if_many();
     }
 
     /// Looks at the coarse digits of a live row, and takes them at their word: what they leave out is as little as it usually is.
     /// For searches that may miss a row.
     pub(super) fn compare_coarsely(&mut self, chunk: &'a Chunk, row: usize) {
         let rows = &*chunk.rows;
-        note(&mut self.least, &mut self.candidates, rows, row, self.coded.likely_range(&rows.coded, row));
-        if self.candidates.len() >= self.most_candidates {
-            self.score();
-        }
-    }
-
-    /// Finds out the scores of the candidates that can still be on the list.
-    fn score(&mut self) {
-        let Self { probe, least, candidates, top, .. } = self;
-        let vector = |candidate: &Candidate<'a>| {
-            let (rows, start) = (candidate.rows, candidate.row * probe.len());
-            &rows.vectors[start..start + probe.len()]
-        };
-        // The most promising first: they raise the floor above others.
-        candidates.retain(|candidate| candidate.most >= least.floor());
-        candidates.sort_unstable_by(|a, b| b.most.total_cmp(&a.most));
-        let ask_for = |candidate: &Candidate<'a>| ask_for(bytemuck::cast_slice(vector(candidate)));
-        candidates.iter().take(VECTORS_AHEAD).for_each(ask_for);
-        for (at, candidate) in candidates.iter().enumerate() {
-            if candidate.most < least.floor() {
-                break;
-            }
-            candidates.get(at + VECTORS_AHEAD).into_iter().for_each(ask_for);
-            let (score, key) = (cosine(probe, vector(candidate)), &candidate.rows.keys[candidate.row]);
-            top.offer(score, key);
-            least.offer(score, key);
-        }
-        candidates.clear();
+        self.candidates.note(rows, row, self.coded.likely_range(&rows.coded, row));
+        self.candidates.score_if_many();
     }
 
     /// What was found.
@@ -437,22 +353,7 @@ impl<'a, 'p> Look<'a, 'p> {
         while !is_done(&self) {
             self.turn();
         }
-        self.score();
-        self.top
-    }
-}
-
-/// Notes a row whose score may be on the list, and what it is at least.
-fn note<'a>(
-    least: &mut TopSubjects<'a>,
-    candidates: &mut Vec<Candidate<'a>>,
-    rows: &'a ChunkRows,
-    row: usize,
-    range: Range,
-) {
-    if range.most >= least.floor() {
-        candidates.push(Candidate { rows, row, most: range.most });
-        least.offer(range.least, &rows.keys[row]);
+        self.candidates.finish()
     }
 }
 

@@ -36,7 +36,7 @@ use crate::ids::{FaceId, SubjectId};
 /// Begins and ends a file. As a number, so that a machine of the other byte order does not take it for its own.
 const MAGIC: u64 = u64::from_be_bytes(*b"VULTUSIX");
 /// Grows with the layout.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// Parts begin at multiples of this.
 const ALIGNMENT: usize = 64;
 /// A digest's bytes.
@@ -197,7 +197,7 @@ impl GalleryIndex {
     /// Reads the graph of a file into a state, or asks for one.
     fn graph_of(&self, path: &Path, table: Option<&GraphTable>, generation: &mut Generation) -> LoadedGraph {
         let Some(table) = table else { return LoadedGraph::None };
-        let bytes = Graph::bytes_for(self.dim, table.points(), self.config.graph.max_links);
+        let bytes = Graph::bytes_for(table.codes(), self.dim, table.points(), self.config.graph.max_links);
         if !self.account.has_room_beside(&generation.parts(), bytes) {
             self.graph_requested.store(true, Ordering::Relaxed);
             return LoadedGraph::Withheld;

@@ -53,6 +53,8 @@ pub struct GraphStats {
     pub rows: usize,
     /// The share of the exact top 10 that it found on a sample when it was built.
     pub recall_at_10: f32,
+    /// Candidates that a search looks at, at least: what that recall took.
+    pub search_candidates: usize,
     /// How long building and measuring it took, in milliseconds.
     pub build_ms: u64,
 }
@@ -97,6 +99,7 @@ impl GalleryIndex {
             graph: graph.as_ref().map(|graph| GraphStats {
                 rows: graph.covers(),
                 recall_at_10: graph.recall_at_10(),
+                search_candidates: graph.known().search_candidates,
                 build_ms: graph.build_ms(),
             }),
             withheld: self.account.withheld(),

@@ -18,6 +18,7 @@
 //! | [`gpu`] | convolutions in candle's operations, arranged for GPUs |
 //! | [`training`] | convolutions and normalisations with their gradients |
 //! | `nibbles`, `bytes`, `levels` | products of rows of half bytes, of bytes, and of two bits a value |
+//! | `bits` | in how many places rows of bits differ |
 //! | `turn` | vectors in another basis |
 //! | `reach` | which rows a score can be reached by, out of such products |
 //! | `plain` | loops over whole numbers, which the compiler makes wide by itself |
@@ -28,6 +29,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "loops over registers are unrolled only when they count")]
 
+pub(crate) mod bits;
 pub(crate) mod bytes;
 pub(crate) mod channelwise;
 pub mod conv;

@@ -1,5 +1,7 @@
 //! Whatever way rows are scanned, the answer is that of comparing them one by one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use parking_lot::Mutex;
 
 use super::super::basis::Basis;
@@ -7,6 +9,7 @@ use super::super::fixture::{Faces, Rng, key};
 use super::super::flat::FlatEdit;
 use super::super::flat::tests::{filled, rows};
 use super::super::mask::RowNumbers;
+use super::super::vector::cosine;
 use super::*;
 
 /// As the definition has it.
@@ -16,17 +19,6 @@ fn one_by_one<'a>(rows: &'a FlatRows, probe: &[f32], limit: usize) -> TopSubject
         top.offer(cosine(probe, row.vector), row.key);
     }
     top
-}
-
-#[test]
-fn floors_keep_their_order() {
-    let floors = [f32::NEG_INFINITY, -1.0, -0.5, -0.0, 0.0, 0.25, 1.0, f32::INFINITY];
-    for pair in floors.windows(2) {
-        assert!(SharedFloor::in_order(pair[0]) < SharedFloor::in_order(pair[1]));
-    }
-    for floor in floors {
-        assert_eq!(SharedFloor::in_order_back(SharedFloor::in_order(floor)), floor.to_bits());
-    }
 }
 
 #[test]
@@ -170,7 +162,7 @@ fn a_mask_changes_nothing_but_what_is_asked() {
         let numbers = RowNumbers::of(&masked_rows, &RowNumbers::default(), &number_of);
         let names = names.into_inner();
         let mask = RowMask::of(&masked_rows, &numbers, |number| accept(&names[number as usize]));
-        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let asked = AtomicUsize::new(0);
         let counting = |subject: &SubjectId| {
             asked.fetch_add(1, Ordering::Relaxed);
             accept(subject)

@@ -2,7 +2,7 @@
 
 use super::Model;
 use crate::index::fixture::{Faces, Rng, key};
-use crate::index::{GalleryIndex, GraphConfig, IndexConfig, IndexKind, Maintenance, SearchMode};
+use crate::index::{GalleryIndex, GraphCodes, GraphConfig, IndexConfig, IndexKind, Maintenance, SearchMode};
 
 /// One thread, so that a graph is the same every time.
 fn config() -> IndexConfig {
@@ -62,6 +62,31 @@ fn recall_has_a_floor() {
     assert!(recall >= 0.9, "recall@10 {recall}");
     assert!(rank_1 >= 0.98, "rank-1 {rank_1}");
     assert!((f64::from(measured) - recall).abs() < 0.06, "measured {measured}, seen {recall}");
+}
+
+/// Bits say less, so more candidates are looked at, until what is found is enough.
+#[test]
+fn a_graph_over_bits_looks_at_more_candidates() {
+    let mut faces = Faces::new(192, 17);
+    let people = faces.people(2_000);
+    let [bytes, bits] = [GraphCodes::Bytes, GraphCodes::Bits].map(|codes| {
+        let graph = GraphConfig { build_threads: 1, codes, ..GraphConfig::default() };
+        let index = GalleryIndex::new(192, IndexConfig { graph, ..config() });
+        let mut faces = faces.others(18);
+        let model = gallery(&index, &people, 2, &mut faces);
+        index.search(&people[0], 1, SearchMode::Ann).unwrap();
+        assert!(index.maintain().build_graph);
+        for person in people.iter().step_by(40) {
+            let probe = faces.image(person);
+            let answer = index.search(&probe, 10, SearchMode::Ann).unwrap();
+            assert_eq!(answer.kind, IndexKind::Ann);
+            model.check_hits(&probe, &answer.hits);
+        }
+        index.stats().graph.unwrap()
+    });
+    println!("bytes {bytes:?}, bits {bits:?}");
+    assert!(bytes.recall_at_10 >= 0.9 && bits.recall_at_10 >= 0.8, "{bytes:?} {bits:?}");
+    assert!(bits.search_candidates > bytes.search_candidates, "{bytes:?} {bits:?}");
 }
 
 #[test]
@@ -146,13 +171,21 @@ fn tombstones_are_never_returned_and_an_unfilled_list_is_done_exactly() {
 #[test]
 fn parameters_out_of_range_are_brought_into_it() {
     for graph in [
-        GraphConfig { max_links: 0, build_candidates: 0, search_candidates: 0, recall_target: -1.0, build_threads: 1 },
+        GraphConfig {
+            max_links: 0,
+            build_candidates: 0,
+            search_candidates: 0,
+            recall_target: -1.0,
+            build_threads: 1,
+            codes: GraphCodes::Bits,
+        },
         GraphConfig {
             max_links: 1000,
             build_candidates: 1_000_000,
             search_candidates: 1_000_000,
             recall_target: f32::NAN,
             build_threads: 9999,
+            codes: GraphCodes::Bytes,
         },
     ] {
         let index = GalleryIndex::new(8, IndexConfig { graph, ..config() });

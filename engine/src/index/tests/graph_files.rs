@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::index::fixture::{Faces, key};
-use crate::index::hnsw::bytes_of;
 use crate::index::{
-    GalleryIndex, GraphConfig, IndexConfig, IndexKind, Loaded, LoadedGraph, SearchMode, VectorPool, snapshot,
+    GalleryIndex, GraphCodes, GraphConfig, IndexConfig, IndexKind, Loaded, LoadedGraph, SearchMode, VectorPool,
+    snapshot,
 };
 
 const DIM: usize = 128;
@@ -23,8 +23,12 @@ fn config() -> IndexConfig {
 
 /// An index with a cascade, a graph, and rows that came after both, and probes for it.
 fn filled() -> (GalleryIndex, Vec<Vec<f32>>) {
+    filled_with(GraphCodes::Bytes)
+}
+
+fn filled_with(codes: GraphCodes) -> (GalleryIndex, Vec<Vec<f32>>) {
     let mut faces = Faces::new(DIM, 61);
-    let index = GalleryIndex::new(DIM, config());
+    let index = GalleryIndex::new(DIM, IndexConfig { graph: GraphConfig { codes, ..config().graph }, ..config() });
     let people = faces.people(PEOPLE as usize);
     for (number, person) in people.iter().enumerate() {
         index.extend((0..2).map(|image| (key(number as u64, Some(image)), faces.image(person)))).unwrap();
@@ -88,11 +92,12 @@ fn rows_that_died_lead_on_and_are_not_in_the_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("one.snapshot");
     let (index, probes) = filled();
+    let codes = |vector: &[f32]| GraphCodes::Bytes.of(vector);
     let vector_of = |index: &GalleryIndex, number: u64| {
         let generation = index.published.load_full();
         let wanted = key(number, Some(1));
         let all = 0..generation.rows.slots();
-        all.filter_map(|slot| generation.rows.row(slot)).find(|row| *row.key == wanted).map(|row| bytes_of(row.vector))
+        all.filter_map(|slot| generation.rows.row(slot)).find(|row| *row.key == wanted).map(|row| codes(row.vector))
     };
     let holds = |bytes: &[i8]| {
         let file = std::fs::read(with_ending(folder.path(), "hnsw.data")).unwrap();
@@ -130,6 +135,29 @@ fn rows_that_died_lead_on_and_are_not_in_the_files() {
     let again = load(&path).0;
     assert_eq!(again.stats().graph.unwrap().rows, 2 * PEOPLE as usize - died - 2);
     assert!(recall(&again) > before - 0.03);
+}
+
+/// Whatever graphs are built over now, one that was written is read as it was.
+#[test]
+fn a_graph_over_bits_is_written_and_read_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one.snapshot");
+    let sizes = [GraphCodes::Bits, GraphCodes::Bytes].map(|codes| {
+        let (index, probes) = filled_with(codes);
+        index.freeze().save(&path, b"").unwrap();
+        let (loaded, graph) = load(&path);
+        assert!(matches!(graph, LoadedGraph::Read));
+        assert_eq!(loaded.stats().graph, index.stats().graph);
+        for probe in &probes {
+            let answer = index.search(probe, 10, SearchMode::Ann).unwrap();
+            assert_eq!(answer.kind, IndexKind::Ann);
+            assert_eq!(loaded.search(probe, 10, SearchMode::Ann).unwrap(), answer);
+        }
+        assert_eq!(loaded.stats().memory.graph, index.stats().memory.graph);
+        loaded.stats().memory.graph
+    });
+    // A bit in the place of a byte for each value of each row.
+    assert_eq!(sizes[1] - sizes[0], 2 * PEOPLE as usize * (DIM - DIM / 8));
 }
 
 #[test]

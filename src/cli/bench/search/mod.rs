@@ -19,7 +19,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vultus_engine::drawn::Faces;
 use vultus_engine::ids::GalleryId;
-use vultus_engine::index::{GalleryIndex, IndexConfig, Maintenance, SearchMode, SearchOutcome, VectorPool};
+use vultus_engine::index::{
+    GalleryIndex, GraphCodes, GraphConfig, IndexConfig, Maintenance, SearchMode, SearchOutcome, VectorPool,
+};
 
 use super::super::local::progress;
 use super::resident::rss_mb;
@@ -52,6 +54,9 @@ pub(in crate::cli) struct Search {
     #[arg(long, alias = "mode", value_enum, value_delimiter = ',', default_values_t = [Mode::Exact, Mode::Cascade],
         value_name = "M,…")]
     modes: Vec<Mode>,
+    /// What of a row the graph walks over: a byte for each value, or its sign alone
+    #[arg(long, value_enum, default_value_t = Codes::Bytes, value_name = "C")]
+    graph_codes: Codes,
     /// Threads that share the searches
     #[arg(long, value_delimiter = ',', default_values_t = [1], value_name = "N,…",
         value_parser = clap::value_parser!(u16).range(1..=1_024))]
@@ -106,7 +111,7 @@ enum Mode {
     Auto,
     /// Every row is compared
     Exact,
-    /// Bits of every row, then what looks nearest
+    /// Sketches of every row, then what looks nearest
     Cascade,
     /// The graph is walked
     Ann,
@@ -119,6 +124,22 @@ impl From<Mode> for SearchMode {
             Mode::Exact => Self::Exact,
             Mode::Cascade => Self::Cascade,
             Mode::Ann => Self::Ann,
+        }
+    }
+}
+
+/// What of a row a graph walks over.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Codes {
+    Bytes,
+    Bits,
+}
+
+impl From<Codes> for GraphCodes {
+    fn from(codes: Codes) -> Self {
+        match codes {
+            Codes::Bytes => Self::Bytes,
+            Codes::Bits => Self::Bits,
         }
     }
 }
@@ -200,7 +221,8 @@ impl Search {
         any: &mut bool,
         found: &mut BTreeMap<Mode, Found>,
     ) -> anyhow::Result<()> {
-        let config = IndexConfig { vectors: self.pool(), ..IndexConfig::default() };
+        let graph = GraphConfig { codes: self.graph_codes.into(), ..GraphConfig::default() };
+        let config = IndexConfig { vectors: self.pool(), graph, ..IndexConfig::default() };
         let mut index = GalleryIndex::new(dim, config.clone());
         let before = rss_mb();
         let bar = progress(rows, "rows");
