@@ -11,7 +11,7 @@ pub(crate) const BLOCK: usize = 16;
 /// Rows have a multiple of this many values.
 pub(crate) const STEP: usize = 64;
 /// Probes that are looked at together.
-pub(crate) const PROBES: usize = 4;
+pub(crate) const PROBES: usize = 8;
 
 /// Values of a row that lie together.
 const WORD: usize = 16;
@@ -222,17 +222,17 @@ mod vnni {
     /// As for [`products`], of each probe, but that a block has one place for each of them.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) unsafe fn reaching(probes: &[(&[i8], i32)], blocks: &[u8], into: &mut [u16]) {
-        const { assert!(PROBES == 4) };
-        // SAFETY: the caller's promise.
-        unsafe {
-            match *probes {
-                [a, b, c, d] => reaching_of([a, b, c, d], blocks, into),
-                [a, b, c] => reaching_of([a, b, c], blocks, into),
-                [a, b] => reaching_of([a, b], blocks, into),
-                [a] => reaching_of([a], blocks, into),
-                _ => unreachable!("one to four probes"),
-            }
+        macro_rules! of_probes {
+            ($($count:literal)*) => {
+                match probes.len() {
+                    // SAFETY: the caller's promise.
+                    $($count => unsafe { reaching_of::<$count>(std::array::from_fn(|at| probes[at]), blocks, into) },)*
+                    count => unreachable!("{count} probes"),
+                }
+            };
         }
+        const { assert!(PROBES == 8) };
+        of_probes!(1 2 3 4 5 6 7 8)
     }
 
     /// # Safety
@@ -262,7 +262,8 @@ mod vnni {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn sums<const P: usize>(probes: [&[i8]; P], block: *const u8) -> [__m512i; P] {
         let two_bits = _mm512_set1_epi8(3);
-        // Of one probe alone each field has a sum of its own, since one sum would wait for itself.
+        // A sum waits for itself, so there are sixteen in all, or as many of each probe as a byte has fields.
+        let each = (2 * PROBES / P).clamp(1, GROUP);
         let mut sums = [[_mm512_setzero_si512(); GROUP]; P];
         for at in (0..probes[0].len()).step_by(WORD) {
             // SAFETY: the caller's promise; what is asked for ahead need not be there.
@@ -282,7 +283,7 @@ mod vnni {
                 for (probe, sums) in probes.iter().zip(&mut sums) {
                     // SAFETY: the probe has sixteen values from here on.
                     let four = unsafe { probe.as_ptr().add(at + field * GROUP).cast::<i32>().read_unaligned() };
-                    let sum = &mut sums[if P == 1 { field } else { 0 }];
+                    let sum = &mut sums[field % each];
                     *sum = _mm512_dpbusd_epi32(*sum, values, _mm512_set1_epi32(four));
                 }
             }
