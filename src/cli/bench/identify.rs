@@ -44,7 +44,7 @@ pub(super) struct Identify {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Numbers of frames that are fused
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8], value_parser = frames)]
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8", value_parser = frames)]
     frames: Vec<usize>,
     /// Fusion rules as RULE[:TAU[:CAP]][+robust]; the model's own rule has the model's parameters where none are given
     /// [default: the model's own, mean, norm, best]

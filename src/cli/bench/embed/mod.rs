@@ -45,7 +45,7 @@ pub(in crate::cli) struct Embed {
     #[arg(long, value_delimiter = ',', value_name = "N,…", value_parser = clap::value_parser!(u64).range(1..=MAX_THREADS))]
     threads: Vec<u64>,
     /// Faces of a batch
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32], value_name = "N,…",
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32", value_name = "N,…",
         value_parser = clap::value_parser!(u64).range(1..=MAX_BATCH))]
     batch: Vec<u64>,
     /// Precisions of the network: f32, bf16

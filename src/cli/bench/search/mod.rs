@@ -51,8 +51,14 @@ pub(in crate::cli) struct Search {
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     probes: u32,
     /// How to search; `ann` builds a graph first, which takes minutes for 100,000 rows
-    #[arg(long, alias = "mode", value_enum, value_delimiter = ',', default_values_t = [Mode::Exact, Mode::Cascade],
-        value_name = "M,…")]
+    #[arg(
+        long,
+        alias = "mode",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "exact,cascade",
+        value_name = "M,…"
+    )]
     modes: Vec<Mode>,
     /// What of a row the graph walks over: a byte for each value, or its sign alone
     #[arg(long, value_enum, default_value_t = Codes::Bytes, value_name = "C")]
