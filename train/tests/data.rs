@@ -3,6 +3,7 @@
 //! The reference set holds face photos, which the repository does not ship; its tests run where it is found. Everything
 //! else is drawn here.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -166,7 +167,11 @@ fn damaged_images_end_packing_or_are_left_out() {
     let folder = FolderDataset::open(&faces).unwrap();
     let config = PackConfig { skip_damaged: true, labels: LabelForm::Scalar, ..PackConfig::default() };
     let mut last = 0;
-    let packed = pack(&folder, &out, &config, |done| last = done).unwrap();
+    let packed = pack(&folder, &out, &config, |done| {
+        last = done;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!((packed.kept, packed.encoded, packed.skipped.len(), last), (4, 2, 2, 8));
     let records = RecordDataset::open(&out.join("train.rec")).unwrap();
     let labels: Vec<u32> = (0..records.len()).map(|index| records.label(index)).collect();
@@ -177,8 +182,19 @@ fn damaged_images_end_packing_or_are_left_out() {
     RgbImage::new(112, 96).save(faces.join("wide/1.png")).unwrap();
     let folder = FolderDataset::open(&faces).unwrap();
     let out = root.path().join("other");
-    let packed = pack(&folder, &out, &config, |_| {}).unwrap();
+    let packed = pack(&folder, &out, &config, |_| ControlFlow::Continue(())).unwrap();
     assert!(packed.skipped[2].ends_with("1.png has 112x96 pixels, an aligned crop is square"), "{:?}", packed.skipped);
+}
+
+#[test]
+fn nothing_is_left_of_what_was_stopped() {
+    let root = tempfile::tempdir().unwrap();
+    let (faces, out) = (root.path().join("faces"), root.path().join("out"));
+    draw_folder(&faces);
+    let folder = FolderDataset::open(&faces).unwrap();
+    let stopped = pack(&folder, &out, &PackConfig::default(), |_| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(DataError::Stopped)));
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
 }
 
 #[test]
@@ -212,7 +228,7 @@ fn damaged_record_files_are_named_and_do_not_panic() {
     let root = tempfile::tempdir().unwrap();
     let (faces, out) = (root.path().join("faces"), root.path().join("out"));
     draw_folder(&faces);
-    pack(&FolderDataset::open(&faces).unwrap(), &out, &PackConfig::default(), |_| {}).unwrap();
+    pack(&FolderDataset::open(&faces).unwrap(), &out, &PackConfig::default(), |_| ControlFlow::Continue(())).unwrap();
     let (records, index) = (out.join("train.rec"), out.join("train.idx"));
     let (whole, lines) = (std::fs::read(&records).unwrap(), std::fs::read_to_string(&index).unwrap());
     let opened = |bytes: &[u8], lines: &str| {
@@ -227,6 +243,14 @@ fn damaged_record_files_are_named_and_do_not_panic() {
     assert!(message(&whole, "").ends_with("train.idx has no record 0"));
     assert!(message(&whole, "0\t0\n1\t40\n").ends_with("train.idx has no record 2"));
     assert!(message(&whole, "0\t3\n").contains("at byte 3: no record starts here"));
+    // The third image in the place of the second, which would never come.
+    let third = lines.lines().nth(3).and_then(|line| line.split_once('\t')).unwrap().1;
+    let twice: String = lines
+        .lines()
+        .enumerate()
+        .map(|(at, line)| if at == 2 { format!("2\t{third}\n") } else { format!("{line}\n") })
+        .collect();
+    assert!(message(&whole, &twice).ends_with(&format!("at byte {third}: two keys of the index name this record")));
     // Record 0 that says there are −1, half an image, no number of them.
     for end in [-1.0f32, 2.5, f32::NAN, f32::INFINITY] {
         let mut changed = whole.clone();

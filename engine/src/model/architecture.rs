@@ -41,7 +41,7 @@ pub enum Architecture {
 
 /// A name that is not one of [`Architecture::ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no architecture {0:?}")]
+#[error("there is no architecture {0:?}: there are {names}", names = Architecture::ALL.map(Architecture::name).join(", "))]
 pub struct UnknownArchitecture(pub String);
 
 impl Architecture {

@@ -1,13 +1,16 @@
 //! `vultus-train prepare`: a folder of crops to a record file.
 
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use vultus_engine::image::encode_png;
 
+use super::interrupt::on_interrupt;
 use crate::data::{AugmentConfig, Dataset, FolderDataset, LabelForm, PackConfig, RecordDataset, contact_sheet, pack};
 
 #[derive(Debug, Args)]
@@ -51,8 +54,11 @@ impl Prepare {
             Labels::Scalar => LabelForm::Scalar,
         };
         let config = PackConfig { quality: self.quality, labels, skip_damaged: self.skip_damaged };
-        let bar = bar(folder.len() as u64);
-        let packed = pack(&folder, &self.out, &config, |done| bar.set_position(done as u64));
+        let (stop, bar) = (on_interrupt()?, bar(folder.len() as u64));
+        let packed = pack(&folder, &self.out, &config, |done| {
+            bar.set_position(done as u64);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
         bar.finish_and_clear();
         let packed = packed?;
         packed.skipped.iter().for_each(|reason| eprintln!("left out: {reason}"));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Crop, DataError, Dataset};
+use super::{Crop, DataError, Dataset, read_file};
 
 /// Files taken for images.
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -90,8 +90,7 @@ impl Dataset for FolderDataset {
     }
 
     fn image(&self, index: usize) -> Result<Crop, DataError> {
-        let path = self.path(index);
-        let bytes = std::fs::read(&path).map_err(DataError::reading(&path))?;
+        let bytes = read_file(&self.path(index))?;
         Crop::decode(&bytes, || self.name(index))
     }
 }
@@ -140,6 +139,10 @@ mod tests {
         assert_eq!([dataset.class_name(0), dataset.class_name(1)], ["10", "2"]);
         assert_eq!([0, 1, 2].map(|index| dataset.label(index)), [0, 1, 1]);
         assert!(dataset.name(1).ends_with("2/a.PNG") && dataset.image(1).is_ok());
+
+        std::fs::create_dir(folder.path().join("2/c.png")).unwrap();
+        let dataset = FolderDataset::open(folder.path()).unwrap();
+        assert!(dataset.image(3).unwrap_err().to_string().ends_with("2/c.png: it is no regular file"));
 
         std::fs::create_dir(folder.path().join("3")).unwrap();
         assert!(FolderDataset::open(folder.path()).unwrap_err().to_string().ends_with("3 has no images"));

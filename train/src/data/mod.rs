@@ -138,6 +138,9 @@ pub enum DataError {
     /// Every image of a batch is damaged.
     #[error("all {0} images are damaged, the first: {1}")]
     AllDamaged(usize, String),
+    /// Somebody asked for an end.
+    #[error("it was stopped, and nothing was written")]
+    Stopped,
     /// A loader thread came to an end that it should not have.
     #[error("a loader thread ended unexpectedly")]
     ThreadLost,
@@ -160,6 +163,15 @@ impl DataError {
             _ => false,
         }
     }
+}
+
+/// What is in a regular file. To open another kind can mean to wait for somebody who writes to it.
+fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
+    let read = || match std::fs::metadata(path)?.is_file() {
+        true => std::fs::read(path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    };
+    read().map_err(DataError::reading(path))
 }
 
 /// Checks one setting.

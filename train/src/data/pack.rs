@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use image::codecs::jpeg::JpegEncoder;
@@ -14,7 +15,7 @@ use super::crop::{SIDE, decode_picture};
 use super::folder::FolderDataset;
 use super::recordio::{Header, Labels, RecordWriter};
 use super::resize::{Interpolation, Size, resize};
-use super::{DataError, Dataset, check_setting};
+use super::{DataError, Dataset, check_setting, read_file};
 
 /// Images that are read at a time.
 const CHUNK: usize = 256;
@@ -73,17 +74,17 @@ struct Encoded {
 /// class a record with the first and one beyond the last of its keys. JPEG files of 112×112 pixels are taken over as they
 /// are, after they have been decoded once to see that they are whole. Other images are resized and encoded as JPEG; they
 /// have to be square, since an aligned crop is. Identities are numbered in the order of the folder; one without an image
-/// that can be read has no number. `progress` is called with the number of images done.
+/// that can be read has no number. `progress` is called with the number of images done, and can end it.
 ///
 /// Files appear under their names only when all is written.
 ///
 /// # Errors
-/// [`DataError`] that names the file; [`DataError::Nothing`] where no image can be read.
+/// [`DataError`] that names the file; [`DataError::Nothing`] where no image can be read; [`DataError::Stopped`].
 pub fn pack(
     folder: &FolderDataset,
     out: &Path,
     config: &PackConfig,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Packed, DataError> {
     check_setting("JPEG quality", f64::from(config.quality), "from 1 to 100", (1..=100).contains(&config.quality))?;
     // Record 0 says how many there are in an f32.
@@ -128,7 +129,7 @@ fn write_images(
     folder: &FolderDataset,
     out: &Path,
     config: &PackConfig,
-    progress: &mut impl FnMut(usize),
+    progress: &mut impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<(Packed, [NamedTempFile; 2]), DataError> {
     let file = || NamedTempFile::new_in(out).map(BufWriter::new).map_err(DataError::writing(out));
     let mut packed = Packed::default();
@@ -158,7 +159,9 @@ fn write_images(
                 Err(error) => return Err(error),
             }
         }
-        progress(end);
+        if progress(end).is_break() {
+            return Err(DataError::Stopped);
+        }
     }
     if let (true, Some(first)) = (classes.is_empty(), packed.skipped.first()) {
         return Err(DataError::AllDamaged(packed.skipped.len(), first.clone()));
@@ -211,8 +214,7 @@ fn rewrite_first(file: &mut File, header: &Header) -> std::io::Result<()> {
 }
 
 fn encoded(folder: &FolderDataset, index: usize, quality: u8) -> Result<Encoded, DataError> {
-    let path = folder.path(index);
-    let bytes = std::fs::read(&path).map_err(DataError::reading(&path))?;
+    let bytes = read_file(&folder.path(index))?;
     let picture = decode_picture(&bytes, || folder.name(index))?;
     let (width, height) = picture.dimensions();
     if width != height {

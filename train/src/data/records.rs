@@ -66,6 +66,12 @@ impl RecordDataset {
         if offsets.is_empty() {
             return Err(DataError::Nothing { path: path.to_owned(), what: "images" });
         }
+        // An image that counts twice is one that never comes.
+        let mut in_order = offsets.clone();
+        in_order.sort_unstable();
+        if let Some(pair) = in_order.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(reader.damaged(pair[0], Fault::Twice).into());
+        }
         let most = (GAPS * identities.unwrap_or(offsets.len() as f64)).max(ALWAYS);
         let mut labels = Vec::with_capacity(offsets.len());
         for offset in &offsets {

@@ -89,8 +89,8 @@ impl Features {
         std::fs::write(path, bytes).map_err(EvalError::io(path, "a folder for the file"))
     }
 
-    /// What is odd about the numbers, which are taken as they are: embeddings that are neither of length 1 (to 0.01, which
-    /// half precision keeps) nor zeros, and norms below 0.
+    /// What is odd about the numbers, which are taken as they are: embeddings that are not of length 1 (to 0.01, which half
+    /// precision keeps), and norms below 0.
     pub fn oddities(&self) -> Vec<String> {
         let flipped = self.flipped.as_ref().map(|of| ("flipped_embeddings", "flipped_norms", of));
         let both = [Some(("embeddings", "norms", &self.plain)), flipped];
@@ -100,8 +100,14 @@ impl Features {
                 let squares = row.iter().map(|value| f64::from(*value) * f64::from(*value));
                 squares.sum::<f64>().sqrt()
             });
+            let lengths: Vec<f64> = lengths.collect();
+            // Some write zeros for images without a face: these are as like to everybody.
+            if let Some(row) = lengths.iter().position(|length| *length == 0.0) {
+                let count = lengths.iter().filter(|length| **length == 0.0).count();
+                found.push(format!("{embeddings} has {count} rows of zeros, the first is row {row}"));
+            }
             let odd = |length: &f64| *length != 0.0 && (length - 1.0).abs() > 0.01;
-            if let Some((row, length)) = lengths.enumerate().find(|(_, length)| odd(length)) {
+            if let Some((row, length)) = lengths.iter().enumerate().find(|(_, length)| odd(length)) {
                 found.push(format!("{embeddings} are no unit vectors (row {row} has length {length:.4})"));
             }
             if let Some((row, norm)) = normed.norms.iter().enumerate().find(|(_, norm)| **norm < 0.0) {
@@ -229,6 +235,7 @@ mod tests {
         assert_eq!(
             odd.oddities(),
             [
+                "flipped_embeddings has 1 rows of zeros, the first is row 0",
                 "flipped_embeddings are no unit vectors (row 1 has length 10.0000)",
                 "flipped_norms has values below 0 (row 1: -2.5)"
             ]

@@ -2,7 +2,8 @@
 //!
 //! A pickle is a program for a small stack machine. This one knows what protocols 0 to 5 use for plain data and for arrays
 //! of NumPy, whose making is recorded as a call and never carried out. Bytes stay where they are in the file and are
-//! referred to, so nothing is allocated by a length that the file claims, and the number of values is bounded.
+//! referred to, so nothing is allocated by a length that the file claims, and the number of values is bounded. Bytes that Python 3
+//! wrote in protocol 0 are refused: there they are a text that a codec has to be called with.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -71,7 +71,7 @@ pub enum HeadError {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
     /// A setting outside of what makes sense.
-    #[error("{setting} is {value}, it has to be {range}")]
+    #[error("the head's {setting} is {value}, it has to be {range}")]
     BadSetting {
         /// Which setting.
         setting: &'static str,

@@ -16,14 +16,17 @@ impl Network {
         };
         let names: Vec<&str> = self.parameters.iter().map(|parameter| parameter.name()).collect();
         if let Some(prefix) = prefixes.iter().find(|prefix| !names.iter().any(|name| begins(name, prefix))) {
-            return Err(NetworkError::Frozen(format!("no parameter is called {prefix}")));
+            let mut units: Vec<&str> = names.iter().map(|name| unit_of(name)).collect();
+            units.dedup();
+            let known = units.join(", ");
+            return Err(NetworkError::Frozen(format!("no parameter is called {prefix}; units are {known}")));
         }
         let mut frozen = 0;
         for (index, unit) in self.units.iter().enumerate() {
             let of_unit = unit.places();
             let found =
                 of_unit.iter().filter(|place| prefixes.iter().any(|prefix| begins(names[**place], prefix))).count();
-            let first = of_unit.first().map_or("", |place| names[*place]);
+            let first = of_unit.first().map_or("", |place| unit_of(names[*place]));
             if found != 0 && (found != of_unit.len() || frozen != index) {
                 let problem = format!("the unit of {first} is frozen only in part, or behind one that is trained");
                 return Err(NetworkError::Frozen(problem));
@@ -32,6 +35,18 @@ impl Network {
         }
         self.freeze(frozen);
         Ok(())
+    }
+}
+
+/// What a parameter's unit is called: the first part of the name, with a number that follows (`body.3`); layers are whole.
+fn unit_of(name: &str) -> &str {
+    let mut points = name.match_indices('.').map(|(at, _)| at).chain([name.len()]);
+    let first = points.next().unwrap_or(name.len());
+    match points.next() {
+        Some(second) if !name[..first].ends_with("_layer") && name[first + 1..second].parse::<u32>().is_ok() => {
+            &name[..second]
+        }
+        _ => &name[..first],
     }
 }
 
@@ -73,5 +88,24 @@ mod tests {
         }
         network.freeze_named(&[]).unwrap();
         assert!(network.parameters().get("input_layer.0.weight").unwrap().is_trained());
+    }
+
+    #[test]
+    fn units_are_named_by_what_their_parameters_begin_with() {
+        for (name, unit) in [
+            ("dw1.norm.running_mean", "dw1"),
+            ("body.12.res_layer.0.weight", "body.12"),
+            ("input_layer.0.weight", "input_layer"),
+            ("fc2.weight", "fc2"),
+            ("gdc", "gdc"),
+        ] {
+            assert_eq!(unit_of(name), unit);
+        }
+        let mut network = Network::new(Architecture::Mobilefacenet, 16, 0).unwrap();
+        let told = network.freeze_named(&["dw2"]).unwrap_err().to_string();
+        assert!(told.contains("no parameter is called dw2; units are conv1, dw1, pw1, stage2.0, stage2.1, "), "{told}");
+        let told = network.freeze_named(&["dw1"]).unwrap_err().to_string();
+        assert!(told.contains("the unit of dw1 is frozen only in part, or behind one that is trained"), "{told}");
+        network.freeze_named(&["conv1", "dw1"]).unwrap();
     }
 }

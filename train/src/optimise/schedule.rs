@@ -69,12 +69,12 @@ impl Schedule {
     /// # Errors
     /// [`OptimiseError::BadSetting`].
     pub fn new(rate: f64, config: &ScheduleConfig, steps_per_epoch: f64, steps: u64) -> Result<Self, OptimiseError> {
-        check_setting("learning rate", rate, "above 0", rate > 0.0)?;
-        check_setting("gamma", config.gamma, "above 0", config.gamma > 0.0)?;
-        check_setting("floor", config.floor, "from 0 to 1", (0.0..=1.0).contains(&config.floor))?;
-        check_setting("warm_up_epochs", config.warm_up_epochs, "0 or above", config.warm_up_epochs >= 0.0)?;
+        check_setting("optimiser.rate", rate, "above 0", rate > 0.0)?;
+        check_setting("schedule.gamma", config.gamma, "above 0", config.gamma > 0.0)?;
+        check_setting("schedule.floor", config.floor, "from 0 to 1", (0.0..=1.0).contains(&config.floor))?;
+        check_setting("schedule.warm_up_epochs", config.warm_up_epochs, "0 or above", config.warm_up_epochs >= 0.0)?;
         for epoch in &config.milestones {
-            check_setting("milestone", *epoch, "0 or above", *epoch >= 0.0)?;
+            check_setting("a value of schedule.milestones", *epoch, "0 or above", *epoch >= 0.0)?;
         }
         let in_steps = |epochs: f64| (epochs * steps_per_epoch).round() as u64;
         let mut milestones: Vec<u64> = config.milestones.iter().map(|epoch| in_steps(*epoch)).collect();

@@ -104,8 +104,8 @@ impl Sgd {
 
 /// Checks settings.
 pub(super) fn check_config(config: SgdConfig) -> Result<(), OptimiseError> {
-    check_setting("momentum", config.momentum, "from 0 to below 1", (0.0..1.0).contains(&config.momentum))?;
-    check_setting("weight decay", config.weight_decay, "0 or above", config.weight_decay >= 0.0)
+    check_setting("optimiser.momentum", config.momentum, "from 0 to below 1", (0.0..1.0).contains(&config.momentum))?;
+    check_setting("optimiser.weight_decay", config.weight_decay, "0 or above", config.weight_decay >= 0.0)
 }
 
 #[cfg(test)]

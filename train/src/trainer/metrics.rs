@@ -109,7 +109,9 @@ impl ValidationRecord {
 #[derive(Debug, Default)]
 pub(super) struct NormWatch {
     first: Option<f64>,
+    last: Option<f64>,
     told: bool,
+    told_of_validation: bool,
 }
 
 impl NormWatch {
@@ -118,6 +120,7 @@ impl NormWatch {
 
     /// What to warn of after a step, once in a process.
     pub(super) fn look(&mut self, record: &StepRecord) -> Option<String> {
+        self.last = Some(record.norm_mean);
         let first = *self.first.get_or_insert(record.norm_mean);
         if self.told || record.norm_mean <= Self::FACTOR * first {
             return None;
@@ -127,6 +130,22 @@ impl NormWatch {
             "norms of embeddings have a mean of {:.0} at step {}, after {first:.1} at first: the network comes apart, \
              which a lower optimiser.rate or an optimiser.clip can keep it from",
             record.norm_mean, record.step
+        ))
+    }
+
+    /// The same after validation, where the network runs as it will be served: by its own statistics and not by those of a batch.
+    pub(super) fn look_at_validation(&mut self, record: &ValidationRecord) -> Option<String> {
+        let (validation, trained) = record.validation_norm.zip(self.last)?;
+        let settled = validation < Self::FACTOR * trained && trained < Self::FACTOR * validation;
+        if self.told_of_validation || settled {
+            return None;
+        }
+        self.told_of_validation = true;
+        Some(format!(
+            "norms of held-out crops have a mean of {validation:.1} after step {}, those of training {trained:.1}: the network's \
+             statistics of batches have not settled yet, as after few steps from random weights, and until then norms say nothing of \
+             quality",
+            record.step
         ))
     }
 }
@@ -150,11 +169,14 @@ impl Metrics {
     /// Goes on after a step: what an earlier process wrote beyond it is taken out, since those steps come again.
     pub(super) fn open(folder: &Path, step: u64) -> io::Result<Self> {
         let path = folder.join(METRICS);
-        let before = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{METRICS}: {error}"));
+        let before = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(named(error)),
         };
+        // Lines that are damaged are no records, whatever they were.
+        let before = String::from_utf8_lossy(&before);
         #[derive(Deserialize)]
         struct Numbered {
             step: u64,
@@ -164,7 +186,7 @@ impl Metrics {
         if kept != before || !path.exists() {
             write_whole(&path, kept.as_bytes()).map_err(io::Error::other)?;
         }
-        let lines = File::options().append(true).open(&path)?;
+        let lines = File::options().append(true).open(&path).map_err(named)?;
         Ok(Self { lines, events: EventFile::create(folder, step)? })
     }
 
@@ -237,6 +259,33 @@ mod tests {
     }
 
     #[test]
+    fn statistics_that_have_not_settled_are_told_once() {
+        let mut watch = NormWatch::default();
+        let validation = |norm| ValidationRecord {
+            step: 4,
+            epoch: 0,
+            validation_accuracy: 0.5,
+            validation_crops: 2,
+            validation_norm: norm,
+            validation_sides: Vec::new(),
+            validation_sets: Vec::new(),
+        };
+        assert_eq!(watch.look_at_validation(&validation(Some(1e6))), None, "nothing to compare with");
+        let measured = Measured { norms: vec![20.0; 2], ..Measured::default() };
+        watch.look(&StepRecord::new(4, 0, 0.1, &measured));
+        assert_eq!(
+            [None, Some(30.0), Some(199.0)].map(|norm| watch.look_at_validation(&validation(norm))),
+            [None, None, None]
+        );
+        let told = watch.look_at_validation(&validation(Some(200.0))).unwrap();
+        assert!(
+            told.starts_with("norms of held-out crops have a mean of 200.0 after step 4, those of training 20.0"),
+            "{told}"
+        );
+        assert_eq!(watch.look_at_validation(&validation(Some(1.0))), None);
+    }
+
+    #[test]
     fn steps_that_come_again_are_taken_out() {
         let folder = tempfile::tempdir().unwrap();
         let measured = Measured { loss: 2.0, norms: vec![1.0, 3.0], scalers: vec![0.5, -0.25], ..Measured::default() };
@@ -248,7 +297,8 @@ mod tests {
         };
         steps(0, 5);
         let path = folder.path().join(METRICS);
-        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "{\"step\":6,\"lo").unwrap();
+        let damaged = [&std::fs::read(&path).unwrap()[..], b"\xff\xfe\n\0\0{\"step\":6,\"lo"].concat();
+        std::fs::write(&path, damaged).unwrap();
         steps(3, 7);
         let text = std::fs::read_to_string(&path).unwrap();
         let records: Vec<StepRecord> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

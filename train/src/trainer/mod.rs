@@ -146,6 +146,14 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
+    /// A file to start from that cannot be imported.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: ImportError,
+    },
     /// Weights to start from that are of another network.
     #[error("the weights to start from are of {found}, not of {wanted}")]
     Start {

@@ -1,5 +1,6 @@
 //! A run: its folder, its loop.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -76,6 +77,8 @@ pub struct Trainer {
     steps: u64,
     state: State,
     warnings: Vec<String>,
+    /// What was told of damaged images: they come again in every epoch.
+    damaged: BTreeSet<String>,
 }
 
 impl std::fmt::Debug for Trainer {
@@ -206,6 +209,7 @@ impl Trainer {
             steps,
             state,
             warnings: Vec::new(),
+            damaged: BTreeSet::new(),
         })
     }
 
@@ -281,7 +285,7 @@ impl Trainer {
             };
             // The weights that a run ends with are looked at in any case, so that the best are known among all.
             let look = ends_epoch && (epoch + 1).is_multiple_of(self.config.validation.every_epochs);
-            let best = (look || is_last) && self.validate(epoch, &mut metrics, watch)?;
+            let best = (look || is_last) && self.validate(epoch, &mut metrics, &mut norms, watch)?;
             if let Some(tensors) = kept {
                 metrics.sync().map_err(TrainError::io(&folder))?;
                 let checkpoint = Checkpoint { state: self.state.clone(), tensors };
@@ -333,7 +337,7 @@ impl Trainer {
     /// The next batch that can be trained on, and the last epoch that has `ended` with it or with one passed over: where all
     /// but one of its images are damaged, one is left, which has no statistics.
     fn next_part(
-        &self,
+        &mut self,
         loader: &mut Loader,
         ended: &mut Option<u64>,
         watch: &mut dyn FnMut(Event<'_>),
@@ -344,7 +348,9 @@ impl Trainer {
                 return Err(TrainError::Other("the data came to an end".into()));
             };
             let batch = batch?;
-            batch.skipped.iter().for_each(|skipped| watch(Event::Warning(skipped)));
+            for skipped in batch.skipped.iter().filter(|skipped| self.damaged.insert((*skipped).clone())) {
+                watch(Event::Warning(skipped));
+            }
             if batch.ends_epoch {
                 *ended = Some(batch.epoch);
             }
@@ -370,6 +376,7 @@ impl Trainer {
         &mut self,
         epoch: u64,
         metrics: &mut Metrics,
+        norms: &mut NormWatch,
         watch: &mut dyn FnMut(Event<'_>),
     ) -> Result<bool, TrainError> {
         let (network, input) = (&mut self.learner.network, &self.state.input);
@@ -393,6 +400,9 @@ impl Trainer {
         }
         metrics.validation(&record).map_err(TrainError::io(self.folder.path()))?;
         watch(Event::Validation { record: &record, best });
+        if let Some(warning) = norms.look_at_validation(&record) {
+            watch(Event::Warning(&warning));
+        }
         Ok(best)
     }
 }

@@ -53,6 +53,8 @@ impl Weights {
         let options = Options { architecture: config.architecture, color: config.color, ..Options::new("start") };
         let imported = import(path, &registry, &options, &Device::Cpu).map_err(|error| match error {
             ImportError::UnknownColor(why) => TrainError::UnknownColor { path: path.to_owned(), why },
+            // Not all of them say which file they are about.
+            error if !error.to_string().contains(name) => TrainError::Weights { path: path.to_owned(), source: error },
             error => error.into(),
         })?;
         let weights = registry.weights_path("start");

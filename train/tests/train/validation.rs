@@ -92,7 +92,7 @@ fn damaged_images_do_not_end_a_run_that_leaves_them_out() {
     let mut config = config(folder.path());
     config.data.hold_out = 2;
     config.run.batch = 2;
-    config.run.epochs = 1;
+    config.run.epochs = 2;
     config.loader.damaged = Damaged::Skip;
     config.checkpoints.every_steps = Some(1);
     // One image of everybody: whoever is held out has one, and so have batches of two.
@@ -106,6 +106,10 @@ fn damaged_images_do_not_end_a_run_that_leaves_them_out() {
     let told = |what: &str| warnings.iter().filter(|warning| warning.contains(what)).count();
     assert!(told("2 held-out images left out as damaged") >= 1, "{warnings:?}");
     assert!(told("one image is left of a batch") >= 1, "{warnings:?}");
+    // Training crops come in both epochs, and are told of once.
+    let of_crops: Vec<&String> = warnings.iter().filter(|warning| warning.contains("/0.png: ")).collect();
+    let of_training = of_crops.iter().filter(|warning| !warning.contains("left out")).count();
+    assert_eq!(of_training, 3, "{warnings:?}");
 
     let parts = folder.path().join("parts");
     let stop = AtomicBool::new(true);

@@ -314,6 +314,12 @@ fn copy_folded(
     weights.finish()
 }
 
+/// Whether norms of sample crops can be of the network that a head has seen norms of. Poor photos have half of what good ones
+/// have, and drawn faces more.
+fn of_one_network(kept: f64, measured: f64) -> bool {
+    (kept / 5.0..=kept * 5.0).contains(&measured)
+}
+
 /// Runs the model on samples, and tells what they say against it.
 fn try_out(
     model: &Model,
@@ -337,6 +343,13 @@ fn try_out(
              portraits to measure them"
                 .into(),
         );
+    }
+    if let Some(head) = head.filter(|head| !of_one_network(f64::from(head.mean), trial.measured)) {
+        warnings.push(format!(
+            "norms of {} sample crops have a mean of {:.1}, the loss head has kept {:.1} ± {:.1}: the network is not as it was when \
+             the head saw these, as after few steps from random weights, and quality will say nothing",
+            trial.color.crops, trial.measured, head.mean, head.std
+        ));
     }
     if trial.color.verdict == Verdict::OtherIsBetter {
         let (wanted, other) = match trial.color.color {

@@ -80,6 +80,8 @@ impl ColorCheck {
 pub(super) struct Trial {
     pub(super) color: ColorCheck,
     pub(super) norms: Norms,
+    /// Mean norm of the crops.
+    pub(super) measured: f64,
 }
 
 /// Runs a model on crops. `photos` says whether they are photos or drawn; `head` are the norms that a loss head has
@@ -106,7 +108,7 @@ pub(super) fn run(
     let flip = if photos { flip_ratio(model, crops, mean)? } else { 2.0 };
     let flip = NormStats { mean: plain.mean * flip, std: plain.std * flip };
     let color = ColorCheck::new(model.manifest().input.color, &logarithms);
-    Ok(Trial { color, norms: Norms { plain, flip: Some(flip), source: Some(source) } })
+    Ok(Trial { color, norms: Norms { plain, flip: Some(flip), source: Some(source) }, measured: mean })
 }
 
 /// Mean norm of the sum with the mirror image, in terms of the mean norm.

@@ -79,6 +79,9 @@ pub enum Fault {
     /// A label that no identity can have.
     #[error("the label {0} is far beyond the number of identities")]
     FarLabel(f32),
+    /// A record that two keys of the index name.
+    #[error("two keys of the index name this record")]
+    Twice,
     /// Ranges in record 0 that no set has.
     #[error("the first record says that images end before {0}")]
     BadRange(f32),
