@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+use serde_json::json;
 use vultus_engine as engine;
 use vultus_engine::index::{GalleryIndex, IndexConfig, IndexKind, RowKey, SearchMode};
 
@@ -77,7 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         all.insert(number, image);
     }
     index.maintain();
-    println!("{{\"filled\":{rows},\"rss_mb\":{}}}", resident_mb());
+    println!("{}", json!({ "filled": rows, "rss_mb": resident_mb() }));
     let (all, counts, done) = (RwLock::new(all), Counts::default(), AtomicBool::new(false));
     let (searches, writes) = ([Times::default(), Times::default()], Times::default());
     let started = Instant::now();
@@ -201,22 +202,22 @@ fn report(index: &GalleryIndex, started: Instant, counts: &Counts, searches: &[T
     let stats = index.stats();
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let recall = count(&counts.found) as f64 / count(&counts.wanted).max(1) as f64;
-    println!(
-        "{{\"seconds\":{:.0},\"rss_mb\":{},\"rows\":{},\"tombstones\":{},\"written\":{},\"compared\":{},\"wrong\":{},\"late\":{},\
-         \"cascade_recall_at_10\":{recall:.4},\"stated\":{:?},\"exact_ms\":{:?},\"cascade_ms\":{:?},\"write_and_find_ms\":{:?}}}",
-        started.elapsed().as_secs_f64(),
-        resident_mb(),
-        stats.rows,
-        stats.tombstones,
-        index.changes().0,
-        count(&counts.compared),
-        count(&counts.wrong),
-        count(&counts.late),
-        stats.cascade.map(|cascade| cascade.recall_at_10),
-        searches[0].summary(),
-        searches[1].summary(),
-        writes.summary(),
-    );
+    let line = json!({
+        "seconds": started.elapsed().as_secs(),
+        "rss_mb": resident_mb(),
+        "rows": stats.rows,
+        "tombstones": stats.tombstones,
+        "written": index.changes().0,
+        "compared": count(&counts.compared),
+        "wrong": count(&counts.wrong),
+        "late": count(&counts.late),
+        "cascade_recall_at_10": recall,
+        "stated": stats.cascade.map(|cascade| cascade.recall_at_10),
+        "exact_ms": searches[0].summary(),
+        "cascade_ms": searches[1].summary(),
+        "write_and_find_ms": writes.summary(),
+    });
+    println!("{line}");
 }
 
 /// Memory of the process that no file stands behind.
