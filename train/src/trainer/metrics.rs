@@ -170,20 +170,20 @@ impl Metrics {
     pub(super) fn open(folder: &Path, step: u64) -> io::Result<Self> {
         let path = folder.join(METRICS);
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{METRICS}: {error}"));
-        let before = match std::fs::read(&path) {
+        let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(named(error)),
         };
         // Lines that are damaged are no records, whatever they were.
-        let before = String::from_utf8_lossy(&before);
+        let before = String::from_utf8_lossy(&bytes);
         #[derive(Deserialize)]
         struct Numbered {
             step: u64,
         }
         let is_before = |line: &&str| serde_json::from_str::<Numbered>(line).is_ok_and(|line| line.step <= step);
         let kept: String = before.lines().filter(is_before).flat_map(|line| [line, "\n"]).collect();
-        if kept != before || !path.exists() {
+        if kept.as_bytes() != bytes || !path.exists() {
             write_whole(&path, kept.as_bytes()).map_err(io::Error::other)?;
         }
         let lines = File::options().append(true).open(&path).map_err(named)?;
