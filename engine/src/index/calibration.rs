@@ -24,8 +24,7 @@ struct Found {
 impl Cascade {
     /// Chooses what goes on, and measures what is found.
     pub(super) fn try_out(&mut self, rows: &FlatRows, target: f32, slot_of: &dyn Fn(&RowKey) -> Option<usize>) {
-        let probes: Vec<Vec<f32>> =
-            (0..2 * TRIALS).filter_map(|number| seen_anew(rows, number, 2 * TRIALS, self.covers())).collect();
+        let probes = seen_anew(rows, 2 * TRIALS, self.covers());
         let queries: Vec<Query<'_>> = probes.iter().map(|probe| Query { probe, limit: RECALL_AT }).collect();
         let exact: Vec<Vec<Hit>> = rows.scan_many(&queries).into_iter().map(TopSubjects::into_hits).collect();
         // Every other one, so that both halves are of the whole gallery.

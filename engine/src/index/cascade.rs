@@ -271,10 +271,9 @@ impl Cascade {
                 levels::reaching(isa, probes, blocks, near);
                 for (near, pass) in near.as_chunks::<BLOCKS>().0.iter().zip(passes) {
                     let (words, _) = near.as_chunks::<{ WORD_ROWS / BLOCK }>();
-                    let word =
-                        |at: usize| words[at].iter().rev().fold(0, |word, near| word << BLOCK | u64::from(*near));
+                    let word = |at: usize| u64::from_le(bytemuck::cast(words[at].map(u16::to_le)));
                     let near = LiveBits::of_words(std::array::from_fn(word)).and(chunk.live);
-                    near.iter().for_each(|row| pass.meet(chunk, row));
+                    near.each(|row| pass.meet(chunk, row));
                 }
             }
         }
@@ -303,7 +302,7 @@ impl Cascade {
         let count = wanted.clamp(LOOKED_AT.start, LOOKED_AT.end).min(self.chunks.len());
         for number in 0..count {
             products(isa, sight, &self.chunks[number * self.chunks.len() / count].blocks, &mut found);
-            found.iter().for_each(|product| all.add(*product));
+            all.add(&found);
         }
         all
     }

@@ -221,10 +221,9 @@ impl Graph {
     fn calibrate(&mut self, rows: &FlatRows, target: f32) {
         let covers = self.known.covers;
         let sample = RECALL_SAMPLE.min(covers);
-        let probes: Vec<_> = (0..sample)
+        let probes: Vec<_> = seen_anew(rows, sample, covers)
             .into_par_iter()
-            .filter_map(|number| {
-                let probe = seen_anew(rows, number, sample, covers)?;
+            .filter_map(|probe| {
                 let exact = rows.scan(&probe, 0, RECALL_AT).into_hits();
                 exact.last().map(|last| last.score).map(|last| (probe, exact.len(), last))
             })
@@ -243,8 +242,8 @@ impl Graph {
     /// Times a search beside that of a cascade, taking turns; the medians are compared.
     fn beats(&self, cascade: &Cascade, rows: &FlatRows) -> bool {
         let index = GraphIndex { graph: self, rows };
-        let probes = (0..TIMED).filter_map(|number| seen_anew(rows, number, TIMED, self.known.covers));
-        let (mut own, mut others): (Vec<_>, Vec<_>) = probes
+        let (mut own, mut others): (Vec<_>, Vec<_>) = seen_anew(rows, TIMED, self.known.covers)
+            .into_iter()
             .map(|probe| {
                 let started = Instant::now();
                 let mut top = TopSubjects::new(RECALL_AT);

@@ -153,10 +153,12 @@ impl Products {
         ((product - self.low) >> self.width) as usize
     }
 
-    pub(super) fn add(&mut self, product: i32) {
-        let range = self.range_of(product);
-        self.counts[range] += 1;
-        self.of += 1;
+    pub(super) fn add(&mut self, products: &[i32]) {
+        for product in products {
+            let range = self.range_of(*product);
+            self.counts[range] += 1;
+        }
+        self.of += products.len();
     }
 
     /// The least product of the greatest that are at least this share of the rows.
@@ -263,7 +265,7 @@ mod tests {
         let mut products = Products::new(&sight);
         // As many as can be, evenly.
         let all: Vec<i32> = (-390..=666).collect();
-        all.iter().for_each(|product| products.add(*product));
+        products.add(&all);
         for share in [0.001, 0.1, 0.5, 1.0] {
             let least = products.least_of(share);
             let reached = all.iter().filter(|product| **product >= least).count() as f64 / all.len() as f64;

@@ -173,4 +173,18 @@ mod tests {
     fn a_limit_of_zero_finds_nothing() {
         assert!(collect(&[(1.0, key(1, None))], 0, 1).is_empty());
     }
+
+    #[test]
+    fn subjects_whose_ids_end_alike_are_told_apart() {
+        let ids = ["north:00000001", "south:00000001", "1", "01", "00000001"];
+        let keys: Vec<RowKey> =
+            ids.iter().map(|id| RowKey { subject: (*id).try_into().unwrap(), face: None }).collect();
+        let mut top = TopSubjects::new(4);
+        // Twice, so that each is met again.
+        for (number, key) in keys.iter().chain(&keys).enumerate() {
+            top.offer(0.1 * number as f32, key);
+        }
+        let found: Vec<String> = top.into_hits().iter().map(|hit| hit.subject.as_str().to_owned()).collect();
+        assert_eq!(found, ["00000001", "01", "1", "south:00000001"]);
+    }
 }

@@ -1,28 +1,109 @@
 //! What an approximate search is tried with, and where it is prepared.
 
-use super::flat::FlatRows;
+use std::collections::HashMap;
+
+use super::flat::{FlatRows, Row};
+use super::scan::Query;
 use super::vector::dot;
+use crate::ids::SubjectId;
 
-/// How much a row is disturbed: 1.25 leaves a cosine of about 0.62 between the row and the probe, as between two images of one
-/// person.
-const DISTURBANCE: f32 = 1.25;
+/// The cosine between two images of one person, if the rows of the gallery do not show a lower one.
+const LIKENESS: f32 = 0.625;
+/// Probes are not less like the rows of their people than this, however little these are like each other.
+const LEAST_LIKENESS: f32 = 0.25;
+/// Some disturbance there always is.
+const MOST_ALIKE: f32 = 0.95;
+/// Subjects with a row as like as this are taken for the same person, enrolled twice, and so many subjects are looked at for that.
+const SAME: f32 = 0.5;
+const ALIKE: usize = 10;
 
-/// A probe like the ones to come, `number` of `sample`: a row of the first `covers` slots, seen anew.
+/// Probes like the ones to come: persons of the first `covers` slots seen anew, up to `sample` of them.
 ///
-/// The row itself would flatter a search that was prepared with it, which finds what it was made from more surely than a new
-/// image of the same person. So the row is disturbed, by the mirror image of a row from elsewhere: that varies as faces of this
-/// gallery vary, and nobody is near it.
-pub(super) fn seen_anew(rows: &FlatRows, number: usize, sample: usize, covers: usize) -> Option<Vec<f32>> {
+/// A row itself would flatter a search that was prepared with it, which finds what it was made from more surely than a new
+/// image of the same person. So what is common to a person's rows is disturbed, by the mirror image of a row from elsewhere: that
+/// varies as faces of this gallery vary, and nobody is near it. A disturbed row would be too far from the other rows of its person,
+/// and they would be found less often than they are when a person comes again.
+pub(super) fn seen_anew(rows: &FlatRows, sample: usize, covers: usize) -> Vec<Vec<f32>> {
     // Evenly spread, so that every part of the gallery has its say.
-    let slot = number * covers / sample;
-    let other = (slot + covers / 2 + number) % covers;
-    disturbed(rows.row(slot)?.vector, rows.row(other)?.vector)
+    let sample = sample.min(covers);
+    let seen: Vec<(usize, Row<'_>)> = (0..sample)
+        .filter_map(|number| {
+            let slot = number * covers / sample;
+            let other = (slot + covers / 2 + number) % covers;
+            Some((other, rows.row(slot)?))
+        })
+        .collect();
+    let mut persons: Vec<Person> = seen.iter().map(|_| Person::default()).collect();
+    let mut persons_of: HashMap<SubjectId, Vec<usize>> = HashMap::new();
+    let queries: Vec<Query<'_>> = seen.iter().map(|(_, row)| Query { probe: row.vector, limit: ALIKE }).collect();
+    for (number, ((_, row), alike)) in seen.iter().zip(rows.scan_many(&queries)).enumerate() {
+        let own = &row.key.subject;
+        let others = alike.into_hits().into_iter().filter(|hit| hit.score >= SAME && hit.subject != *own);
+        for subject in others.map(|hit| hit.subject).chain([own.clone()]) {
+            persons_of.entry(subject).or_default().push(number);
+            persons[number].subjects += 1;
+        }
+    }
+    for (_, row) in rows.live_rows(0..rows.slots()) {
+        for number in persons_of.get(&row.key.subject).into_iter().flatten() {
+            persons[*number].add(row.vector);
+        }
+    }
+    // Of one person few rows are known, so that all of them say how like images of one person are.
+    let between: Vec<f32> = persons.iter().filter_map(Person::between).collect();
+    let mean = between.iter().sum::<f32>() / between.len() as f32;
+    let likeness = if between.is_empty() { LIKENESS } else { mean.clamp(LEAST_LIKENESS, LIKENESS) };
+    let anew = |(person, (other, _)): (&Person, (usize, _))| person.seen_anew(rows.row(other)?.vector, likeness);
+    persons.iter().zip(seen).filter_map(anew).collect()
+}
+
+/// The rows of a person, of length 1 each, added.
+#[derive(Default)]
+struct Person {
+    sum: Vec<f32>,
+    rows: f32,
+    /// Of so many subjects.
+    subjects: usize,
+}
+
+impl Person {
+    fn add(&mut self, vector: &[f32]) {
+        self.sum.resize(vector.len(), 0.0);
+        self.sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value);
+        self.rows += 1.0;
+    }
+
+    /// The length of the mean of the rows, which is also their mean cosine with it.
+    fn mean(&self) -> f32 {
+        dot(&self.sum, &self.sum).sqrt() / self.rows
+    }
+
+    /// The mean cosine between two of several rows of one subject: the square of the mean's length is (1 + (n - 1) r) / n. Rows of
+    /// several subjects are together because they are alike.
+    fn between(&self) -> Option<f32> {
+        let mean = self.mean();
+        (self.rows > 1.0 && self.subjects == 1).then(|| (self.rows * mean * mean - 1.0) / (self.rows - 1.0))
+    }
+
+    /// Such that the mean cosine with the rows is `likeness`, where `other` has nothing to do with them. `None` of rows that cancel
+    /// one another out.
+    fn seen_anew(&self, other: &[f32], likeness: f32) -> Option<Vec<f32>> {
+        let mean = self.mean();
+        let direction: Vec<f32> = self.sum.iter().map(|value| value / (mean * self.rows)).collect();
+        if mean < 0.01 { None } else { away(&direction, other, (likeness / mean).min(MOST_ALIKE)) }
+    }
 }
 
 /// A row as another image of the same person would be: disturbed by the mirror image of another row of the gallery, both of
 /// length 1 and of the same dimension. `None` where they leave nothing.
 pub fn disturbed(row: &[f32], other: &[f32]) -> Option<Vec<f32>> {
-    let mixed: Vec<f32> = row.iter().zip(other).map(|(x, y)| x - DISTURBANCE * y).collect();
+    away(row, other, LIKENESS)
+}
+
+/// So far from a direction that this is the cosine, away from another one that is across; both have length 1.
+fn away(direction: &[f32], other: &[f32], cosine: f32) -> Option<Vec<f32>> {
+    let disturbance = (1.0 / (cosine * cosine) - 1.0).sqrt();
+    let mixed: Vec<f32> = direction.iter().zip(other).map(|(x, y)| x - disturbance * y).collect();
     let norm = dot(&mixed, &mixed).sqrt();
     // Length 0 only if the two point the same way and the disturbance were 1.
     (norm > 0.01).then(|| mixed.iter().map(|x| x / norm).collect())
@@ -41,5 +122,75 @@ pub(super) fn on_own_threads<T: Send>(threads: usize, work: impl FnOnce() -> T +
             tracing::warn!(%error, "no threads of its own for the work on an index, using the shared ones");
             work()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Faces, key};
+    use super::super::flat::FlatEdit;
+    use super::*;
+
+    const DIM: usize = 128;
+
+    /// The mean cosine of probes with all rows of the person they are of.
+    fn mean_cosine(rows: &FlatRows, images: usize, probes: impl Iterator<Item = (usize, Vec<f32>)>) -> f32 {
+        let cosines: Vec<f32> = probes
+            .flat_map(|(person, probe)| {
+                (0..images).map(move |image| dot(&probe, rows.row(person * images + image).unwrap().vector))
+            })
+            .collect();
+        cosines.iter().sum::<f32>() / cosines.len() as f32
+    }
+
+    #[test]
+    fn persons_seen_anew_are_as_like_their_rows_as_new_images_are() {
+        const PEOPLE: usize = 600;
+        let mut faces = Faces::new(DIM, 7);
+        let people = faces.people(PEOPLE);
+        for (images, apart, tolerance) in [(1, false, 0.02), (2, false, 0.02), (4, false, 0.02), (4, true, 0.03)] {
+            let mut edit = FlatEdit::new(&FlatRows::new(DIM));
+            for (number, person) in people.iter().enumerate() {
+                for image in 0..images {
+                    // Under one subject, or each under one of its own.
+                    let subject = if apart { number * images + image } else { number };
+                    edit.push(key(subject as u64, Some(image as u64)), &faces.image(person));
+                }
+            }
+            let rows = edit.finish();
+            let anew = seen_anew(&rows, PEOPLE, rows.slots());
+            assert_eq!(anew.len(), PEOPLE);
+            assert!(anew.iter().all(|probe| (dot(probe, probe) - 1.0).abs() < 1e-5));
+            let like = mean_cosine(&rows, images, anew.into_iter().enumerate());
+            let expected = if images == 1 {
+                LIKENESS
+            } else {
+                mean_cosine(&rows, images, people.iter().map(|person| faces.image(person)).enumerate())
+            };
+            assert!((like - expected).abs() < tolerance, "{images} images: {like}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_of_what_leaves_nothing() {
+        let vector = [0.6, 0.8];
+        assert!(away(&vector, &vector, std::f32::consts::FRAC_1_SQRT_2).is_none());
+        let mut opposite = Person::default();
+        opposite.add(&vector);
+        assert_eq!(opposite.between(), None);
+        opposite.add(&vector.map(|value| -value));
+        assert!(opposite.seen_anew(&[1.0, 0.0], LIKENESS).is_none());
+        let mut across = Person { subjects: 1, ..Person::default() };
+        across.add(&[1.0, 0.0, 0.0]);
+        across.add(&[0.0, 1.0, 0.0]);
+        assert!(across.between().unwrap().abs() < 1e-6);
+        let anew = across.seen_anew(&[0.0, 0.0, 1.0], 0.3).unwrap();
+        assert!((anew[0] - 0.3).abs() < 1e-5 && (anew[1] - 0.3).abs() < 1e-5, "{anew:?}");
+        // Rows that have little in common are seen anew near their mean.
+        across.add(&[-1.0, 0.0, 0.0]);
+        let anew = across.seen_anew(&[0.0, 0.0, 1.0], LIKENESS).unwrap();
+        assert!((anew[1] - MOST_ALIKE).abs() < 1e-5, "{anew:?}");
+        // Of an empty state nobody is seen.
+        assert!(seen_anew(&FlatRows::new(2), 10, 0).is_empty());
     }
 }
