@@ -11,7 +11,7 @@ use crate::ids::SubjectId;
 const LIKENESS: f32 = 0.625;
 /// Probes are not less like the rows of their people than this, however little these are like each other.
 const LEAST_LIKENESS: f32 = 0.25;
-/// Some disturbance there always is.
+/// Nor are they more like what the rows have in common: some disturbance there always is.
 const MOST_ALIKE: f32 = 0.95;
 /// Subjects with a row as like as this are taken for the same person, enrolled twice, and so many subjects are looked at for that.
 const SAME: f32 = 0.5;
@@ -89,8 +89,11 @@ impl Person {
     /// one another out.
     fn seen_anew(&self, other: &[f32], likeness: f32) -> Option<Vec<f32>> {
         let mean = self.mean();
+        if mean < 0.01 {
+            return None;
+        }
         let direction: Vec<f32> = self.sum.iter().map(|value| value / (mean * self.rows)).collect();
-        if mean < 0.01 { None } else { away(&direction, other, (likeness / mean).min(MOST_ALIKE)) }
+        away(&direction, other, (likeness / mean).min(MOST_ALIKE))
     }
 }
 
