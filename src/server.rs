@@ -102,7 +102,8 @@ pub fn assemble(settings: Settings, store: Arc<dyn Store>, pipeline: Arc<Pipelin
         ann_above_rows: settings.search.ann_above_rows,
         vectors: Some(vectors),
         ..IndexConfig::default()
-    };
+    }
+    .aiming_at(settings.search.recall_target);
     let snapshots = SnapshotConfig::new(settings.server.data_dir.join("index").join("snapshots"));
     let watches = Watches::open(Arc::clone(&store), &settings)?;
     let background = TaskTracker::new();

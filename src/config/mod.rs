@@ -196,8 +196,10 @@ pub struct SearchSettings {
     /// Score from which a person should look at a candidate, where neither request nor gallery says. Unset: none.
     pub review_threshold: Option<f32>,
     /// Galleries with more rows than this are searched approximately when the request leaves the choice open and the recall
-    /// measured on the gallery is at least 0.85.
+    /// measured on the gallery is no more than 0.1 below `recall_target`.
     pub ann_above_rows: usize,
+    /// The share of the exact ten best that approximate searches are prepared to find, 0.5 to 1: less is faster.
+    pub recall_target: f32,
     /// Vectors of all galleries that may be in memory, in MB; those beyond it are in files without name in `index/` of the data
     /// directory. What searches look at first, about a quarter of the size, is always in memory.
     pub vectors_in_memory_mb: usize,
@@ -213,6 +215,7 @@ impl Default for SearchSettings {
             threshold: None,
             review_threshold: None,
             ann_above_rows: 200_000,
+            recall_target: 0.95,
             vectors_in_memory_mb: 2_048,
             memory_limit_mb: None,
         }
@@ -303,6 +306,9 @@ impl Settings {
         if !(0.0..=10_000.0).contains(&model.min_face_px) {
             return Err("model.min_face_px is a number from 0 to 10000".to_owned());
         }
+        if !(0.5..=1.0).contains(&self.search.recall_target) {
+            return Err("search.recall_target is a number from 0.5 to 1".to_owned());
+        }
         let scores = [("threshold", self.search.threshold), ("review_threshold", self.search.review_threshold)];
         for (name, score) in scores {
             if score.is_some_and(|score| !(-1.0..=1.0).contains(&score)) {
@@ -343,6 +349,8 @@ mod tests {
         assert!(wrong(|s| s.model.embed_batch = 100_000).contains("model.embed_batch"));
         assert!(wrong(|s| s.limits.max_queued_images = 0).contains("max_queued_images"));
         assert!(wrong(|s| s.search.threshold = Some(9.0)).contains("threshold"));
+        assert!(wrong(|s| s.search.recall_target = 0.4).contains("recall_target"));
+        assert!(wrong(|s| s.search.recall_target = f32::NAN).contains("recall_target"));
         let review_above = |s: &mut Settings| (s.search.threshold, s.search.review_threshold) = (Some(0.3), Some(0.4));
         assert!(wrong(review_above).contains("review_threshold"));
         assert!(wrong(|s| s.model.min_detection_score = f32::NAN).contains("min_detection_score"));

@@ -35,12 +35,21 @@ class Left(Exception):
 
 
 def vultus(job, options):
-    """Rows of the modes: `bench search` is run for each round, and its times are believed, its lists are judged."""
-    lists, lines, modes = options.work / LISTS, [], list(options.modes)
+    """Rows of the modes, of approximate ones for each share of the ten best that they are to find."""
+    modes = options.modes
+    for target in options.recall_targets:
+        if modes:
+            yield from aiming_at(target, modes, job, options)
+        modes = [mode for mode in modes if mode != "exact"]
+
+
+def aiming_at(target, modes, job, options):
+    """`bench search` is run for each round, and its times are believed, its lists are judged."""
+    lists, lines, left = options.work / LISTS, [], list(modes)
     found = {}
     for _ in range(options.rounds):
         command = [options.binary, "bench", "search", "--dim", job["dim"], "--vectors", job["rows"], "--queries",
-                   job["queries"], "--modes", ",".join(modes), "--threads", ",".join(map(str, options.threads)),
+                   job["queries"], "--modes", ",".join(left), "--recall-target", target, "--threads", ",".join(map(str, options.threads)),
                    "--concurrency", ",".join(map(str, options.concurrency)), "--json", "--results", lists]
         lists.unlink(missing_ok=True)
         ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
@@ -55,16 +64,16 @@ def vultus(job, options):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Left(f"its answer cannot be read: {error!r}") from None
         lines += new
-        modes = [mode for mode in modes if mode not in slow]
-        if not modes:
+        left = [mode for mode in left if mode not in slow]
+        if not left:
             break
     lists.unlink(missing_ok=True)
-    return medians(lines, found, options)
+    return medians(lines, found, target, modes, options)
 
 
-def medians(lines, found, options):
+def medians(lines, found, target, modes, options):
     """One row for each mode, number of threads and number of queries that wait."""
-    for mode in options.modes:
+    for mode in modes:
         for threads in options.threads:
             for waiting in options.concurrency:
                 asked = (mode, threads, waiting)
@@ -80,7 +89,7 @@ def medians(lines, found, options):
                 except (KeyError, TypeError) as error:
                     raise Left(f"its answer cannot be read: {error!r}") from None
                 yield {
-                    "engine": f"{OURS} {mode}", "setting": "", "threads": threads, "concurrency": waiting, **row,
+                    "engine": f"{OURS} {mode}", "setting": "" if mode == "exact" else f"recall {target:g}", "threads": threads, "concurrency": waiting, **row,
                     "rounds": len(mine),
                     **{name: mine[-1].get(name) for name in ("bytes_per_row", "build_s", "load_s")},
                 }
@@ -164,6 +173,12 @@ def arguments():
 
     numbers = lambda text: [number(part, 1, 1024) for part in text.split(",")]
 
+    def shares(text):
+        found = [float(part) for part in text.split(",")]
+        if not all(0 <= share <= 1 for share in found):
+            raise argparse.ArgumentTypeError(f"{text!r} are not numbers from 0 to 1")
+        return found
+
     def named(known):
         def names(text):
             for name in text.split(","):
@@ -180,6 +195,8 @@ def arguments():
     parser.add_argument("--engines", type=named(everyone), default=list(everyone), help=f"of {', '.join(everyone)}")
     parser.add_argument("--modes", type=named(MODES), default=["exact", "cascade"],
                         help="of this program: exact, cascade, ann (which builds a graph); default exact,cascade")
+    parser.add_argument("--recall-targets", type=shares, default=[0.85, 0.95],
+                        help="what the approximate of them are prepared to find of the ten best; default 0.85,0.95")
     parser.add_argument("--rows", type=number, default=200_000, help="default 200000")
     parser.add_argument("--dim", type=number, default=512, help="values of a vector, default 512")
     parser.add_argument("--images", type=number, default=4, help="rows of a person, default 4")

@@ -24,6 +24,11 @@ def versions():
     return installed
 
 
+def called(row):
+    """Engine and setting."""
+    return f"{row['engine']} {row['setting']}".rstrip()
+
+
 class Report:
     """A line for each engine and setting as soon as it is known, and the summary."""
 
@@ -76,16 +81,16 @@ class Report:
                   + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
 
     def compare(self, threads, waiting, best, ours):
-        ratios = {row["engine"]: row["qps"] / best["qps"] if best else None for row in ours}
+        ratios = {called(row): row["qps"] / best["qps"] if best else None for row in ours}
         if self.json:
             named = best and {name: best[name] for name in ("engine", "setting", "qps", "rank1")}
             return self.line({
                 "kind": "summary", "threads": threads, "concurrency": waiting, "enough": ENOUGH, "best_peer": named,
-                "times_as_fast": ratios, "counts": {row["engine"]: self.right(row) for row in ours},
+                "times_as_fast": ratios, "counts": {called(row): self.right(row) for row in ours},
             })
         print(f"  {threads} thread{'s' * (threads > 1)}, {waiting} waiting: "
-              + (f"{best['engine']} {best['setting']}".rstrip() + f", {best['qps']:.1f} QPS" if best else "none"))
+              + (f"{called(best)}, {best['qps']:.1f} QPS" if best else "none"))
         for row in ours:
             short = "" if self.right(row) else f"; its rank-1, {row['rank1']:.4f}, is below the limit"
-            ratio = f"{ratios[row['engine']]:.2f}x, " if best else ""
-            print(f"    {row['engine']:17}{ratio}{row['qps']:.1f} QPS{short}", flush=True)
+            ratio = f"{ratios[called(row)]:.2f}x, " if best else ""
+            print(f"    {called(row):29}{ratio}{row['qps']:.1f} QPS{short}", flush=True)

@@ -23,7 +23,7 @@ struct Found {
 
 impl Cascade {
     /// Chooses what goes on, and measures what is found.
-    pub(super) fn try_out(&mut self, rows: &FlatRows, target: f32, slot_of: &dyn Fn(&RowKey) -> Option<usize>) {
+    pub(super) fn try_out(&mut self, rows: &FlatRows, slot_of: &dyn Fn(&RowKey) -> Option<usize>) {
         let probes = seen_anew(rows, 2 * TRIALS, self.covers());
         let queries: Vec<Query<'_>> = probes.iter().map(|probe| Query { probe, limit: RECALL_AT }).collect();
         let exact: Vec<Vec<Hit>> = rows.scan_many(&queries).into_iter().map(TopSubjects::into_hits).collect();
@@ -39,7 +39,7 @@ impl Cascade {
                 all.push(Found { near, is_best: rank == 0 });
             }
         }
-        self.trial.near = least_for(&all, target.into());
+        self.trial.near = least_for(&all, self.trial.target.into());
         let others: Vec<usize> = (1..queries.len()).step_by(2).collect();
         let tried: Vec<Query<'_>> = others.iter().map(|&number| queries[number]).collect();
         let (mut wanted, mut found, mut right) = (0, 0, 0);

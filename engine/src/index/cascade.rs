@@ -67,6 +67,8 @@ struct Sketched {
 pub(super) struct Trial {
     /// Rows that it was tried on.
     pub(super) rows: usize,
+    /// The share of the exact top 10 subjects that was to be found.
+    pub(super) target: f32,
     /// The share of the rows that goes on.
     pub(super) near: f64,
     /// The share of the exact top 10 subjects that were found.
@@ -104,9 +106,9 @@ impl Cascade {
     pub(super) fn build(rows: &FlatRows, target: f32, slot_of: &dyn Fn(&RowKey) -> Option<usize>) -> Self {
         let directions = Arc::new(Directions::learn(rows));
         let chunks = sketched(&directions, rows, &[]);
-        let trial = Trial { rows: rows.rows(), near: MOST, recall_at_10: 0.0, rank_1: 0.0 };
+        let trial = Trial { rows: rows.rows(), target, near: MOST, recall_at_10: 0.0, rank_1: 0.0 };
         let mut cascade = Self { directions, chunks, trial };
-        cascade.try_out(rows, target, slot_of);
+        cascade.try_out(rows, slot_of);
         cascade
     }
 

@@ -40,8 +40,8 @@ pub struct IndexConfig {
     pub ann_above_rows: usize,
     /// [`SearchMode::Auto`] stays exact while the measured recall is below this, 0 to 1.
     pub auto_min_recall: f32,
-    /// The share of the exact top 10 that a cascade is prepared to find, 0 to 1.
-    pub cascade_recall: f32,
+    /// The share of the exact top 10 that a cascade or a graph is prepared to find, 0 to 1; less is less work.
+    pub recall_target: f32,
     /// With fewer live rows than this no cascade is prepared, whatever is asked: comparing them all is as fast.
     pub cascade_min_rows: usize,
     /// With fewer live rows than this, rows stay coded as they came: comparing them all takes little either way.
@@ -66,7 +66,7 @@ impl Default for IndexConfig {
         Self {
             ann_above_rows: 200_000,
             auto_min_recall: 0.85,
-            cascade_recall: 0.95,
+            recall_target: 0.95,
             cascade_min_rows: 8_192,
             basis_min_rows: 32_768,
             graph_min_rows: 2_000,
@@ -76,6 +76,22 @@ impl Default for IndexConfig {
             vectors: None,
             graph: GraphConfig::default(),
         }
+    }
+}
+
+/// [`SearchMode::Auto`] takes what finds less than was aimed at, by no more than this.
+const SHORT_OF_TARGET: f32 = 0.1;
+
+impl IndexConfig {
+    /// The same with this [`recall_target`](Self::recall_target), and an [`auto_min_recall`](Self::auto_min_recall) a tenth below it.
+    pub fn aiming_at(self, recall: f32) -> Self {
+        Self { auto_min_recall: recall - SHORT_OF_TARGET, recall_target: recall, ..self }
+    }
+
+    /// The same with each value brought into its range.
+    fn clamped(self) -> Self {
+        let recall_target = if self.recall_target.is_nan() { 0.0 } else { self.recall_target.clamp(0.0, 1.0) };
+        Self { recall_target, graph: self.graph.clamped(), ..self }
     }
 }
 
@@ -120,7 +136,7 @@ impl GalleryIndex {
         let account = Account::new(config.vectors.clone());
         Self {
             dim,
-            config: IndexConfig { graph: config.graph.clamped(), ..config },
+            config: config.clamped(),
             published: ArcSwap::from_pointee(Generation { rows, cascade: None, graph: None, subjects: 0 }),
             writer: Mutex::default(),
             cascade_requested: AtomicBool::new(false),

@@ -58,12 +58,9 @@ pub struct GraphConfig {
     pub max_links: usize,
     /// Candidates looked at when a row is linked. 8 to 2,000.
     pub build_candidates: usize,
-    /// Candidates a search looks at, at least. 8 to 10,000. More are taken to reach `recall_target`, for longer lists,
-    /// for subjects of several rows and for tombstones.
+    /// Candidates a search looks at, at least. 8 to 10,000. After a build they are doubled until as much is found as is to be, up
+    /// to 512 and to an eighth of the rows. More are taken for longer lists, for subjects of several rows and for tombstones.
     pub search_candidates: usize,
-    /// After a build `search_candidates` is doubled until the measured recall is at least this, up to 512 and to an
-    /// eighth of the rows. 0 to 1.
-    pub recall_target: f32,
     /// Threads that build a graph; 0 for half of the processors. They are not the threads that searches use. With one
     /// thread the same rows always give the same graph.
     pub build_threads: usize,
@@ -77,7 +74,6 @@ impl Default for GraphConfig {
             max_links: 16,
             build_candidates: 200,
             search_candidates: 64,
-            recall_target: 0.95,
             build_threads: 0,
             codes: GraphCodes::default(),
         }
@@ -91,7 +87,6 @@ impl GraphConfig {
             max_links: self.max_links.clamp(4, 128),
             build_candidates: self.build_candidates.clamp(8, 2_000),
             search_candidates: self.search_candidates.clamp(8, 10_000),
-            recall_target: if self.recall_target.is_nan() { 0.0 } else { self.recall_target.clamp(0.0, 1.0) },
             build_threads: self.build_threads.min(256),
             codes: self.codes,
         }
@@ -114,6 +109,8 @@ pub(super) struct Known {
     /// Rows for each subject on average when the graph was built, at least 1.
     pub(super) rows_per_subject: usize,
     pub(super) recall_at_10: f32,
+    /// What it was to be.
+    pub(super) target: f32,
     pub(super) is_faster: bool,
     pub(super) build_ms: u64,
 }
@@ -127,8 +124,14 @@ pub struct Graph {
 
 impl Graph {
     /// Builds a graph over all rows of a state without dead slots and measures it. Takes minutes for a million rows.
-    /// `cascade` over the same rows is timed beside it.
-    pub(super) fn build(rows: &FlatRows, subjects: usize, config: GraphConfig, cascade: Option<&Cascade>) -> Self {
+    /// `target` is the share of the exact top 10 that is to be found. `cascade` over the same rows is timed beside it.
+    pub(super) fn build(
+        rows: &FlatRows,
+        subjects: usize,
+        config: GraphConfig,
+        target: f32,
+        cascade: Option<&Cascade>,
+    ) -> Self {
         debug_assert_eq!(rows.tombstones(), 0);
         let config = config.clamped();
         let started = Instant::now();
@@ -149,6 +152,7 @@ impl Graph {
             search_candidates: config.search_candidates,
             rows_per_subject: covers.checked_div(subjects).unwrap_or(1).max(1),
             recall_at_10: 0.0,
+            target,
             is_faster: false,
             build_ms: 0,
         };
@@ -156,7 +160,7 @@ impl Graph {
         let finish = || {
             (serial..covers).into_par_iter().for_each(|slot| insert(&graph.links, slot));
             graph.links.set_searching_mode(true);
-            graph.calibrate(rows, config.recall_target);
+            graph.calibrate(rows);
             graph.known.is_faster = cascade.is_none_or(|cascade| graph.beats(cascade, rows));
         };
         on_own_threads(config.build_threads, finish);
@@ -218,7 +222,7 @@ impl Graph {
     }
 
     /// Measures the graph and raises the candidates of a search until it is good enough.
-    fn calibrate(&mut self, rows: &FlatRows, target: f32) {
+    fn calibrate(&mut self, rows: &FlatRows) {
         let covers = self.known.covers;
         let sample = RECALL_SAMPLE.min(covers);
         let probes: Vec<_> = seen_anew(rows, sample, covers)
@@ -232,7 +236,7 @@ impl Graph {
         loop {
             self.known.recall_at_10 = self.measure(rows, &probes);
             let next = self.known.search_candidates * 2;
-            if self.known.recall_at_10 >= target || next > most {
+            if self.known.recall_at_10 >= self.known.target || next > most {
                 break;
             }
             self.known.search_candidates = next;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cascade::Cascade;
+use super::cascade::{Cascade, Trial};
 use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
 use super::gallery::{GalleryIndex, Generation};
 use super::hnsw::Graph;
@@ -95,9 +95,16 @@ impl GalleryIndex {
     fn make(&self, due: Maintenance, mut seen: Arc<Generation>) {
         let rows = seen.rows.compacted();
         let mut slots = Slots::of(&rows);
+        let config = &self.config;
         let cascade = self.cascade_over(&rows, &slots, &seen, due.prepare_cascade);
         let graph = if due.build_graph {
-            Some(Arc::new(Graph::build(&rows, slots.subjects(), self.config.graph, cascade.as_deref())))
+            Some(Arc::new(Graph::build(
+                &rows,
+                slots.subjects(),
+                config.graph,
+                config.recall_target,
+                cascade.as_deref(),
+            )))
         } else {
             // Nothing was renumbered where nothing was compacted.
             let kept = seen.graph.clone().filter(|_| seen.rows.tombstones() == 0);
@@ -145,7 +152,7 @@ impl GalleryIndex {
         let config = &self.config;
         on_own_threads(config.graph.build_threads, || {
             if anew && rows.slots() >= CHUNK_ROWS {
-                return Some(Cascade::build(rows, config.cascade_recall, &|key| slots.get(rows, key)));
+                return Some(Cascade::build(rows, config.recall_target, &|key| slots.get(rows, key)));
             }
             before.cascade.as_ref().map(|cascade| cascade.extended(rows))
         })
@@ -173,8 +180,9 @@ impl GalleryIndex {
         let prepare_cascade = {
             let wanted = cascade.is_some() || large || self.cascade_requested.load(Ordering::Relaxed);
             let outdated = cascade.as_ref().is_none_or(|cascade| {
-                let tried = cascade.trial().rows;
-                exceeds(rows.rows().abs_diff(tried) + rows.tombstones(), config.rebuild_share, tried)
+                let Trial { rows: tried, target, .. } = cascade.trial();
+                target != config.recall_target
+                    || exceeds(rows.rows().abs_diff(tried) + rows.tombstones(), config.rebuild_share, tried)
             });
             wanted && outdated && Cascade::suits(self.dim) && enough(config.cascade_min_rows.max(CHUNK_ROWS))
         };
@@ -189,6 +197,7 @@ impl GalleryIndex {
                 // Compaction renumbers the slots, so a graph never outlives it.
                 compact
                     || prepare_cascade && rows.tombstones() > 0
+                    || graph.known().target != config.recall_target
                     || exceeds(changed, config.rebuild_share, graph.covers() + graph.known().waypoints)
             });
             wanted && outdated && enough(config.graph_min_rows)

@@ -36,7 +36,7 @@ use crate::ids::{FaceId, SubjectId};
 /// Begins and ends a file. As a number, so that a machine of the other byte order does not take it for its own.
 const MAGIC: u64 = u64::from_be_bytes(*b"VULTUSIX");
 /// Grows with the layout.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// Parts begin at multiples of this.
 const ALIGNMENT: usize = 64;
 /// A digest's bytes.

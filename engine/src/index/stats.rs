@@ -38,7 +38,7 @@ pub struct IndexStats {
 pub struct CascadeStats {
     /// Rows it was tried on.
     pub rows: usize,
-    /// Share of the rows that are looked at beyond their sketch.
+    /// Share of the rows that are looked at beyond their sketch, were products with sketches spread normally.
     pub share: f64,
     /// The share of the exact top 10 that it found on a sample.
     pub recall_at_10: f32,
@@ -93,7 +93,7 @@ impl GalleryIndex {
             memory,
             filed_bytes,
             cascade: cascade.as_ref().map(|cascade| {
-                let Trial { rows, near, recall_at_10, rank_1 } = cascade.trial();
+                let Trial { rows, near, recall_at_10, rank_1, .. } = cascade.trial();
                 CascadeStats { rows, share: near, recall_at_10, rank_1 }
             }),
             graph: graph.as_ref().map(|graph| GraphStats {

@@ -71,6 +71,23 @@ fn what_is_loaded_answers_as_what_was_saved_and_goes_on_from_there() {
 }
 
 #[test]
+fn a_cascade_that_was_to_find_another_share_is_prepared_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("snapshot");
+    let (index, probes) = filled(config());
+    index.maintain();
+    index.freeze().save(&path, b"").unwrap();
+    let load = |recall| GalleryIndex::load(DIM, config().aiming_at(recall), &path).unwrap().index;
+    assert!(!load(0.95).maintenance().prepare_cascade);
+    let loaded = load(0.5);
+    assert_eq!(loaded.search(&probes[0], 10, SearchMode::Cascade).unwrap().kind, IndexKind::Cascade);
+    assert!(loaded.maintain().prepare_cascade);
+    assert!(!loaded.maintenance().is_due());
+    let [before, after] = [&index, &loaded].map(|index| index.stats().cascade.unwrap());
+    assert!(after.share < before.share && after.recall_at_10 <= before.recall_at_10, "{before:?} {after:?}");
+}
+
+#[test]
 fn an_empty_index_can_be_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("empty");

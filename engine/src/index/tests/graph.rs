@@ -170,30 +170,28 @@ fn tombstones_are_never_returned_and_an_unfilled_list_is_done_exactly() {
 
 #[test]
 fn parameters_out_of_range_are_brought_into_it() {
-    for graph in [
-        GraphConfig {
-            max_links: 0,
-            build_candidates: 0,
-            search_candidates: 0,
-            recall_target: -1.0,
-            build_threads: 1,
-            codes: GraphCodes::Bits,
-        },
-        GraphConfig {
-            max_links: 1000,
-            build_candidates: 1_000_000,
-            search_candidates: 1_000_000,
-            recall_target: f32::NAN,
-            build_threads: 9999,
-            codes: GraphCodes::Bytes,
-        },
-    ] {
-        let index = GalleryIndex::new(8, IndexConfig { graph, ..config() });
+    let small = GraphConfig {
+        max_links: 0,
+        build_candidates: 0,
+        search_candidates: 0,
+        build_threads: 1,
+        codes: GraphCodes::Bits,
+    };
+    let large = GraphConfig {
+        max_links: 1000,
+        build_candidates: 1_000_000,
+        search_candidates: 1_000_000,
+        build_threads: 9999,
+        codes: GraphCodes::Bytes,
+    };
+    for (recall_target, graph) in [(-1.0, small), (f32::NAN, large)] {
+        let index = GalleryIndex::new(8, IndexConfig { recall_target, graph, ..config() });
         let mut rng = Rng::new(16);
         index.extend((0..600).map(|i| (key(i, None), rng.unit(8)))).unwrap();
         let probe = rng.unit(8);
         index.search(&probe, 3, SearchMode::Ann).unwrap();
         assert!(index.maintain().build_graph);
         assert_eq!(index.search(&probe, 3, SearchMode::Ann).unwrap().hits.len(), 3);
+        assert!(!index.maintenance().is_due());
     }
 }

@@ -63,6 +63,9 @@ pub(in crate::cli) struct Search {
     /// What of a row the graph walks over: a byte for each value, or its sign alone
     #[arg(long, value_enum, default_value_t = Codes::Bytes, value_name = "C")]
     graph_codes: Codes,
+    /// The share of the exact ten best that cascade and graph are prepared to find
+    #[arg(long, default_value_t = 0.95, value_parser = share, value_name = "R")]
+    recall_target: f32,
     /// Threads that share the searches
     #[arg(long, value_delimiter = ',', default_values_t = [1], value_name = "N,…",
         value_parser = clap::value_parser!(u16).range(1..=1_024))]
@@ -229,6 +232,7 @@ impl Search {
     ) -> anyhow::Result<()> {
         let graph = GraphConfig { codes: self.graph_codes.into(), ..GraphConfig::default() };
         let config = IndexConfig { vectors: self.pool(), graph, ..IndexConfig::default() };
+        let config = config.aiming_at(self.recall_target);
         let mut index = GalleryIndex::new(dim, config.clone());
         let before = rss_mb();
         let bar = progress(rows, "rows");
@@ -284,6 +288,7 @@ impl Search {
                     let mut row = Row {
                         build_s: prepared.then_some(building),
                         load_s: loading,
+                        recall_target: (*mode != Mode::Exact).then_some(self.recall_target),
                         fill_s: filling.as_secs_f64(),
                         rss_growth_mb: grown,
                         ..measured
@@ -365,6 +370,11 @@ impl Search {
         }
         Ok(())
     }
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a number from 0 to 1".to_owned())
 }
 
 /// What an index becomes when it is written to a file and read again, and the seconds that reading took.
