@@ -31,11 +31,11 @@ impl Cascade {
         let mut all = Vec::new();
         for (probe, hits) in probes.iter().zip(&exact).step_by(2) {
             let sight = self.directions().probe(probe);
-            let products = self.products_of(&sight, 0.0);
+            let spread = self.directions().spread(&sight);
             for (rank, hit) in hits.iter().enumerate() {
                 let key = RowKey { subject: hit.subject.clone(), face: hit.face };
                 let Some(row) = slot_of(&key).and_then(|slot| rows.row(slot)) else { continue };
-                let near = products.share_from(self.product_with(&sight, row.vector));
+                let near = spread.share_reaching(self.product_with(&sight, row.vector));
                 all.push(Found { near, is_best: rank == 0 });
             }
         }

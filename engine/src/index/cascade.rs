@@ -18,20 +18,16 @@ use super::candidates::SharedFloor;
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::mapped::Plane;
 use super::scan::{Look, PARTS, Query};
-use super::sketch::{Directions, Products};
+use super::sketch::Directions;
 use super::top::TopSubjects;
 use crate::kernel::isa::Isa;
-use crate::kernel::levels::{self, BLOCK, PROBES, products};
+use crate::kernel::levels::{self, BLOCK, PROBES};
 use crate::kernel::{ask_for, ask_for_value};
 
 /// The list length that recall is measured for.
 pub(super) const RECALL_AT: usize = 10;
 /// More rows than this share do not go on: an exact search would be about as fast.
 pub(super) const MOST: f64 = 0.1;
-/// Chunks that say which product how many rows have, so many at least and at most, and how many of their rows should be near: of a
-/// few the least product would be anybody's guess, and what is found would vary from probe to probe.
-const LOOKED_AT: Range<usize> = 16..256;
-const NEAR_LOOKED_AT: f64 = 32.0;
 /// Rows that go on at least.
 const LEAST: usize = 64;
 /// Probes that meet each chunk together.
@@ -69,7 +65,7 @@ pub(super) struct Trial {
     pub(super) rows: usize,
     /// The share of the exact top 10 subjects that was to be found.
     pub(super) target: f32,
-    /// The share of the rows that goes on.
+    /// The share of the rows that goes on where products are spread normally.
     pub(super) near: f64,
     /// The share of the exact top 10 subjects that were found.
     pub(super) recall_at_10: f32,
@@ -228,7 +224,7 @@ impl Cascade {
             let query = queries[number];
             let share = self.share_for(query.limit)?;
             let sight = self.directions.probe(query.probe);
-            let least = self.products_of(&sight, share).least_of(share);
+            let least = self.directions.spread(&sight).reached_by(share);
             Some(Sought { query, coded, sight, least, floor: SharedFloor::new() })
         });
         each.collect()
@@ -273,9 +269,10 @@ impl Cascade {
                 levels::reaching(isa, probes, blocks, near);
                 for (near, pass) in near.as_chunks::<BLOCKS>().0.iter().zip(passes) {
                     let (words, _) = near.as_chunks::<{ WORD_ROWS / BLOCK }>();
-                    let word = |at: usize| u64::from_le(bytemuck::cast(words[at].map(u16::to_le)));
+                    let word =
+                        |at: usize| words[at].iter().rev().fold(0, |word, near| word << BLOCK | u64::from(*near));
                     let near = LiveBits::of_words(std::array::from_fn(word)).and(chunk.live);
-                    near.each(|row| pass.meet(chunk, row));
+                    near.iter().for_each(|row| pass.meet(chunk, row));
                 }
             }
         }
@@ -293,20 +290,6 @@ impl Cascade {
             ask_for_value(&**chunk);
             ask_for_value(&*own.rows);
         }
-    }
-
-    /// The products of a probe with a part of the rows, enough of them to say which this share of all have.
-    pub(super) fn products_of(&self, sight: &[i8], share: f64) -> Products {
-        let isa = Isa::current();
-        let mut all = Products::new(sight);
-        let mut found = [0; CHUNK_ROWS];
-        let wanted = (NEAR_LOOKED_AT / (share * CHUNK_ROWS as f64)).ceil() as usize;
-        let count = wanted.clamp(LOOKED_AT.start, LOOKED_AT.end).min(self.chunks.len());
-        for number in 0..count {
-            products(isa, sight, &self.chunks[number * self.chunks.len() / count].blocks, &mut found);
-            all.add(&found);
-        }
-        all
     }
 
     /// The product of a probe with a row.

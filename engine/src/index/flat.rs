@@ -63,16 +63,6 @@ impl LiveBits {
         })
     }
 
-    /// Does something with each row that is set, in order.
-    pub(super) fn each(self, mut meet: impl FnMut(usize)) {
-        for (word, mut bits) in self.0.into_iter().enumerate() {
-            while bits != 0 {
-                meet(word * 64 + bits.trailing_zeros() as usize);
-                bits &= bits - 1;
-            }
-        }
-    }
-
     /// The same without rows from `rows` on.
     pub(super) fn of_first(mut self, rows: usize) -> Self {
         (rows..CHUNK_ROWS).for_each(|row| self.set(row, false));

@@ -36,6 +36,7 @@ mod scan;
 mod sketch;
 mod slots;
 pub mod snapshot;
+mod spread;
 mod stats;
 mod top;
 mod trial;

@@ -286,13 +286,13 @@ impl<'a, 'p> Look<'a, 'p> {
         self.coded.reaching(&rows.coded, floor, &mut products[..count], &mut words[..count.div_ceil(WORD)]);
         let ChunkSuspects { rows: of, listed, products: coarse } = &mut self.of_chunk;
         *of = Some(rows);
-        LiveBits::of_words(words).and(wanted).each(|row| {
+        for row in LiveBits::of_words(words).and(wanted).iter() {
             if row >= skip && accept(&rows.keys[row].subject) {
                 rows.coded.ask_for_fine(row);
                 listed.push(row as u16);
                 coarse.push(products[row]);
             }
-        });
+        }
         self.turn();
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::codes::{Coded, encode_largest};
 use super::flat::{CHUNK_ROWS, ChunkRows, FlatRows};
 use super::principal::{combine, drawn, orthonormalise, principal, sample, variation};
+use super::spread::{Moments, Spread};
 use super::vector::dot;
 use crate::kernel::isa::Isa;
 use crate::kernel::levels::{BLOCK, STEP, block_bytes, put};
@@ -35,6 +36,8 @@ pub(super) struct Directions {
     middles: Vec<f32>,
     /// Width of a level.
     width: f32,
+    /// How the levels of rows are spread along each.
+    levels: Moments,
 }
 
 impl Directions {
@@ -61,10 +64,13 @@ impl Directions {
         let coded: Vec<Coded> = directions.chunks_exact(dim).map(encode_largest).collect();
         let scales = coded.iter().map(|coded| coded.scale).collect();
         let codes = coded.into_iter().flat_map(|coded| coded.codes).collect();
-        let mut learnt = Self { dim, codes, scales, middles, width: 0.0 };
+        let mut learnt = Self { dim, codes, scales, middles, width: 0.0, levels: Moments::default() };
         let squares = |vector: &&[f32]| learnt.past_middle(vector).iter().map(|value| value * value).sum::<f32>();
         let mean_square = sample.iter().map(squares).sum::<f32>() / (sample.len() * count).max(1) as f32;
         learnt.width = (WIDTH * mean_square.sqrt()).max(f32::MIN_POSITIVE);
+        let levels = |vector: &&[f32]| learnt.levels(vector).into_iter().map(f32::from).collect();
+        let levels: Vec<Vec<f32>> = sample.iter().map(levels).collect();
+        learnt.levels = Moments::of(&levels, count);
         learnt
     }
 
@@ -73,7 +79,11 @@ impl Directions {
         let count = Self::count(dim);
         let codes = count * dim.next_multiple_of(crate::kernel::bytes::STEP);
         let lengths = [self.codes.len(), self.scales.len(), self.middles.len()];
-        self.dim == dim && count > 0 && lengths == [codes, count, count] && self.width > 0.0
+        self.dim == dim
+            && count > 0
+            && lengths == [codes, count, count]
+            && self.width > 0.0
+            && self.levels.are_of(count)
     }
 
     /// Bytes of a row.
@@ -96,6 +106,11 @@ impl Directions {
     /// A probe as bytes, to be multiplied by levels. What the middle of the gallery adds to products is the same for all rows.
     pub(super) fn probe(&self, vector: &[f32]) -> Vec<i8> {
         encode_largest(&self.along(vector)).codes
+    }
+
+    /// How the products of a probe in bytes with the levels of rows are spread.
+    pub(super) fn spread(&self, sight: &[i8]) -> Spread {
+        self.levels.along(&sight.iter().map(|code| f32::from(*code)).collect::<Vec<_>>())
     }
 
     /// The levels of a vector, 0 to 3.
@@ -121,61 +136,8 @@ impl Directions {
 
     /// The same of those for vectors of `dim` values.
     pub(super) fn bytes_for(dim: usize) -> usize {
-        Self::count(dim) * (dim.next_multiple_of(crate::kernel::bytes::STEP) + 2 * size_of::<f32>())
-    }
-}
-
-/// How many rows have which product with a probe, counted by ranges of products.
-pub(super) struct Products {
-    counts: Vec<u32>,
-    /// The least product there can be.
-    low: i32,
-    /// A range is so many products wide, as a power of two.
-    width: u32,
-    of: usize,
-}
-
-impl Products {
-    /// Ranges at most.
-    const RANGES: i32 = 2048;
-
-    pub(super) fn new(sight: &[i8]) -> Self {
-        let sum_of = |wanted: fn(i32) -> bool| {
-            sight.iter().map(|code| i32::from(*code)).filter(|code| wanted(*code)).sum::<i32>()
-        };
-        let (low, high) = (3 * sum_of(|code| code < 0), 3 * sum_of(|code| code > 0));
-        let span = high - low;
-        let width = (0..).find(|width| span >> width < Self::RANGES).unwrap_or_default();
-        Self { counts: vec![0; (span >> width) as usize + 1], low, width, of: 0 }
-    }
-
-    fn range_of(&self, product: i32) -> usize {
-        ((product - self.low) >> self.width) as usize
-    }
-
-    pub(super) fn add(&mut self, products: &[i32]) {
-        for product in products {
-            let range = self.range_of(*product);
-            self.counts[range] += 1;
-        }
-        self.of += products.len();
-    }
-
-    /// The least product of the greatest that are at least this share of the rows.
-    pub(super) fn least_of(&self, share: f64) -> i32 {
-        let wanted = (share * self.of as f64).ceil() as u32;
-        let mut sum = 0;
-        let reaches = |count: &u32| {
-            sum += count;
-            sum >= wanted
-        };
-        let range = self.counts.iter().rposition(reaches).unwrap_or(0);
-        self.low + ((range as i32) << self.width)
-    }
-
-    /// The share of the rows whose product is in the range of this one or above it.
-    pub(super) fn share_from(&self, product: i32) -> f64 {
-        f64::from(self.counts[self.range_of(product)..].iter().sum::<u32>()) / self.of as f64
+        let count = Self::count(dim);
+        count * (dim.next_multiple_of(crate::kernel::bytes::STEP) + 2 * size_of::<f32>()) + Moments::bytes_for(count)
     }
 }
 
@@ -184,7 +146,7 @@ mod tests {
     use super::super::fixture::{Faces, key};
     use super::super::flat::FlatEdit;
     use super::*;
-    use crate::kernel::levels::products;
+    use crate::kernel::levels::portable;
 
     fn rows(dim: usize, count: u64) -> FlatRows {
         let mut faces = Faces::new(dim, 31);
@@ -243,8 +205,8 @@ mod tests {
         let vector = |slot: usize| rows.row(slot).unwrap().vector;
         let probe = faces.person();
         let codes = directions.probe(&probe);
-        let mut found = vec![0; CHUNK_ROWS];
-        products(Isa::current(), &codes, &blocks, &mut found);
+        let found: Vec<i32> =
+            blocks.chunks(block_bytes(codes.len())).flat_map(|block| portable(&codes, block)).collect();
         for (slot, found) in found.iter().enumerate() {
             let each = codes.iter().zip(directions.levels(vector(slot)));
             assert_eq!(*found, each.map(|(code, level)| i32::from(*code) * i32::from(level)).sum::<i32>());
@@ -257,22 +219,6 @@ mod tests {
         let alone = pairs().fold([0f32; 2], |[x, y], (a, b)| [x + a * a, y + b * b]);
         let correlation = together / (alone[0] * alone[1]).sqrt();
         assert!(correlation > 0.8, "{correlation}");
-    }
-
-    #[test]
-    fn shares_of_products_are_those_of_rows() {
-        let sight = [-3i8, 5, 127, -127, 90];
-        let mut products = Products::new(&sight);
-        // As many as can be, evenly.
-        let all: Vec<i32> = (-390..=666).collect();
-        products.add(&all);
-        for share in [0.001, 0.1, 0.5, 1.0] {
-            let least = products.least_of(share);
-            let reached = all.iter().filter(|product| **product >= least).count() as f64 / all.len() as f64;
-            assert!((reached - share).abs() < 0.002 && reached >= share, "{share}: {reached}");
-            assert!((products.share_from(least) - reached).abs() < 1e-9);
-        }
-        assert_eq!([products.least_of(0.0), products.least_of(2.0)], [666, -390]);
     }
 
     #[test]

@@ -35,35 +35,15 @@ pub(crate) fn put(values: &[u8], row: usize, block: &mut [u8]) {
     }
 }
 
-/// The product of a probe with each row of some blocks. The probe is a multiple of [`STEP`] long, at most 65,536 values, and its
-/// bytes are −127 to 127.
-pub(crate) fn products(isa: Isa, probe: &[i8], blocks: &[u8], into: &mut [i32]) {
-    check(probe, blocks, into.len() / BLOCK);
-    assert!(into.len().is_multiple_of(BLOCK));
-    match isa {
-        // SAFETY: `Isa` values other than `Portable` come from `Isa::available` only, which asks the processor; machines
-        // with AVX-512 have AVX2. The lengths were compared above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 if has_vnni() => unsafe { vnni::products(probe, blocks, into) },
-        // SAFETY: the same.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { avx2::products(probe, blocks, into) },
-        _ => {
-            for (block, into) in blocks.chunks_exact(block_bytes(probe.len())).zip(into.chunks_exact_mut(BLOCK)) {
-                into.copy_from_slice(&portable(probe, block));
-            }
-        }
-    }
-}
-
-/// Which rows of some blocks have a product of at least so much, for each of at most [`PROBES`] probes, each as for [`products`]
-/// and of the same length: a bit for each row of a block, the first row in the lowest, for all blocks of the first probe, then of
-/// the second, and so on.
+/// Which rows of some blocks have a product of at least so much, for each of at most [`PROBES`] probes: a bit for each row of a
+/// block, the first row in the lowest, for all blocks of the first probe, then of the second, and so on. Probes are of the same
+/// length, a multiple of [`STEP`] and at most 65,536 values, and their bytes are −127 to 127.
 pub(crate) fn reaching(isa: Isa, probes: &[(&[i8], i32)], blocks: &[u8], into: &mut [u16]) {
     assert!((1..=PROBES).contains(&probes.len()) && into.len().is_multiple_of(probes.len()));
     probes.iter().for_each(|(probe, _)| check(probe, blocks, into.len() / probes.len()));
     match isa {
-        // SAFETY: as in `products`.
+        // SAFETY: `Isa` values other than `Portable` come from `Isa::available` only, which asks the processor; machines
+        // with AVX-512 have AVX2. The lengths were compared above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 | Isa::Avx512 if has_vnni() => unsafe { vnni::reaching(probes, blocks, into) },
         // SAFETY: the same.
@@ -93,7 +73,8 @@ fn has_vnni() -> bool {
     is_x86_feature_detected!("avx512vnni")
 }
 
-fn portable(probe: &[i8], block: &[u8]) -> [i32; BLOCK] {
+/// The product of a probe with each row of a block.
+pub(crate) fn portable(probe: &[i8], block: &[u8]) -> [i32; BLOCK] {
     let mut sums = [0; BLOCK];
     for (probe, word) in probe.chunks_exact(WORD).zip(block.chunks_exact(BLOCK * GROUP)) {
         for (sum, bytes) in sums.iter_mut().zip(word.chunks_exact(GROUP)) {
@@ -117,26 +98,12 @@ mod avx2 {
     /// Words whose sums fit into 16 bits: each adds at most 4 × 2 × 127 × 3.
     const WORDS: usize = 8;
 
-    /// As [`super::products`].
-    ///
-    /// # Safety
-    ///
-    /// The machine has AVX2; `blocks` holds a block of rows as long as the probe, a multiple of 16, for sixteen places of `into`.
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn products(probe: &[i8], blocks: &[u8], into: &mut [i32]) {
-        for (block, into) in blocks.chunks_exact(block_bytes(probe.len())).zip(into.chunks_exact_mut(BLOCK)) {
-            for (half, into) in into.chunks_exact_mut(BLOCK / 2).enumerate() {
-                // SAFETY: the block is as long as the probe asks for; a half of `into` has eight places.
-                unsafe { _mm256_storeu_si256(into.as_mut_ptr().cast(), sums(probe, block, half)) };
-            }
-        }
-    }
-
     /// As [`super::reaching`].
     ///
     /// # Safety
     ///
-    /// As for [`products`], of each probe, but that a block has one place for each of them.
+    /// The machine has AVX2; `blocks` holds a block of rows as long as each probe, a multiple of 16, for one place of `into` of each
+    /// of them.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn reaching(probes: &[(&[i8], i32)], blocks: &[u8], into: &mut [u16]) {
         let count = into.len() / probes.len();
@@ -198,28 +165,12 @@ mod vnni {
     /// So far ahead blocks are asked for, in bytes: the machine's own prefetching ends at each page.
     const AHEAD: usize = 4096;
 
-    /// As [`super::products`].
-    ///
-    /// # Safety
-    ///
-    /// The machine has AVX-512 F, BW, VL and VNNI; `blocks` holds a block of rows as long as the probe, a multiple of 16, for
-    /// sixteen places of `into`.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) unsafe fn products(probe: &[i8], blocks: &[u8], into: &mut [i32]) {
-        for (block, into) in blocks.chunks_exact(block_bytes(probe.len())).zip(into.chunks_exact_mut(BLOCK)) {
-            // SAFETY: the block is as long as the probe asks for; there are sixteen places.
-            unsafe {
-                let [sums] = sums([probe], block.as_ptr());
-                _mm512_storeu_si512(into.as_mut_ptr().cast(), sums);
-            }
-        }
-    }
-
     /// As [`super::reaching`].
     ///
     /// # Safety
     ///
-    /// As for [`products`], of each probe, but that a block has one place for each of them.
+    /// The machine has AVX-512 F, BW, VL and VNNI; `blocks` holds a block of rows as long as each probe, a multiple of 16, for one
+    /// place of `into` of each of them.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) unsafe fn reaching(probes: &[(&[i8], i32)], blocks: &[u8], into: &mut [u16]) {
         macro_rules! of_probes {
@@ -329,10 +280,6 @@ mod tests {
             };
             let each: Vec<(&[i8], i32)> = probes.iter().map(|(probe, least)| (&probe[..], *least)).collect();
             for isa in Isa::available() {
-                let mut found = vec![i32::MAX; rows.len()];
-                products(*isa, &probes[0].0, &packed, &mut found);
-                let expected: Vec<i32> = rows.iter().map(|row| exact(&probes[0].0, row)).collect();
-                prop_assert_eq!(found, expected, "{:?}", isa);
                 let mut found = vec![u16::MAX; blocks * probes.len()];
                 reaching(*isa, &each, &packed, &mut found);
                 for (number, (probe, least)) in probes.iter().enumerate() {
@@ -351,9 +298,10 @@ mod tests {
         let mut block = vec![0; block_bytes(length)];
         (0..BLOCK).for_each(|row| put(&vec![3; length], row, &mut block));
         for isa in Isa::available() {
-            let mut found = [0; BLOCK];
-            products(*isa, &vec![-127; length], &block, &mut found);
-            assert_eq!(found, [-127 * 3 * length as i32; BLOCK]);
+            let product = -127 * 3 * length as i32;
+            let (probe, mut found) = (vec![-127; length], [0; 2]);
+            reaching(*isa, &[(&probe, product), (&probe, product + 1)], &block, &mut found);
+            assert_eq!(found, [u16::MAX, 0]);
         }
     }
 }
