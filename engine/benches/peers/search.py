@@ -49,7 +49,8 @@ def aiming_at(target, modes, job, options):
     found = {}
     for _ in range(options.rounds):
         command = [options.binary, "bench", "search", "--dim", job["dim"], "--vectors", job["rows"], "--queries",
-                   job["queries"], "--modes", ",".join(left), "--recall-target", target, "--threads", ",".join(map(str, options.threads)),
+                   job["queries"], "--modes", ",".join(left), "--recall-target", target,
+                   "--threads", ",".join(map(str, options.threads)),
                    "--concurrency", ",".join(map(str, options.concurrency)), "--json", "--results", lists]
         lists.unlink(missing_ok=True)
         ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
@@ -89,8 +90,8 @@ def medians(lines, found, target, modes, options):
                 except (KeyError, TypeError) as error:
                     raise Left(f"its answer cannot be read: {error!r}") from None
                 yield {
-                    "engine": f"{OURS} {mode}", "setting": "" if mode == "exact" else f"recall {target:g}", "threads": threads, "concurrency": waiting, **row,
-                    "rounds": len(mine),
+                    "engine": f"{OURS} {mode}", "setting": "" if mode == "exact" else f"recall {target:g}",
+                    "threads": threads, "concurrency": waiting, **row, "rounds": len(mine),
                     **{name: mine[-1].get(name) for name in ("bytes_per_row", "build_s", "load_s")},
                 }
 
