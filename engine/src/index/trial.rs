@@ -7,14 +7,17 @@ use super::scan::Query;
 use super::vector::dot;
 use crate::ids::SubjectId;
 
-/// The cosine between two images of one person, if the rows of the gallery do not show a lower one.
+/// The cosine between two images of one person, if the rows of the gallery do not show a lower one. As that of subjects below, it is
+/// for galleries whose strangers have one of 0.
 const LIKENESS: f32 = 0.625;
 /// Probes are not less like the rows of their people than this, however little these are like each other.
 const LEAST_LIKENESS: f32 = 0.25;
 /// Nor are they more like what the rows have in common: some disturbance there always is.
 const MOST_ALIKE: f32 = 0.95;
-/// Subjects with a row as like as this are taken for the same person, enrolled twice, and so many subjects are looked at for that.
+/// Subjects with a row as like as this are taken for the same person, enrolled twice, where that is so many standard deviations more
+/// than strangers are; and so many subjects are looked at for that.
 const SAME: f32 = 0.5;
+const DEVIATIONS: f32 = 5.0;
 const ALIKE: usize = 10;
 
 /// Probes like the ones to come: persons of the first `covers` slots seen anew, up to `sample` of them.
@@ -35,10 +38,12 @@ pub(super) fn seen_anew(rows: &FlatRows, sample: usize, covers: usize) -> Vec<Ve
         .collect();
     let mut persons: Vec<Person> = seen.iter().map(|_| Person::default()).collect();
     let mut persons_of: HashMap<SubjectId, Vec<usize>> = HashMap::new();
+    let strangers = Strangers::of(rows, &seen);
+    let same = strangers.likeness(SAME).max(strangers.mean + DEVIATIONS * strangers.deviation);
     let queries: Vec<Query<'_>> = seen.iter().map(|(_, row)| Query { probe: row.vector, limit: ALIKE }).collect();
     for (number, ((_, row), alike)) in seen.iter().zip(rows.scan_many(&queries)).enumerate() {
         let own = &row.key.subject;
-        let others = alike.into_hits().into_iter().filter(|hit| hit.score >= SAME && hit.subject != *own);
+        let others = alike.into_hits().into_iter().filter(|hit| hit.score >= same && hit.subject != *own);
         for subject in others.map(|hit| hit.subject).chain([own.clone()]) {
             persons_of.entry(subject).or_default().push(number);
             persons[number].subjects += 1;
@@ -52,9 +57,51 @@ pub(super) fn seen_anew(rows: &FlatRows, sample: usize, covers: usize) -> Vec<Ve
     // Of one person few rows are known, so that all of them say how like images of one person are.
     let between: Vec<f32> = persons.iter().filter_map(Person::between).collect();
     let mean = between.iter().sum::<f32>() / between.len() as f32;
-    let likeness = if between.is_empty() { LIKENESS } else { mean.clamp(LEAST_LIKENESS, LIKENESS) };
-    let anew = |(person, (other, _)): (&Person, (usize, _))| person.seen_anew(rows.row(other)?.vector, likeness);
+    let most = strangers.likeness(LIKENESS);
+    let likeness = if between.is_empty() { most } else { mean.clamp(LEAST_LIKENESS, most) };
+    let anew = |(person, (other, _)): (&Person, (usize, _))| {
+        let (other, _) = strangers.past_middle(rows.row(other)?.vector)?;
+        person.seen_anew(&strangers, &other, likeness)
+    };
     persons.iter().zip(seen).filter_map(anew).collect()
+}
+
+/// Rows that have nothing to do with each other.
+struct Strangers {
+    /// Their cosines.
+    mean: f32,
+    deviation: f32,
+    /// What all rows have in common.
+    middle: Vec<f32>,
+}
+
+impl Strangers {
+    /// Of rows, each with the number of another.
+    fn of(rows: &FlatRows, seen: &[(usize, Row<'_>)]) -> Self {
+        let cosines: Vec<f32> =
+            seen.iter().filter_map(|(other, row)| Some(dot(row.vector, rows.row(*other)?.vector))).collect();
+        let count = cosines.len().max(1) as f32;
+        let mean = cosines.iter().sum::<f32>() / count;
+        let variance = cosines.iter().map(|cosine| (cosine - mean).powi(2)).sum::<f32>() / count;
+        let mut middle = vec![0f32; rows.dim()];
+        for (_, row) in seen {
+            middle.iter_mut().zip(row.vector).for_each(|(sum, value)| *sum += value / seen.len() as f32);
+        }
+        Self { mean, deviation: variance.sqrt(), middle }
+    }
+
+    /// A cosine between 0 and 1 as far between that of strangers and 1.
+    fn likeness(&self, cosine: f32) -> f32 {
+        let least = self.mean.clamp(0.0, 1.0);
+        least + (1.0 - least) * cosine
+    }
+
+    /// How a vector lies from the middle: direction, of length 1, and distance. `None` where it lies there.
+    fn past_middle(&self, vector: &[f32]) -> Option<(Vec<f32>, f32)> {
+        let apart: Vec<f32> = vector.iter().zip(&self.middle).map(|(value, middle)| value - middle).collect();
+        let distance = dot(&apart, &apart).sqrt();
+        (distance > 0.01).then(|| (apart.iter().map(|value| value / distance).collect(), distance))
+    }
 }
 
 /// The rows of a person, of length 1 each, added.
@@ -85,15 +132,23 @@ impl Person {
         (self.rows > 1.0 && self.subjects == 1).then(|| (self.rows * mean * mean - 1.0) / (self.rows - 1.0))
     }
 
-    /// Such that the mean cosine with the rows is `likeness`, where `other` has nothing to do with them. `None` of rows that cancel
-    /// one another out.
-    fn seen_anew(&self, other: &[f32], likeness: f32) -> Option<Vec<f32>> {
+    /// Such that the mean cosine with the rows is `likeness`, where the direction `other` from the middle has nothing to do with them:
+    /// what all rows have in common is left as it is, the rest disturbed. `None` of rows that cancel one another out.
+    fn seen_anew(&self, strangers: &Strangers, other: &[f32], likeness: f32) -> Option<Vec<f32>> {
         let mean = self.mean();
         if mean < 0.01 {
             return None;
         }
-        let direction: Vec<f32> = self.sum.iter().map(|value| value / (mean * self.rows)).collect();
-        away(&direction, other, (likeness / mean).min(MOST_ALIKE))
+        let common: Vec<f32> = self.sum.iter().map(|value| value / (mean * self.rows)).collect();
+        let (direction, distance) = strangers.past_middle(&common)?;
+        let left = (likeness / mean).min(MOST_ALIKE);
+        // The cosine with what is left as it is and with the rest, which is disturbed, add up to that.
+        let cosine = (1.0 - (1.0 - left) / (distance * distance)).max(LEAST_LIKENESS);
+        let apart = away(&direction, other, cosine)?;
+        let anew: Vec<f32> =
+            strangers.middle.iter().zip(apart).map(|(middle, apart)| middle + distance * apart).collect();
+        let length = dot(&anew, &anew).sqrt();
+        (length > 0.01).then(|| anew.iter().map(|value| value / length).collect())
     }
 }
 
@@ -134,7 +189,7 @@ mod tests {
     use super::super::flat::FlatEdit;
     use super::*;
 
-    const DIM: usize = 128;
+    const DIM: usize = 256;
 
     /// The mean cosine of probes with all rows of the person they are of.
     fn mean_cosine(rows: &FlatRows, images: usize, probes: impl Iterator<Item = (usize, Vec<f32>)>) -> f32 {
@@ -175,23 +230,48 @@ mod tests {
     }
 
     #[test]
+    fn what_all_rows_have_in_common_people_seen_anew_have_too() {
+        const PEOPLE: usize = 600;
+        let mut faces = Faces::new(DIM, 8);
+        let side = faces.person();
+        let people = faces.people(PEOPLE);
+        let mut image = |person: &[f32]| -> Vec<f32> {
+            let vector: Vec<f32> = faces.image(person).iter().zip(&side).map(|(value, side)| value + side).collect();
+            let length = dot(&vector, &vector).sqrt();
+            vector.iter().map(|value| value / length).collect()
+        };
+        let mut edit = FlatEdit::new(&FlatRows::new(DIM));
+        for (number, person) in people.iter().enumerate() {
+            edit.push(key(number as u64, None), &image(person));
+        }
+        let rows = edit.finish();
+        let anew = seen_anew(&rows, PEOPLE, PEOPLE);
+        let expected = people.iter().map(|person| image(person)).collect::<Vec<_>>();
+        let of = |probes: &[Vec<f32>]| mean_cosine(&rows, 1, probes.iter().cloned().enumerate());
+        assert!((of(&anew) - of(&expected)).abs() < 0.02, "{} {}", of(&anew), of(&expected));
+        let along = |probes: &[Vec<f32>]| probes.iter().map(|probe| dot(probe, &side)).sum::<f32>() / PEOPLE as f32;
+        assert!((along(&anew) - along(&expected)).abs() < 0.05, "{} {}", along(&anew), along(&expected));
+    }
+
+    #[test]
     fn nothing_is_made_of_what_leaves_nothing() {
         let vector = [0.6, 0.8];
         assert!(away(&vector, &vector, std::f32::consts::FRAC_1_SQRT_2).is_none());
+        let no_middle = |dim| Strangers { mean: 0.0, deviation: 0.1, middle: vec![0.0; dim] };
         let mut opposite = Person::default();
         opposite.add(&vector);
         assert_eq!(opposite.between(), None);
         opposite.add(&vector.map(|value| -value));
-        assert!(opposite.seen_anew(&[1.0, 0.0], LIKENESS).is_none());
+        assert!(opposite.seen_anew(&no_middle(2), &[1.0, 0.0], LIKENESS).is_none());
         let mut across = Person { subjects: 1, ..Person::default() };
         across.add(&[1.0, 0.0, 0.0]);
         across.add(&[0.0, 1.0, 0.0]);
         assert!(across.between().unwrap().abs() < 1e-6);
-        let anew = across.seen_anew(&[0.0, 0.0, 1.0], 0.3).unwrap();
+        let anew = across.seen_anew(&no_middle(3), &[0.0, 0.0, 1.0], 0.3).unwrap();
         assert!((anew[0] - 0.3).abs() < 1e-5 && (anew[1] - 0.3).abs() < 1e-5, "{anew:?}");
         // Rows that have little in common are seen anew near their mean.
         across.add(&[-1.0, 0.0, 0.0]);
-        let anew = across.seen_anew(&[0.0, 0.0, 1.0], LIKENESS).unwrap();
+        let anew = across.seen_anew(&no_middle(3), &[0.0, 0.0, 1.0], LIKENESS).unwrap();
         assert!((anew[1] - MOST_ALIKE).abs() < 1e-5, "{anew:?}");
         // Of an empty state nobody is seen.
         assert!(seen_anew(&FlatRows::new(2), 10, 0).is_empty());
