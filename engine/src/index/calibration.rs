@@ -31,13 +31,15 @@ impl Cascade {
         let mut all = Vec::new();
         for (probe, hits) in probes.iter().zip(&exact).step_by(2) {
             let sight = self.directions().probe(probe);
-            let spread = self.directions().spread(&sight);
-            for (rank, hit) in hits.iter().enumerate() {
+            let product = |hit: &Hit| {
                 let key = RowKey { subject: hit.subject.clone(), face: hit.face };
-                let Some(row) = slot_of(&key).and_then(|slot| rows.row(slot)) else { continue };
-                let near = spread.share_reaching(self.product_with(&sight, row.vector));
-                all.push(Found { near, is_best: rank == 0 });
-            }
+                Some(self.product_with(&sight, rows.row(slot_of(&key)?)?.vector))
+            };
+            let products: Vec<(usize, i32)> =
+                hits.iter().enumerate().filter_map(|(rank, hit)| Some((rank, product(hit)?))).collect();
+            let reached: Vec<i32> = products.iter().map(|(_, product)| *product).collect();
+            let near = self.shares_reaching(&sight, &reached);
+            all.extend(products.iter().zip(near).map(|((rank, _), near)| Found { near, is_best: *rank == 0 }));
         }
         self.trial.near = least_for(&all, self.trial.target.into());
         let others: Vec<usize> = (1..queries.len()).step_by(2).collect();

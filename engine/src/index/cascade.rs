@@ -17,6 +17,7 @@ use super::bounds::CodedProbe;
 use super::candidates::SharedFloor;
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::mapped::Plane;
+use super::near::Wanted;
 use super::scan::{Look, PARTS, Query};
 use super::sketch::Directions;
 use super::top::TopSubjects;
@@ -47,7 +48,7 @@ const SKETCH_AHEAD: usize = 4096;
 const LAID_TOGETHER: usize = 256;
 
 /// Blocks of a chunk, and rows of a word of live bits.
-const BLOCKS: usize = CHUNK_ROWS / BLOCK;
+pub(super) const BLOCKS: usize = CHUNK_ROWS / BLOCK;
 const WORD_ROWS: usize = 64;
 
 /// A full chunk as levels.
@@ -65,7 +66,7 @@ pub(super) struct Trial {
     pub(super) rows: usize,
     /// The share of the exact top 10 subjects that was to be found.
     pub(super) target: f32,
-    /// The share of the rows that goes on where products are spread normally.
+    /// The share of the rows that goes on.
     pub(super) near: f64,
     /// The share of the exact top 10 subjects that were found.
     pub(super) recall_at_10: f32,
@@ -220,14 +221,16 @@ impl Cascade {
     /// Prepares those of the probes with these numbers, whose lists are not too long for a cascade.
     fn seek<'p>(&self, rows: &FlatRows, queries: &[Query<'p>], numbers: &[usize]) -> Vec<Sought<'p>> {
         let coded = CodedProbe::several(numbers.iter().map(|&number| queries[number].probe), &rows.bases);
-        let each = numbers.iter().zip(coded).filter_map(|(&number, coded)| {
+        let sights: Vec<Vec<i8>> = numbers.iter().map(|&number| self.directions.probe(queries[number].probe)).collect();
+        let shares = numbers.iter().map(|&number| self.share_for(queries[number].limit).unwrap_or(MOST));
+        let wanted: Vec<Wanted<'_>> = sights.iter().map(Vec::as_slice).zip(shares).collect();
+        let least = self.least_products(&wanted);
+        let each = numbers.iter().zip(coded).zip(sights).zip(least);
+        each.map(|(((&number, coded), sight), least)| {
             let query = queries[number];
-            let share = self.share_for(query.limit)?;
-            let sight = self.directions.probe(query.probe);
-            let least = self.directions.spread(&sight).reached_by(share);
-            Some(Sought { query, coded, sight, least, floor: SharedFloor::new() })
-        });
-        each.collect()
+            Sought { query, coded, sight, least, floor: SharedFloor::new() }
+        })
+        .collect()
     }
 
     fn search_together<'a>(&self, rows: &'a FlatRows, sought: &[Sought<'_>], shared: bool) -> Vec<TopSubjects<'a>> {

@@ -31,6 +31,7 @@ pub mod maintenance;
 mod mapped;
 mod mask;
 mod memory;
+mod near;
 mod principal;
 mod scan;
 mod sketch;

@@ -38,7 +38,7 @@ pub struct IndexStats {
 pub struct CascadeStats {
     /// Rows it was tried on.
     pub rows: usize,
-    /// Share of the rows that are looked at beyond their sketch, were products with sketches spread normally.
+    /// Share of the rows that are looked at beyond their sketch.
     pub share: f64,
     /// The share of the exact top 10 that it found on a sample.
     pub recall_at_10: f32,
