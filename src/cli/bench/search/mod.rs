@@ -63,7 +63,8 @@ pub(in crate::cli) struct Search {
     /// What of a row the graph walks over: a byte for each value, or its sign alone
     #[arg(long, value_enum, default_value_t = Codes::Bytes, value_name = "C")]
     graph_codes: Codes,
-    /// The share of the exact ten best that cascade and graph are prepared to find
+    /// The share of the exact ten best that cascade and graph are prepared to find; cascades find nearly all first places in any
+    /// case, which can take more
     #[arg(long, default_value_t = 0.95, value_parser = share, value_name = "R")]
     recall_target: f32,
     /// Threads that share the searches
@@ -172,6 +173,8 @@ impl Found {
 
 impl Search {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        // The parser passes over this where --probes, which excludes --vectors, is given.
+        ensure!(self.queries.is_none() || self.vectors.is_some(), "--queries goes with --vectors");
         let mut any = false;
         let mut found = BTreeMap::new();
         if let Some(gallery) = &self.gallery {

@@ -10,6 +10,8 @@ use super::Mode;
 use super::vectors::{LIMIT, Probe, person_of};
 use crate::service::timing::ms;
 
+/// Scores that differ by less are as good as one another: single precision tells no more.
+const TIE: f64 = 1e-6;
 /// Searches before those that count.
 const WARM_UP: usize = 16;
 
@@ -169,9 +171,15 @@ pub(super) fn measure(
 
 fn rank_1(probes: &[Probe], answers: &[SearchOutcome]) -> f64 {
     let right = |(probe, answer): (&Probe, &SearchOutcome)| {
-        let wanted = probe.person.or_else(|| Some(probe.best.as_ref()?.first()?.1))?;
-        let first = answer.hits.first().and_then(|hit| person_of(&hit.subject));
-        Some(if first == Some(wanted) { 1.0 } else { 0.0 })
+        let first = answer.hits.first();
+        let is_right = match probe.person {
+            Some(wanted) => first.and_then(|hit| person_of(&hit.subject)) == Some(wanted),
+            None => {
+                let best = probe.best.as_ref()?.first()?.0;
+                first.is_some_and(|hit| f64::from(hit.score) >= best - TIE)
+            }
+        };
+        Some(if is_right { 1.0 } else { 0.0 })
     };
     mean(probes.iter().zip(answers).filter_map(right))
 }
@@ -179,8 +187,9 @@ fn rank_1(probes: &[Probe], answers: &[SearchOutcome]) -> f64 {
 /// The share of the best people that were found; `None` for a probe that is not of the sample.
 fn recall(probe: &Probe, answer: &SearchOutcome) -> Option<f64> {
     let best = probe.best.as_ref()?;
-    let found: Vec<usize> = answer.hits.iter().filter_map(|hit| person_of(&hit.subject)).collect();
-    Some(best.iter().filter(|(_, person)| found.contains(person)).count() as f64 / best.len() as f64)
+    let last = best.last()?.0;
+    let found = answer.hits.iter().filter(|hit| f64::from(hit.score) >= last - TIE).count();
+    Some(found as f64 / best.len() as f64)
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
