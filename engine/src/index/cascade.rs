@@ -81,6 +81,13 @@ pub(super) struct Cascade {
     pub(super) trial: Trial,
 }
 
+/// What is near for one of several probes.
+struct Near {
+    number: usize,
+    /// The share of the rows that goes on.
+    share: f64,
+}
+
 /// A probe that is searched for.
 struct Sought<'p> {
     query: Query<'p>,
@@ -176,31 +183,32 @@ impl Cascade {
     pub(super) fn search_many<'a>(&self, rows: &'a FlatRows, queries: &[Query<'_>]) -> Vec<Option<TopSubjects<'a>>> {
         debug_assert!(self.is_of(rows));
         let mut answers: Vec<Option<TopSubjects<'a>>> = queries.iter().map(|_| None).collect();
-        let wanted: Vec<usize> =
-            (0..queries.len()).filter(|&number| self.share_for(queries[number].limit).is_some()).collect();
+        let wanted = queries.iter().enumerate();
+        let wanted = wanted.filter_map(|(number, query)| Some(Near { number, share: self.share_for(query.limit)? }));
+        let wanted: Vec<Near> = wanted.collect();
         let threads = rayon::current_num_threads();
-        for numbers in wanted.chunks(TOGETHER) {
+        for wanted in wanted.chunks(TOGETHER) {
             // Threads share the probes where there are enough for all of them, which leaves less to put together than sharing the rows.
-            let found: Vec<TopSubjects<'a>> = if threads > 1 && numbers.len() >= threads * PROBES {
-                let each = numbers.par_chunks(numbers.len().div_ceil(threads));
-                each.flat_map_iter(|numbers| self.search_these(rows, queries, numbers, false)).collect()
+            let found: Vec<TopSubjects<'a>> = if threads > 1 && wanted.len() >= threads * PROBES {
+                let each = wanted.par_chunks(wanted.len().div_ceil(threads));
+                each.flat_map_iter(|wanted| self.search_these(rows, queries, wanted, false)).collect()
             } else {
-                self.search_these(rows, queries, numbers, true)
+                self.search_these(rows, queries, wanted, true)
             };
-            numbers.iter().zip(found).for_each(|(number, found)| answers[*number] = Some(found));
+            wanted.iter().zip(found).for_each(|(near, found)| answers[near.number] = Some(found));
         }
         answers
     }
 
-    /// Searches for the probes with these numbers, whose lists are not too long for a cascade; threads may share the rows.
+    /// Searches for some of the probes; threads may share the rows.
     fn search_these<'a>(
         &self,
         rows: &'a FlatRows,
         queries: &[Query<'_>],
-        numbers: &[usize],
+        wanted: &[Near],
         shared: bool,
     ) -> Vec<TopSubjects<'a>> {
-        let sought = self.seek(rows, queries, numbers);
+        let sought = self.seek(rows, queries, wanted);
         let found = self.search_together(rows, &sought, shared).into_iter().zip(&sought);
         let whole = |(top, sought): (TopSubjects<'a>, &Sought<'_>)| {
             let rest = rows.scan_above(sought.query, &sought.coded, self.covers(), top.floor());
@@ -209,7 +217,7 @@ impl Cascade {
         found.map(whole).collect()
     }
 
-    /// What is near for a list of so many subjects.
+    /// What is near for a list of so many subjects; `None` where that is too much for a cascade.
     fn share_for(&self, limit: usize) -> Option<f64> {
         // Recall is measured for the first ten; longer lists reach further down.
         let longer = (limit as f64 / RECALL_AT as f64).max(1.0);
@@ -218,19 +226,16 @@ impl Cascade {
         (limit > 0 && share <= 2.0 * MOST).then_some(share)
     }
 
-    /// Prepares those of the probes with these numbers, whose lists are not too long for a cascade.
-    fn seek<'p>(&self, rows: &FlatRows, queries: &[Query<'p>], numbers: &[usize]) -> Vec<Sought<'p>> {
-        let coded = CodedProbe::several(numbers.iter().map(|&number| queries[number].probe), &rows.bases);
-        let sights: Vec<Vec<i8>> = numbers.iter().map(|&number| self.directions.probe(queries[number].probe)).collect();
-        let shares = numbers.iter().map(|&number| self.share_for(queries[number].limit).unwrap_or(MOST));
-        let wanted: Vec<Wanted<'_>> = sights.iter().map(Vec::as_slice).zip(shares).collect();
-        let least = self.least_products(&wanted);
-        let each = numbers.iter().zip(coded).zip(sights).zip(least);
-        each.map(|(((&number, coded), sight), least)| {
-            let query = queries[number];
-            Sought { query, coded, sight, least, floor: SharedFloor::new() }
-        })
-        .collect()
+    /// Prepares some of the probes.
+    fn seek<'p>(&self, rows: &FlatRows, queries: &[Query<'p>], wanted: &[Near]) -> Vec<Sought<'p>> {
+        let of_each = || wanted.iter().map(|near| queries[near.number]);
+        let coded = CodedProbe::several(of_each().map(|query| query.probe), &rows.bases);
+        let sights: Vec<Vec<i8>> = of_each().map(|query| self.directions.probe(query.probe)).collect();
+        let shares = wanted.iter().map(|near| near.share);
+        let least = self.least_products(&sights.iter().map(Vec::as_slice).zip(shares).collect::<Vec<Wanted<'_>>>());
+        let each = of_each().zip(coded).zip(sights).zip(least);
+        each.map(|(((query, coded), sight), least)| Sought { query, coded, sight, least, floor: SharedFloor::new() })
+            .collect()
     }
 
     fn search_together<'a>(&self, rows: &'a FlatRows, sought: &[Sought<'_>], shared: bool) -> Vec<TopSubjects<'a>> {

@@ -14,7 +14,7 @@ use super::codes::{Coded, encode_largest};
 use super::flat::{CHUNK_ROWS, ChunkRows, FlatRows};
 use super::principal::{combine, drawn, orthonormalise, principal, sample, variation};
 use super::spread::{Moments, Spread};
-use super::vector::dot;
+use super::vector::{dot, mean_of};
 use crate::kernel::isa::Isa;
 use crate::kernel::levels::{BLOCK, STEP, block_bytes, put};
 use crate::random::Random;
@@ -50,10 +50,7 @@ impl Directions {
     pub(super) fn learn(rows: &FlatRows) -> Self {
         let (dim, count) = (rows.dim(), Self::count(rows.dim()));
         let sample = sample(rows);
-        let mut mean = vec![0f32; dim];
-        for vector in &sample {
-            mean.iter_mut().zip(*vector).for_each(|(mean, value)| *mean += value / sample.len() as f32);
-        }
+        let mean = mean_of(&sample, dim);
         let mut random = Random::new(0x91a2);
         let principal = principal(&variation(&sample, &mean), dim, count, &mut random);
         // Rows of the turn are directions within the directions.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::flat::{FlatRows, Row};
 use super::scan::Query;
-use super::vector::dot;
+use super::vector::{dot, mean_of};
 use crate::ids::SubjectId;
 
 /// The cosine between two images of one person, if the rows of the gallery do not show a lower one. As that of subjects below, it is
@@ -83,11 +83,8 @@ impl Strangers {
         let count = cosines.len().max(1) as f32;
         let mean = cosines.iter().sum::<f32>() / count;
         let variance = cosines.iter().map(|cosine| (cosine - mean).powi(2)).sum::<f32>() / count;
-        let mut middle = vec![0f32; rows.dim()];
-        for (_, row) in seen {
-            middle.iter_mut().zip(row.vector).for_each(|(sum, value)| *sum += value / seen.len() as f32);
-        }
-        Self { mean, deviation: variance.sqrt(), middle }
+        let vectors: Vec<&[f32]> = seen.iter().map(|(_, row)| row.vector).collect();
+        Self { mean, deviation: variance.sqrt(), middle: mean_of(&vectors, rows.dim()) }
     }
 
     /// A cosine between 0 and 1 as far between that of strangers and 1.

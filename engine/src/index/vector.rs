@@ -60,6 +60,15 @@ pub(super) fn cosine(a: &[f32], b: &[f32]) -> f32 {
     dot(a, b).clamp(-1.0, 1.0)
 }
 
+/// The mean of vectors of `dim` values; zeros of none.
+pub(super) fn mean_of(vectors: &[&[f32]], dim: usize) -> Vec<f32> {
+    let mut mean = vec![0f32; dim];
+    for vector in vectors {
+        mean.iter_mut().zip(*vector).for_each(|(mean, value)| *mean += value / vectors.len() as f32);
+    }
+    mean
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fixture::Rng;
@@ -74,6 +83,13 @@ mod tests {
             assert!((f64::from(dot(&a, &b)) - exact).abs() < 1e-6, "dim {dim}");
             assert_eq!(dot(&a, &b).to_bits(), dot(&b, &a).to_bits());
         }
+    }
+
+    #[test]
+    fn the_mean_is_that_of_each_value() {
+        let mean = mean_of(&[&[1.0, 2.0], &[3.0, -2.0], &[5.0, 3.0]], 2);
+        assert!((mean[0] - 3.0).abs() < 1e-6 && (mean[1] - 1.0).abs() < 1e-6, "{mean:?}");
+        assert_eq!(mean_of(&[], 3), [0.0; 3]);
     }
 
     #[test]
