@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import json
 import statistics
 import sys
@@ -19,8 +20,10 @@ BUILD_LIST, WALK_LISTS = 200, (64, 128, 256, 512, 1024)
 PROBED = (1, 4, 16, 64, 256)
 # Rows from which a list's centre is learnt, and rows for the ranges of 8-bit values.
 ROWS_A_LIST, ROWS_A_RANGE = 50, 65_536
-# A turn ends when it has taken this long, but not before so many searches.
-TURN_S, TURN_SEARCHES = 20, 100
+# A turn goes through all searches until it has taken at least so long, as `bench search` does; it ends when it has taken too long,
+# but not before so many searches. Searches before it, so long, count for nothing.
+LEAST_S, TURN_S, TURN_SEARCHES = 1, 20, 100
+WARM_UP_S = 0.3
 
 
 def lists(rows):
@@ -204,16 +207,23 @@ def kept(engine, rows, job):
 
 def turn(engine, batches):
     """Searches a second, and the milliseconds that half and 99 % of them waited at most."""
-    times, searches = [], 0
-    for batch in batches:
-        started = time.perf_counter()
+    warm = time.perf_counter() + WARM_UP_S
+    for batch in itertools.cycle(batches):
         engine.search(batch)
-        times.append(time.perf_counter() - started)
-        searches += len(batch)
-        if sum(times) > TURN_S and searches >= TURN_SEARCHES:
+        if time.perf_counter() >= warm:
             break
+    times, total, searches = [], 0, 0
+    while total < LEAST_S:
+        for batch in batches:
+            started = time.perf_counter()
+            engine.search(batch)
+            times.append(time.perf_counter() - started)
+            total += times[-1]
+            searches += len(batch)
+            if total > TURN_S and searches >= TURN_SEARCHES:
+                break
     p50, p99 = np.quantile(times, (0.5, 0.99), method="higher") * 1e3
-    return searches / sum(times), float(p50), float(p99)
+    return searches / total, float(p50), float(p99)
 
 
 def measure(engine, queries, job):
@@ -229,7 +239,6 @@ def measure(engine, queries, job):
             for _ in range(job["rounds"]):
                 for setting in engine.settings:
                     engine.set(setting, threads)
-                    engine.search(batches[0])
                     turns[setting].append(turn(engine, batches))
             for setting, results in turns.items():
                 qps, p50, p99 = map(statistics.median, zip(*results))

@@ -12,8 +12,10 @@ use crate::service::timing::ms;
 
 /// Scores that differ by less are as good as one another: single precision tells no more.
 const TIE: f64 = 1e-6;
-/// Searches before those that count.
-const WARM_UP: usize = 16;
+/// Searches before those that count: threads that have slept, and memory nobody has read, take that long to come to speed.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// All probes are searched for again until the searches have taken so long: a second is little for a machine that wavers.
+const MEASURED: Duration = Duration::from_secs(1);
 
 /// What was measured.
 #[derive(Debug, Serialize)]
@@ -103,7 +105,7 @@ impl std::fmt::Display for ByPart {
     }
 }
 
-/// Searches for all probes; gives what was measured and found.
+/// Searches for all probes, more than once where that takes no time; gives what was measured and found.
 pub(super) fn measure(
     index: &GalleryIndex,
     probes: &[Probe],
@@ -123,22 +125,34 @@ pub(super) fn measure(
         })
     };
     let together = usize::from(concurrency);
-    let mut times = Vec::with_capacity(probes.len());
+    let mut times = Vec::new();
     let mut answers: Vec<SearchOutcome> = Vec::with_capacity(probes.len());
     // Whoever asks is one of the threads that search: one more, which falls asleep when they wake, would stand in the way of one.
+    let mut total = Duration::ZERO;
     pool.install(|| -> anyhow::Result<()> {
-        for probes in probes[..WARM_UP.max(together).min(probes.len())].chunks(together) {
+        let warming = Instant::now();
+        for probes in probes.chunks(together).cycle() {
             search(probes)?;
+            if warming.elapsed() >= WARM_UP {
+                break;
+            }
         }
-        for probes in probes.chunks(together) {
-            let started = Instant::now();
-            let found = search(probes)?;
-            times.push(started.elapsed());
-            answers.extend(found);
+        while total < MEASURED {
+            let is_first_turn = answers.is_empty();
+            for probes in probes.chunks(together) {
+                let started = Instant::now();
+                let found = search(probes)?;
+                let taken = started.elapsed();
+                times.push(taken);
+                total += taken;
+                if is_first_turn {
+                    answers.extend(found);
+                }
+            }
         }
         Ok(())
     })?;
-    let total: Duration = times.iter().sum();
+    let turns = times.len() / probes.len().div_ceil(together);
     times.sort_unstable();
     let stats = index.stats();
     let row = Row {
@@ -147,7 +161,7 @@ pub(super) fn measure(
         dim: index.dim(),
         threads,
         concurrency,
-        qps: probes.len() as f64 / total.as_secs_f64(),
+        qps: (turns * probes.len()) as f64 / total.as_secs_f64(),
         p50_ms: ms(times[times.len() / 2]),
         p99_ms: ms(times[(times.len() * 99 / 100).min(times.len() - 1)]),
         rank1: rank_1(probes, &answers),
