@@ -18,7 +18,8 @@ use super::candidates::SharedFloor;
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::mapped::Plane;
 use super::near::Wanted;
-use super::scan::{Look, PARTS, Query};
+use super::scan::{Look, Query};
+use super::shared::shared_out;
 use super::sketch::Directions;
 use super::top::TopSubjects;
 use crate::kernel::isa::Isa;
@@ -246,17 +247,16 @@ impl Cascade {
             return self.walk(rows, 0..all, new_passes()).into_iter().map(Pass::finish).collect();
         }
         let chunks = if sought.len() == 1 { CHUNKS_PER_TASK } else { CHUNKS_PER_TASK_TOGETHER };
-        let new_tops = || sought.iter().map(|sought| TopSubjects::new(sought.query.limit)).collect();
-        let tasks = all.div_ceil(chunks);
-        (0..tasks)
-            .into_par_iter()
-            .with_min_len(tasks / (PARTS * rayon::current_num_threads()))
-            .fold(new_passes, |passes, task| {
+        let found = shared_out(
+            all.div_ceil(chunks),
+            new_passes,
+            |passes, task| {
                 let start = task * chunks;
                 self.walk(rows, start..(start + chunks).min(all), passes)
-            })
-            .map(|passes| passes.into_iter().map(Pass::finish).collect::<Vec<_>>())
-            .reduce(new_tops, |left, right| left.into_iter().zip(right).map(|(l, r)| l.merge(r)).collect())
+            },
+            |passes| passes.into_iter().map(Pass::finish).collect(),
+        );
+        TopSubjects::merge_each(sought.iter().map(|sought| sought.query.limit), found)
     }
 
     /// Takes the rows of some chunks into account that are near.

@@ -34,6 +34,7 @@ mod memory;
 mod near;
 mod principal;
 mod scan;
+mod shared;
 mod sketch;
 mod slots;
 pub mod snapshot;

@@ -9,12 +9,11 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::bounds::{CodedProbe, CodedProbes, Digits};
 use super::candidates::{Candidates, SharedFloor};
 use super::flat::{CHUNK_ROWS, Chunk, ChunkRows, FlatRows, LiveBits};
 use super::mask::RowMask;
+use super::shared::shared_out;
 use super::top::TopSubjects;
 use super::vector::check_unit;
 use super::{IndexError, SearchOutcome, VectorIndex};
@@ -24,9 +23,8 @@ use crate::kernel::reach::WORD;
 /// From this many slots on, a scan is shared among threads; below, handing out the work costs more than it saves.
 const PARALLEL_SLOTS: usize = 20_000;
 
-/// Parts that a search falls into for each thread at most, and chunks of a part at least.
-pub(super) const PARTS: usize = 4;
-const CHUNKS_PER_TASK: usize = 8;
+/// Chunks that a thread takes at a time.
+const CHUNKS_PER_TASK: usize = 4;
 
 /// Says which subjects count.
 pub type Accept<'a> = &'a (dyn Fn(&SubjectId) -> bool + Sync);
@@ -99,10 +97,16 @@ impl FlatRows {
             let all = chunks.iter().enumerate();
             all.fold(new_look(), |look, (at, chunk)| look.after(at, chunk, skip(at), passing, &floor)).finish()
         } else {
-            let all = chunks.par_iter().enumerate().with_min_len(chunks_of_part(chunks));
-            all.fold(new_look, |look, (at, chunk)| look.after(at, chunk, skip(at), passing, &floor))
-                .map(Look::finish)
-                .reduce(|| TopSubjects::new(limit), TopSubjects::merge)
+            let found = shared_out(
+                chunks.len().div_ceil(CHUNKS_PER_TASK),
+                new_look,
+                |look, task| {
+                    let of_task = chunks.iter().enumerate().skip(task * CHUNKS_PER_TASK).take(CHUNKS_PER_TASK);
+                    of_task.fold(look, |look, (at, chunk)| look.after(at, chunk, skip(at), passing, &floor))
+                },
+                |look| look.finish_above(&floor),
+            );
+            found.into_iter().fold(TopSubjects::new(limit), TopSubjects::merge)
         }
     }
 
@@ -132,13 +136,16 @@ impl FlatRows {
                 self.chunks.iter().fold(new_looks(), |looks, chunk| after_together(looks, &coded, chunk, &floors));
             looks.into_iter().map(Look::finish).collect()
         } else {
-            let new_tops = || queries.iter().map(|query| TopSubjects::new(query.limit)).collect();
-            let all = self.chunks.par_iter().with_min_len(chunks_of_part(&self.chunks));
-            all.fold(new_looks, |looks, chunk| after_together(looks, &coded, chunk, &floors))
-                .map(|looks| looks.into_iter().map(Look::finish).collect::<Vec<_>>())
-                .reduce(new_tops, |left, right| {
-                    left.into_iter().zip(right).map(|(left, right)| left.merge(right)).collect()
-                })
+            let found = shared_out(
+                self.chunks.len().div_ceil(CHUNKS_PER_TASK),
+                new_looks,
+                |looks, task| {
+                    let of_task = self.chunks.iter().skip(task * CHUNKS_PER_TASK).take(CHUNKS_PER_TASK);
+                    of_task.fold(looks, |looks, chunk| after_together(looks, &coded, chunk, &floors))
+                },
+                |looks| looks.into_iter().zip(&floors).map(|(look, floor)| look.finish_above(floor)).collect(),
+            );
+            TopSubjects::merge_each(queries.iter().map(|query| query.limit), found)
         }
     }
 }
@@ -177,7 +184,7 @@ fn scan_chunk_together<'a>(coded: &CodedProbes, chunk: &'a Chunk, looks: &mut [L
                 looks[number].suspect(chunk, start + at, products[at][number], digits);
             }
         }
-        looks.iter_mut().for_each(Look::turn);
+        looks.iter_mut().filter(|look| look.has_suspects()).for_each(Look::turn);
     }
 }
 
@@ -305,6 +312,12 @@ impl<'a, 'p> Look<'a, 'p> {
         self.now.push(Suspect { rows: &chunk.rows, row, product, digits });
     }
 
+    /// Whether a turn has anything to look at, beside what is listed for a chunk: mostly it has not.
+    #[inline]
+    fn has_suspects(&self) -> bool {
+        !(self.now.is_empty() && self.before.is_empty())
+    }
+
     /// Looks at the suspects of the turn before.
     pub(super) fn turn(&mut self) {
         let Self { coded, candidates, before, now, of_chunk_before, of_chunk, fine, .. } = self;
@@ -344,22 +357,23 @@ impl<'a, 'p> Look<'a, 'p> {
         self.candidates.score_if_many();
     }
 
+    /// What was found, of rows that no other part of the search has found to be below the list.
+    fn finish_above(mut self, floor: &SharedFloor) -> TopSubjects<'a> {
+        self.share(floor);
+        self.finish()
+    }
+
     /// What was found.
     pub(super) fn finish(mut self) -> TopSubjects<'a> {
         let is_done = |look: &Self| {
             let chunks = [&look.of_chunk, &look.of_chunk_before];
-            look.now.is_empty() && look.before.is_empty() && chunks.iter().all(|chunk| chunk.rows.is_none())
+            !look.has_suspects() && chunks.iter().all(|chunk| chunk.rows.is_none())
         };
         while !is_done(&self) {
             self.turn();
         }
         self.candidates.finish()
     }
-}
-
-/// Chunks that a thread takes at least at a time: parts have lists of their own, so that more of them are more work.
-fn chunks_of_part(chunks: &[Arc<Chunk>]) -> usize {
-    (chunks.len() / (PARTS * rayon::current_num_threads())).max(CHUNKS_PER_TASK)
 }
 
 fn is_small(chunks: &[Arc<Chunk>]) -> bool {

@@ -100,6 +100,14 @@ impl<'a> TopSubjects<'a> {
         self
     }
 
+    /// What was found in several parts of a scan for some probes, whose lists have these limits.
+    pub(super) fn merge_each(limits: impl Iterator<Item = usize>, parts: Vec<Vec<Self>>) -> Vec<Self> {
+        let new = limits.map(Self::new).collect();
+        parts
+            .into_iter()
+            .fold(new, |all: Vec<Self>, part| all.into_iter().zip(part).map(|(all, part)| all.merge(part)).collect())
+    }
+
     /// Whether `limit` subjects were found.
     pub(super) fn is_full(&mut self) -> bool {
         self.thin_out();
