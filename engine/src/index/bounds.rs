@@ -209,10 +209,11 @@ impl CodedProbes {
     /// Of one to [`CodedProbes::MOST`] probes of the same length.
     pub(super) fn new<'a>(probes: impl Iterator<Item = &'a [f32]> + Clone, bases: &[Arc<Basis>]) -> Self {
         let probes = CodedProbe::several(probes, bases);
+        let isa = Isa::current();
         let together = |number: usize| {
             let all = || probes.iter().map(|probe| &probe.all[number]);
             Together {
-                tile: Tile::new(&all().map(|turned| &turned.head[..]).collect::<Vec<_>>()),
+                tile: Tile::new(isa, &all().map(|turned| &turned.head[..]).collect::<Vec<_>>()),
                 coarse: Lines::new(all().map(|turned| turned.coarse)),
                 both: Lines::new(all().map(|turned| turned.both)),
             }
@@ -246,10 +247,10 @@ impl CodedProbes {
         let (upper, lower) = (&rows.coarse[start * width..end * width], &rows.fine[start * width..end * width]);
         let in_basis = rows.basis.is_some();
         let (digits, lines, rests) = if in_basis || Tile::multiplies_whole(isa) {
-            tile.whole_products(isa, upper, lower, into);
+            tile.whole_products(upper, lower, into);
             (Digits::Both, both, if in_basis { &rows.head_rests } else { &rows.rests })
         } else {
-            tile.products(isa, upper, into);
+            tile.products(upper, into);
             (Digits::Coarse, coarse, &rows.coarse_rests)
         };
         let tails = rows.tail_lengths.get(start..end).unwrap_or_default();

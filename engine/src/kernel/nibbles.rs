@@ -32,52 +32,20 @@ pub(crate) fn pack(values: &[u8], into: &mut Vec<u8>) {
 /// The values of a row, in order.
 #[inline(always)]
 fn unpack(row: &[u8], into: &mut [u8]) {
-    join_with(row, row, into, |packed, _| packed & 15, |packed, _| packed >> 4);
-}
-
-/// Whole values, 0 to 255, of a row whose upper halves and lower halves are packed apart.
-#[inline(always)]
-fn join(upper_halves: &[u8], lower_halves: &[u8], into: &mut [u8]) {
-    join_with(upper_halves, lower_halves, into, |u, l| u << 4 | l & 15, |u, l| u & 0xf0 | l >> 4);
-}
-
-/// Makes the first and the second half of each block out of two rows, block by block of a length that the compiler knows.
-#[inline(always)]
-fn join_with(a: &[u8], b: &[u8], into: &mut [u8], first: impl Fn(u8, u8) -> u8, second: impl Fn(u8, u8) -> u8) {
-    let (a_blocks, a_rest) = a.as_chunks::<{ BLOCK / 2 }>();
-    let (b_blocks, b_rest) = b.as_chunks::<{ BLOCK / 2 }>();
-    let (into_blocks, into_rest) = into.as_chunks_mut::<BLOCK>();
-    for ((a, b), into) in a_blocks.iter().zip(b_blocks).zip(into_blocks) {
+    // Block by block of a length that the compiler knows.
+    let (packed, packed_rest) = row.as_chunks::<{ BLOCK / 2 }>();
+    let (blocks, rest) = into.as_chunks_mut::<BLOCK>();
+    for (packed, into) in packed.iter().zip(blocks) {
         for at in 0..BLOCK / 2 {
-            (into[at], into[at + BLOCK / 2]) = (first(a[at], b[at]), second(a[at], b[at]));
+            (into[at], into[at + BLOCK / 2]) = (packed[at] & 15, packed[at] >> 4);
         }
     }
     // Rows that are no whole number of blocks end with half a block.
-    let (a_half, b_half) = (a_rest.as_chunks::<{ BLOCK / 4 }>().0, b_rest.as_chunks::<{ BLOCK / 4 }>().0);
-    for ((a, b), into) in a_half.iter().zip(b_half).zip(into_rest.as_chunks_mut::<{ BLOCK / 2 }>().0) {
+    let half = packed_rest.as_chunks::<{ BLOCK / 4 }>().0;
+    for (packed, into) in half.iter().zip(rest.as_chunks_mut::<{ BLOCK / 2 }>().0) {
         for at in 0..BLOCK / 4 {
-            (into[at], into[at + BLOCK / 4]) = (first(a[at], b[at]), second(a[at], b[at]));
+            (into[at], into[at + BLOCK / 4]) = (packed[at] & 15, packed[at] >> 4);
         }
-    }
-}
-
-/// Has values of rows written with `unpack`, `ROWS` rows at a time and the last ones each alone, and hands them over with their
-/// places.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn in_blocks<const ROWS: usize>(
-    length: usize,
-    into: &mut [[i32; PROBES]],
-    unpack: impl Fn(usize, &mut [u8]),
-    mut multiply: impl FnMut(&[u8], &mut [[i32; PROBES]]),
-) {
-    let mut values = vec![0; ROWS * length];
-    for (block, into) in into.chunks_mut(ROWS).enumerate() {
-        for (at, values) in values.chunks_exact_mut(length).take(into.len()).enumerate() {
-            unpack(block * ROWS + at, values);
-        }
-        let together = if into.len() == ROWS { ROWS } else { 1 };
-        values.chunks_exact(together * length).zip(into.chunks_mut(together)).for_each(|(v, i)| multiply(v, i));
     }
 }
 
@@ -141,7 +109,8 @@ fn portable(probe: &[i8], rows: &[u8], into: &mut [i32]) {
 
 /// Probes that meet each row together.
 pub(crate) struct Tile {
-    /// Four values of the first probe, of the second, and so on, then the next four of each. Absent probes are 0.
+    isa: Isa,
+    /// In the order in which the machine multiplies. Absent probes are 0.
     codes: Vec<i8>,
     /// Values of a probe.
     length: usize,
@@ -149,25 +118,34 @@ pub(crate) struct Tile {
 
 impl Tile {
     /// Of at most [`PROBES`] probes of the same length, each as [`products`] wants it.
-    pub(crate) fn new(probes: &[&[i8]]) -> Self {
+    pub(crate) fn new(isa: Isa, probes: &[&[i8]]) -> Self {
         let length = probes.first().map_or(0, |probe| probe.len());
         assert!(length > 0 && length.is_multiple_of(STEP) && probes.len() <= PROBES);
         assert!(probes.iter().all(|probe| probe.len() == length));
         let mut codes = vec![0; length * PROBES];
         for (number, probe) in probes.iter().enumerate() {
-            for (at, group) in probe.chunks_exact(GROUP).enumerate() {
-                let start = (at * PROBES + number) * GROUP;
-                codes[start..start + GROUP].copy_from_slice(group);
+            for (at, code) in probe.iter().enumerate() {
+                codes[Self::place(isa, number, at)] = *code;
             }
         }
-        Self { codes, length }
+        Self { isa, codes, length }
+    }
+
+    /// Where a value of a probe is: four of the first probe, of the second, and so on, then the next four of each, unless the machine
+    /// does better in another order.
+    fn place(isa: Isa, probe: usize, value: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if Self::multiplies_whole(isa) {
+            return vnni::place(probe, value);
+        }
+        (value / GROUP * PROBES + probe) * GROUP + value % GROUP
     }
 
     /// The product of each probe with each row.
-    pub(crate) fn products(&self, isa: Isa, rows: &[u8], into: &mut [[i32; PROBES]]) {
+    pub(crate) fn products(&self, rows: &[u8], into: &mut [[i32; PROBES]]) {
         assert!(2 * rows.len() == self.length * into.len());
-        match isa {
-            // SAFETY: as in `products`; the codes are as many as the length says, times the probes.
+        match self.isa {
+            // SAFETY: as in `products`; the codes are as many as the length says, times the probes, in the order for this machine.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 if has_vnni() => unsafe { vnni::tile(&self.codes, self.length, rows, into) },
             // SAFETY: the same.
@@ -188,23 +166,17 @@ impl Tile {
 
     /// The product of each probe, at most 65,536 values long, with each row of values of 0 to 255, whose upper halves are packed
     /// in one place and whose lower halves in another.
-    pub(crate) fn whole_products(
-        &self,
-        isa: Isa,
-        upper_halves: &[u8],
-        lower_halves: &[u8],
-        into: &mut [[i32; PROBES]],
-    ) {
+    pub(crate) fn whole_products(&self, upper_halves: &[u8], lower_halves: &[u8], into: &mut [[i32; PROBES]]) {
         assert!(2 * upper_halves.len() == self.length * into.len() && lower_halves.len() == upper_halves.len());
         debug_assert!(self.length <= 1 << 16);
         #[cfg(target_arch = "x86_64")]
-        if Self::multiplies_whole(isa) {
+        if Self::multiplies_whole(self.isa) {
             // SAFETY: it says so only where the machine has the instructions; the lengths were compared above.
             return unsafe { vnni::whole_tile(&self.codes, self.length, upper_halves, lower_halves, into) };
         }
-        self.products(isa, upper_halves, into);
+        self.products(upper_halves, into);
         let mut lower = vec![[0; PROBES]; into.len()];
-        self.products(isa, lower_halves, &mut lower);
+        self.products(lower_halves, &mut lower);
         for (sum, lower) in into.as_flattened_mut().iter_mut().zip(lower.as_flattened()) {
             *sum = 16 * *sum + lower;
         }
@@ -272,8 +244,8 @@ mod tests {
                 prop_assert_eq!(row, &values);
             }
             let parts: Vec<&[i8]> = probes.iter().map(Vec::as_slice).collect();
-            let tile = Tile::new(&parts);
             for isa in Isa::available() {
+                let tile = Tile::new(*isa, &parts);
                 let mut found = vec![0i32; count];
                 products(*isa, &probes[0], &plane, &mut found);
                 let expected: Vec<i32> = rows.iter().map(|row| exact(&probes[0], row)).collect();
@@ -285,7 +257,7 @@ mod tests {
                     prop_assert_eq!(found, expected[usize::from(*row)], "{:?}, listed", isa);
                 }
                 let mut found = vec![[-1i32; PROBES]; count];
-                tile.products(*isa, &plane, &mut found);
+                tile.products(&plane, &mut found);
                 for (row, found) in rows.iter().zip(found) {
                     for (number, found) in found.into_iter().enumerate() {
                         let expected = probes.get(number).map_or(0, |probe| exact(probe, row));
@@ -293,7 +265,7 @@ mod tests {
                     }
                 }
                 let mut found = vec![[-1i32; PROBES]; count];
-                tile.whole_products(*isa, &plane, &lower_plane, &mut found);
+                tile.whole_products(&plane, &lower_plane, &mut found);
                 for ((upper, lower), found) in rows.iter().zip(&lower_rows).zip(found) {
                     for (number, found) in found.into_iter().enumerate() {
                         let whole = |probe: &Vec<i8>| 16 * exact(probe, upper) + exact(probe, lower);

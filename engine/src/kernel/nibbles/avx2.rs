@@ -133,17 +133,20 @@ fn upper(packed: __m256i, lower_half: __m256i) -> __m256i {
 /// each place of `into`.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn tile(codes: &[i8], length: usize, rows: &[u8], into: &mut [[i32; PROBES]]) {
-    let row = |at: usize| &rows[at * length / 2..(at + 1) * length / 2];
-    let unpack = |at: usize, values: &mut [u8]| super::unpack(row(at), values);
-    super::in_blocks::<ROWS>(length, into, unpack, |values, into| {
+    let mut values = vec![0; ROWS * length];
+    for (rows, into) in rows.chunks(ROWS * length / 2).zip(into.chunks_mut(ROWS)) {
+        let each = rows.chunks_exact(length / 2).zip(values.chunks_exact_mut(length));
+        each.for_each(|(row, values)| super::unpack(row, values));
         // SAFETY: the caller's promise; as many rows as there are places were unpacked.
         unsafe {
-            match into.len() {
-                ROWS => block::<ROWS>(codes, values, length, into),
-                _ => block::<1>(codes, values, length, into),
+            if into.len() == ROWS {
+                block::<ROWS>(codes, &values, length, into);
+            } else {
+                let each = values.chunks_exact(length).zip(into.chunks_mut(1));
+                each.for_each(|(values, into)| block::<1>(codes, values, length, into));
             }
         }
-    });
+    }
 }
 
 /// The products of the first `R` rows of `values`.

@@ -2,14 +2,16 @@
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, PROBES};
+use super::PROBES;
 
-/// Bytes of a register.
+/// Bytes of a register, of a lane of it, and how many lanes there are.
 const WIDTH: usize = 64;
+const LANE: usize = 16;
+const LANES: usize = WIDTH / LANE;
 /// So far ahead rows are asked for, in bytes.
 const AHEAD: usize = 8192;
 /// Rows of a tile that are multiplied at a time.
-const ROWS: usize = 8;
+const ROWS: usize = 2;
 /// So many rows ahead both halves of a row are asked for.
 const ROWS_AHEAD: usize = 16;
 
@@ -84,21 +86,12 @@ unsafe fn product_of<const AHEAD: usize>(probe: &[i8], row: *const u8) -> i32 {
 ///
 /// # Safety
 ///
-/// The machine has AVX-512 F, BW, VL and VNNI; `codes` holds `length` values, a multiple of 64, of each probe, and `rows`
-/// half as many bytes for each place of `into`.
+/// The machine has AVX-512 F, BW, VL and VNNI; `codes` holds `length` values, a multiple of 64, of each probe in the order of
+/// [`place`], and `rows` half as many bytes for each place of `into`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn tile(codes: &[i8], length: usize, rows: &[u8], into: &mut [[i32; PROBES]]) {
-    let row = |at: usize| &rows[at * length / 2..(at + 1) * length / 2];
-    let unpack = |at: usize, values: &mut [u8]| super::unpack(row(at), values);
-    super::in_blocks::<ROWS>(length, into, unpack, |values, into| {
-        // SAFETY: the caller's promise; as many rows as there are places were unpacked.
-        unsafe {
-            match into.len() {
-                ROWS => block::<ROWS>(codes, values, length, into),
-                _ => block::<1>(codes, values, length, into),
-            }
-        }
-    });
+    // SAFETY: the caller's promise; lower halves are not read.
+    unsafe { blocks::<false>(codes, length, rows.as_ptr(), rows.as_ptr(), into) };
 }
 
 /// As [`super::Tile::whole_products`].
@@ -114,49 +107,143 @@ pub(super) unsafe fn whole_tile(
     lower_halves: &[u8],
     into: &mut [[i32; PROBES]],
 ) {
-    let place = |at: usize| at * length / 2..(at + 1) * length / 2;
-    // What is asked for may lie behind these rows, where the next ones usually do, and need not be there.
-    let ask_for = |halves: &[u8], at: usize| {
-        for line in place(at).step_by(WIDTH) {
-            _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(line).cast());
-        }
-    };
-    let join = |at: usize, values: &mut [u8]| {
-        ask_for(upper_halves, at + ROWS_AHEAD);
-        ask_for(lower_halves, at + ROWS_AHEAD);
-        super::join(&upper_halves[place(at)], &lower_halves[place(at)], values);
-    };
-    super::in_blocks::<ROWS>(length, into, join, |values, into| {
-        // SAFETY: the caller's promise; as many rows as there are places were joined.
-        unsafe {
-            match into.len() {
-                ROWS => block::<ROWS>(codes, values, length, into),
-                _ => block::<1>(codes, values, length, into),
-            }
-        }
-    });
+    // SAFETY: the caller's promise.
+    unsafe { blocks::<true>(codes, length, upper_halves.as_ptr(), lower_halves.as_ptr(), into) };
 }
 
-/// The products of the first `R` rows of `values`.
+/// Where a value of a probe of a tile is: 16 values of a probe fill a lane, and a register those of four probes.
+///
+/// A lane of a row then meets a lane of each probe, so that a row is spread over a register once for 16 values. Sums are added up
+/// over the values of a lane in the end, and lie in the order of the probes, as the probes of a register are four apart.
+pub(super) fn place(probe: usize, value: usize) -> usize {
+    let register = value / LANE * LANES + probe % LANES;
+    register * WIDTH + probe / LANES * LANE + value % LANE
+}
+
+/// Takes [`ROWS`] rows at a time, and the last ones each alone.
 ///
 /// # Safety
 ///
-/// As for [`tile`]; `values` holds `R` rows of `length` values of 0 to 255, and `into` as many places.
+/// As for [`tile`], of both halves where `WHOLE` ones are wanted.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn block<const R: usize>(codes: &[i8], values: &[u8], length: usize, into: &mut [[i32; PROBES]]) {
-    let mut sums = [_mm512_setzero_si512(); R];
-    for at in (0..length).step_by(GROUP) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let probes = _mm512_loadu_si512(codes.as_ptr().add(at * PROBES).cast());
-            for r in 0..R {
-                let group = values.as_ptr().add(r * length + at).cast::<i32>().read_unaligned();
-                sums[r] = _mm512_dpbusd_epi32(sums[r], _mm512_set1_epi32(group), probes);
-            }
+unsafe fn blocks<const WHOLE: bool>(
+    codes: &[i8],
+    length: usize,
+    upper: *const u8,
+    lower: *const u8,
+    into: &mut [[i32; PROBES]],
+) {
+    let (together, rest) = into.as_chunks_mut::<ROWS>();
+    let alone = together.len() * ROWS;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let at = |row: usize| (upper.add(row * length / 2), lower.add(row * length / 2));
+        for (number, into) in together.iter_mut().enumerate() {
+            block::<ROWS, WHOLE>(codes, length, at(number * ROWS), into);
+        }
+        for (number, into) in rest.iter_mut().enumerate() {
+            block::<1, WHOLE>(codes, length, at(alone + number), std::array::from_mut(into));
         }
     }
-    for r in 0..R {
-        // SAFETY: a place holds 16 values.
-        unsafe { _mm512_storeu_si512(into[r].as_mut_ptr().cast(), sums[r]) };
+}
+
+/// The products of `R` rows, which begin at these places.
+///
+/// # Safety
+///
+/// As for [`blocks`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn block<const R: usize, const WHOLE: bool>(
+    codes: &[i8],
+    length: usize,
+    (upper, lower): (*const u8, *const u8),
+    into: &mut [[i32; PROBES]; R],
+) {
+    let mut sums = [[_mm512_setzero_si512(); LANES]; R];
+    let bytes = length / 2;
+    let whole = bytes / WIDTH * WIDTH;
+    // SAFETY: the caller's promise; what is asked for may lie behind the rows, and need not be there.
+    unsafe {
+        for at in (0..whole).step_by(WIDTH) {
+            let mut values = [[_mm512_setzero_si512(); R]; 2];
+            for r in 0..R {
+                let place = r * bytes + at;
+                for halves in [upper, lower] {
+                    _mm_prefetch::<_MM_HINT_T0>(halves.wrapping_add(place + ROWS_AHEAD * bytes).cast());
+                }
+                let [upper, lower] = [upper, lower].map(|halves| _mm512_loadu_si512(halves.add(place).cast()));
+                [values[0][r], values[1][r]] = unpacked::<WHOLE>(upper, lower);
+            }
+            add_products(&mut sums, values[0], codes.as_ptr().add(2 * at * PROBES));
+            add_products(&mut sums, values[1], codes.as_ptr().add((2 * at + WIDTH) * PROBES));
+        }
+        if whole < bytes {
+            // Half a block, as one register: its first values, then its second ones.
+            let mut values = [_mm512_setzero_si512(); R];
+            for (r, values) in values.iter_mut().enumerate() {
+                let twice = |from: *const u8| _mm512_broadcast_i64x4(_mm256_loadu_si256(from.cast()));
+                let [upper, lower] = [upper, lower].map(|halves| twice(halves.add(r * bytes + whole)));
+                let [first, second] = unpacked::<WHOLE>(upper, lower);
+                *values = _mm512_mask_blend_epi64(0xf0, first, second);
+            }
+            add_products(&mut sums, values, codes.as_ptr().add(2 * whole * PROBES));
+        }
+        for (sums, into) in sums.into_iter().zip(into) {
+            _mm512_storeu_si512(into.as_mut_ptr().cast(), summed(sums));
+        }
     }
+}
+
+/// The first and the second values of a block: whole ones, or the packed halves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn unpacked<const WHOLE: bool>(upper: __m512i, lower: __m512i) -> [__m512i; 2] {
+    /// Bits of the first where it is set, otherwise of the second.
+    const EITHER: i32 = 0xca;
+    let above = _mm512_set1_epi8(0xf0_u8.cast_signed());
+    if WHOLE {
+        [
+            _mm512_ternarylogic_epi32::<EITHER>(above, _mm512_slli_epi16::<4>(upper), lower),
+            _mm512_ternarylogic_epi32::<EITHER>(above, upper, _mm512_srli_epi16::<4>(lower)),
+        ]
+    } else {
+        [_mm512_andnot_si512(above, upper), _mm512_andnot_si512(above, _mm512_srli_epi16::<4>(upper))]
+    }
+}
+
+/// Adds the products of a register of values of each row with those of the probes, which begin at `codes`.
+///
+/// # Safety
+///
+/// [`WIDTH`] values of each of [`PROBES`] probes can be read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn add_products<const R: usize>(sums: &mut [[__m512i; LANES]; R], values: [__m512i; R], codes: *const i8) {
+    let probes = |lane: usize| -> [__m512i; LANES] {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|at| unsafe { _mm512_loadu_si512(codes.add((lane * LANES + at) * WIDTH).cast()) })
+    };
+    let mut add = |lane: usize, spread: [__m512i; R]| {
+        let probes = probes(lane);
+        for (sums, values) in sums.iter_mut().zip(spread) {
+            for (sum, probes) in sums.iter_mut().zip(probes) {
+                *sum = _mm512_dpbusd_epi32(*sum, values, probes);
+            }
+        }
+    };
+    add(0, values.map(|values| _mm512_shuffle_i32x4::<0x00>(values, values)));
+    add(1, values.map(|values| _mm512_shuffle_i32x4::<0x55>(values, values)));
+    add(2, values.map(|values| _mm512_shuffle_i32x4::<0xaa>(values, values)));
+    add(3, values.map(|values| _mm512_shuffle_i32x4::<0xff>(values, values)));
+}
+
+/// The sums of the lanes of four registers, in the order of the probes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn summed([a, b, c, d]: [__m512i; LANES]) -> __m512i {
+    let of_two = |x, y| _mm512_add_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
+    let (ab, cd) = (of_two(a, b), of_two(c, d));
+    _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
 }
