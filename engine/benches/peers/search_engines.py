@@ -15,9 +15,9 @@ import numpy as np
 from search_vectors import BLOCK, HITS, load
 
 # Graphs: the list of candidates kept while a graph is built, and while it is walked.
-BUILD_LIST, WALK_LISTS = 200, (64, 128, 256, 512, 1024)
+BUILD_LIST, WALK_LISTS = 200, (64, 128, 256, 512, 1024, 2048)
 # Lists of an inverted file that are looked through.
-PROBED = (1, 4, 16, 64, 256)
+PROBED = (1, 4, 16, 64, 256, 1024)
 # Rows from which a list's centre is learnt, and rows for the ranges of 8-bit values.
 ROWS_A_LIST, ROWS_A_RANGE = 50, 65_536
 # A turn goes through all searches until it has taken at least so long, as `bench search` does; it ends when it has taken too long,
