@@ -13,6 +13,8 @@ use super::open::OpenGallery;
 use super::open::State;
 use super::snapshots::{SnapshotConfig, SnapshotCounts};
 use crate::ids::{GalleryId, ModelId};
+use crate::index::gallery::GalleryIndex;
+use crate::index::maintenance::Maintenance;
 use crate::index::{IndexConfig, IndexStats, MemoryParts, MemoryTotals};
 use crate::model::{ModelSource, ServedModel};
 use crate::store::{
@@ -20,12 +22,15 @@ use crate::store::{
 };
 use crate::template::{FusionRequest, FusionRule};
 
-/// How often the background thread looks for index work.
+/// How often the background threads look for index work.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer is kept for its idempotency key.
 const ANSWER_LIFETIME_S: i64 = 24 * 3600;
 /// How often answers past their lifetime are looked for, in maintenance rounds.
 const FORGET_EVERY_ROUNDS: u64 = 600;
+
+/// What a background thread does in each round.
+type Work = fn(&Database, u64);
 
 /// Settings of the database.
 #[derive(Debug, Clone)]
@@ -83,7 +88,7 @@ pub struct Database {
     pub(super) snapshots: SnapshotCounts,
     galleries: RwLock<HashMap<GalleryId, Arc<OpenGallery>>>,
     stopping: Arc<(Mutex<bool>, Condvar)>,
-    keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
+    keepers: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 /// The present time as records state it, to the millisecond.
@@ -108,7 +113,7 @@ impl Database {
             snapshots: SnapshotCounts::default(),
             galleries: RwLock::default(),
             stopping: Arc::default(),
-            keeper: Mutex::new(None),
+            keepers: Mutex::default(),
         });
         database.tidy_snapshots()?;
         for gallery in database.store.galleries()? {
@@ -119,12 +124,14 @@ impl Database {
                 other => drop(other?),
             }
         }
-        let (weak, stopping) = (Arc::downgrade(&database), Arc::clone(&database.stopping));
-        let keeper = std::thread::Builder::new()
-            .name("index-keeper".to_owned())
-            .spawn(move || keep(&weak, &stopping))
-            .map_err(StoreError::Io)?;
-        *database.keeper.lock() = Some(keeper);
+        // A graph takes an hour for a million rows: it is built on a thread of its own, so that all else goes on meanwhile.
+        let works: [(&str, Work); 2] = [("index-keeper", Self::maintain), ("graph-keeper", Self::build_graphs)];
+        for (name, work) in works {
+            let (weak, stopping) = (Arc::downgrade(&database), Arc::clone(&database.stopping));
+            let keeper = std::thread::Builder::new().name(name.to_owned());
+            let keeper = keeper.spawn(move || keep(&weak, &stopping, work)).map_err(StoreError::Io)?;
+            database.keepers.lock().push(keeper);
+        }
         database.mover.start(&database).map_err(StoreError::Io)?;
         Ok(database)
     }
@@ -317,24 +324,33 @@ impl Database {
         Ok(answer.filter(|a| a.created_s >= Timestamp::now().as_second() - ANSWER_LIFETIME_S))
     }
 
-    /// Does what index work is due.
+    fn named_galleries(&self) -> Vec<(GalleryId, Arc<OpenGallery>)> {
+        self.galleries.read().iter().map(|(id, open)| (id.clone(), Arc::clone(open))).collect()
+    }
+
+    /// Builds the graphs that are due.
+    fn build_graphs(&self, _round: u64) {
+        for (gallery, open) in self.named_galleries() {
+            let _of = tracing::info_span!("index", %gallery).entered();
+            each_index(
+                &open,
+                |index| {
+                    if index.maintenance().build_graph { index.maintain() } else { Maintenance::default() }
+                },
+            );
+        }
+    }
+
+    /// Does what other index work is due.
     fn maintain(&self, round: u64) {
-        let open: Vec<(GalleryId, Arc<OpenGallery>)> =
-            self.galleries.read().iter().map(|(id, open)| (id.clone(), Arc::clone(open))).collect();
-        for (gallery, open) in open {
+        for (gallery, open) in self.named_galleries() {
             // What indexes tell of their work is of this gallery.
             let _of = tracing::info_span!("index", %gallery).entered();
             open.expire();
             if let Err(error) = self.remove_expired(&gallery) {
                 tracing::warn!(%gallery, %error, "expired subjects could not be removed");
             }
-            let State { in_use, standby, .. } = &*open.state();
-            for side in std::iter::once(in_use).chain(standby.as_ref().map(|standby| &standby.side)) {
-                let work = side.index.maintain();
-                if work.is_due() {
-                    tracing::info!(%gallery, ?work, "index maintained");
-                }
-            }
+            each_index(&open, GalleryIndex::maintain_beside_graphs);
             if let Err(error) = self.keep_snapshot(&open) {
                 tracing::warn!(%gallery, %error, "the snapshot of an index could not be written");
             }
@@ -352,10 +368,9 @@ impl Drop for Database {
         self.mover.stop();
         *self.stopping.0.lock() = true;
         self.stopping.1.notify_all();
-        if let Some(keeper) = self.keeper.lock().take()
-            // The keeper itself may hold the last reference for a moment.
-            && keeper.thread().id() != std::thread::current().id()
-        {
+        // A keeper itself may hold the last reference for a moment.
+        let own = std::thread::current().id();
+        for keeper in self.keepers.lock().drain(..).filter(|keeper| keeper.thread().id() != own) {
             let _ = keeper.join();
         }
     }
@@ -375,10 +390,21 @@ fn require_network(gallery: &GalleryId, settings: &GallerySettings, model: &Serv
     Ok(())
 }
 
-fn keep(database: &Weak<Database>, stopping: &(Mutex<bool>, Condvar)) {
+/// Does work on the index in use of a gallery, and on one that is prepared to follow it.
+fn each_index(open: &OpenGallery, work: impl Fn(&GalleryIndex) -> Maintenance) {
+    let State { in_use, standby, .. } = &*open.state();
+    for side in std::iter::once(in_use).chain(standby.as_ref().map(|standby| &standby.side)) {
+        let work = work(&side.index);
+        if work.is_due() {
+            tracing::info!(?work, "index maintained");
+        }
+    }
+}
+
+fn keep(database: &Weak<Database>, stopping: &(Mutex<bool>, Condvar), work: Work) {
     for round in 0u64.. {
         let Some(database) = database.upgrade() else { return };
-        database.maintain(round);
+        work(&database, round);
         drop(database);
         let mut stop = stopping.0.lock();
         if !*stop {

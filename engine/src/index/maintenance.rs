@@ -53,6 +53,20 @@ impl Maintenance {
         *self != Self::default()
     }
 
+    /// All of this and all of another.
+    fn and(self, other: Self) -> Self {
+        Self {
+            compact: self.compact || other.compact,
+            prepare_cascade: self.prepare_cascade || other.prepare_cascade,
+            extend_cascade: self.extend_cascade || other.extend_cascade,
+            build_graph: self.build_graph || other.build_graph,
+            turn_rows: self.turn_rows || other.turn_rows,
+            file_vectors: self.file_vectors || other.file_vectors,
+            drop_graph: self.drop_graph || other.drop_graph,
+            drop_cascade: self.drop_cascade || other.drop_cascade,
+        }
+    }
+
     /// This together with what makes room in another.
     fn after(self, room: Self) -> Self {
         let Self { file_vectors, drop_graph, drop_cascade, .. } = room;
@@ -75,7 +89,27 @@ impl GalleryIndex {
     /// on a thread of its own. Searches and writes go on meanwhile; a second caller waits for the first.
     pub fn maintain(&self) -> Maintenance {
         let _turn = self.maintaining.lock();
+        let done = self.maintain_in_turn(true);
+        // The graph that waited for the cascade.
+        if done.prepare_cascade && !done.build_graph { done.and(self.maintain_in_turn(true)) } else { done }
+    }
+
+    /// The same without the graph, so that it takes no longer than some seconds for a million rows; nothing is done while another
+    /// caller is at work on this index. Where a graph would be lost by it, dead slots stay, and the cascade as it is, until it is
+    /// built anew.
+    pub fn maintain_beside_graphs(&self) -> Maintenance {
+        self.maintaining.try_lock().map(|_turn| self.maintain_in_turn(false)).unwrap_or_default()
+    }
+
+    fn maintain_in_turn(&self, with_graph: bool) -> Maintenance {
         let (room, mut due, seen) = self.make_room();
+        // A cascade is ready in a moment, and searches should not wait for the graph to have it.
+        let loses_graph = seen.graph.is_some() && seen.rows.tombstones() > 0;
+        if due.build_graph && (!with_graph || due.prepare_cascade && !loses_graph) {
+            due.build_graph = false;
+            due.compact &= !loses_graph;
+            due.prepare_cascade &= !loses_graph;
+        }
         if due.is_due() {
             if due.makes() {
                 self.make(due, seen);

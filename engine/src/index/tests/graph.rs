@@ -126,6 +126,43 @@ fn the_mode_and_the_size_decide() {
     }
 }
 
+/// All else goes on while a graph waits for its thread, unless the graph would be lost by it.
+#[test]
+fn other_work_waits_for_no_graph() {
+    let mut faces = Faces::new(128, 19);
+    let people = faces.people(1_000);
+    let index = GalleryIndex::new(128, IndexConfig { cascade_min_rows: 512, ..config() });
+    gallery(&index, &people, 2, &mut faces);
+    let kind = |mode| index.search(&people[3], 10, mode).unwrap().kind;
+    kind(SearchMode::Ann);
+    kind(SearchMode::Cascade);
+    let due = index.maintenance();
+    assert!(due.prepare_cascade && due.build_graph, "{due:?}");
+    let only_cascade = Maintenance { prepare_cascade: true, ..Maintenance::default() };
+    assert_eq!(index.maintain_beside_graphs(), only_cascade);
+    assert_eq!((kind(SearchMode::Cascade), kind(SearchMode::Ann)), (IndexKind::Cascade, IndexKind::Exact));
+    assert!(index.maintenance().build_graph && !index.maintain_beside_graphs().is_due());
+    let only_graph = Maintenance { build_graph: true, ..Maintenance::default() };
+    assert_eq!(index.maintain(), only_graph);
+    assert_eq!((kind(SearchMode::Cascade), kind(SearchMode::Ann)), (IndexKind::Cascade, IndexKind::Ann));
+    // Dropping dead slots would take the graph along.
+    let removed: usize = (0..500).map(|subject| index.remove_subject(&key(subject, None).subject)).sum();
+    assert_eq!(removed, 1_000);
+    let due = index.maintenance();
+    assert!(due.compact && due.build_graph, "{due:?}");
+    assert!(!index.maintain_beside_graphs().is_due() && index.stats().tombstones == 1_000);
+    assert_eq!(kind(SearchMode::Ann), IndexKind::Ann);
+    let done = index.maintain();
+    assert!(done.compact && done.build_graph && index.stats().tombstones == 0, "{done:?}");
+    // Together they are done by one call, the cascade first.
+    let both = GalleryIndex::new(128, IndexConfig { cascade_min_rows: 512, ..config() });
+    gallery(&both, &people, 2, &mut faces);
+    for mode in [SearchMode::Ann, SearchMode::Cascade] {
+        both.search(&people[3], 10, mode).unwrap();
+    }
+    assert_eq!(both.maintain(), Maintenance { prepare_cascade: true, ..only_graph });
+}
+
 #[test]
 fn a_poor_graph_is_not_chosen_by_itself() {
     let mut faces = Faces::new(48, 14);
