@@ -5,8 +5,8 @@
 //! fusion rule, its settings unchanged since) and the change it ends with is the one the store has under that number; anything else,
 //! a damaged file above all, is said in the log, and the index is made from the store.
 //!
-//! Snapshots are written in the background: when a part of the rows has changed, and sooner when rows were removed, so that what
-//! was erased does not stay in a file.
+//! Snapshots are written in the background: when a part of the rows has changed, sooner when rows were removed, so that what was
+//! erased does not stay in a file, and as soon as a cascade or a graph was made.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -44,7 +44,7 @@ pub struct SnapshotConfig {
     pub folder: PathBuf,
     /// Indexes of fewer rows are made anew in no time.
     pub min_rows: usize,
-    /// Time from one to the next.
+    /// Time from one to the next, unless a cascade or a graph was made since.
     pub min_interval: Duration,
     /// Share of the rows that has to have changed, unless rows were removed.
     pub changed_share: f64,
@@ -151,19 +151,21 @@ impl Last {
 
     /// Whether it is time for another one, of the index as it is now.
     fn is_outdated(&self, config: &SnapshotConfig, index: &Arc<GalleryIndex>) -> bool {
-        if self.at.elapsed() < config.min_interval.max(self.took * PAUSES) {
+        let (since, pause) = (self.at.elapsed(), self.took * PAUSES);
+        // Another index, made for another rule say, counts from its own beginning.
+        let is_same = std::ptr::eq(self.index.as_ptr(), Arc::as_ptr(index));
+        // What took minutes to make is worth keeping, before anything happens to the server.
+        if is_same && index.preparations() > self.preparations {
+            return since >= pause;
+        }
+        if since < config.min_interval.max(pause) {
             return false;
         }
-        // Another index, made for another rule say, counts from its own beginning.
-        if !std::ptr::eq(self.index.as_ptr(), Arc::as_ptr(index)) {
+        if !is_same {
             return true;
         }
         let (changes, removals) = index.changes();
         let changed = changes - self.changes;
-        // What took minutes to make is worth keeping.
-        if index.preparations() > self.preparations {
-            return true;
-        }
         removals > self.removals || changed > 0 && changed as f64 >= config.changed_share * index.rows() as f64
     }
 }
