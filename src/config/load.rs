@@ -28,6 +28,16 @@ pub enum ConfigError {
     /// A value that is not of its setting's type, or a name that is no setting.
     #[error("configuration: {0}")]
     Invalid(#[from] config::ConfigError),
+    /// A number where a setting is a whole number, or something that is none where it is a number.
+    #[error("configuration: {key} is a {wanted}, not {value}")]
+    WrongKind {
+        /// The setting.
+        key: String,
+        /// Such as whole number.
+        wanted: &'static str,
+        /// What was given.
+        value: String,
+    },
 }
 
 /// The settings, with the source of each.
@@ -68,8 +78,10 @@ pub fn load(
     // What the layers gave, by key, to name the source of each setting.
     let mut origins = HashMap::new();
     collect_origins("", &Value::new(None, given.collect()?), &mut origins);
+    let understood = Value::new(None, Config::try_from(&settings)?.collect()?);
+    require_numbers("", &Value::new(None, given.collect()?), &understood)?;
     let mut values = Vec::new();
-    collect_values("", &Value::new(None, Config::try_from(&settings)?.collect()?), &mut values);
+    collect_values("", &understood, &mut values);
     let sources = values
         .into_iter()
         .map(|(key, value)| {
@@ -113,6 +125,23 @@ fn collect_values(prefix: &str, value: &Value, found: &mut Vec<(String, String)>
         ValueKind::String(text) if text.is_empty() => found.push((prefix.to_owned(), "(unset)".to_owned())),
         _ => found.push((prefix.to_owned(), value.to_string())),
     }
+}
+
+/// The library rounds where a whole number is wanted, and takes `true` for 1.
+fn require_numbers(key: &str, given: &Value, understood: &Value) -> Result<(), ConfigError> {
+    let wanted = match (&given.kind, &understood.kind) {
+        (ValueKind::Table(given), ValueKind::Table(understood)) => {
+            let both = given.iter().filter_map(|(name, given)| Some((name, given, understood.get(name)?)));
+            for (name, given, understood) in both {
+                require_numbers(&joined(key, name), given, understood)?;
+            }
+            return Ok(());
+        }
+        (ValueKind::Float(_) | ValueKind::Boolean(_), ValueKind::I64(_) | ValueKind::U64(_)) => "whole number",
+        (ValueKind::Boolean(_), ValueKind::Float(_)) => "number",
+        _ => return Ok(()),
+    };
+    Err(ConfigError::WrongKind { key: key.to_owned(), wanted, value: given.to_string() })
 }
 
 fn joined(prefix: &str, name: &str) -> String {
@@ -160,5 +189,18 @@ mod tests {
         let environment = HashMap::from([("VULTUS_SERVER__REQUEST_TIMEOUT_MS".to_owned(), "soon".to_owned())]);
         assert!(load(None, environment, &[]).is_err());
         assert!(matches!(load(Some(Path::new("/nowhere.toml")), HashMap::new(), &[]), Err(ConfigError::NoFile(_))));
+    }
+
+    #[test]
+    fn numbers_are_what_was_given() {
+        let with = |name: &str, value: &str| load(None, HashMap::from([(name.to_owned(), value.to_owned())]), &[]);
+        for value in ["1.5", "-0.5", "true", "99999999999999999999"] {
+            let error = with("VULTUS_SEARCH__MEMORY_LIMIT_MB", value).unwrap_err().to_string();
+            assert!(error.contains("search.memory_limit_mb is a whole number"), "{error}");
+        }
+        let error = with("VULTUS_SEARCH__RECALL_TARGET", "true").unwrap_err().to_string();
+        assert!(error.contains("search.recall_target is a number"), "{error}");
+        assert_eq!(with("VULTUS_SEARCH__MEMORY_LIMIT_MB", "7").unwrap().settings.search.memory_limit_mb, Some(7));
+        assert_eq!(with("VULTUS_SEARCH__RECALL_TARGET", "1").unwrap().settings.search.recall_target, 1.0);
     }
 }
