@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientError};
 use super::target::Target;
 use super::{SomeFailed, parallel};
-use crate::api::search::AnswerView;
+use crate::api::search::{AnswerView, ModeName};
 use crate::service::select::Select;
 
 /// Searches a gallery with each image, or with all images fused into one probe.
@@ -46,6 +46,9 @@ pub(super) struct Search {
     /// Which face of a photo with several: only, main, largest, central or best
     #[arg(long, default_value = "main", value_parser = super::enrol::select)]
     select: Select,
+    /// How the gallery is searched: auto, exact, cascade or ann; nobody is missed with exact
+    #[arg(long, value_name = "MODE", value_parser = mode, conflicts_with = "video")]
+    mode: Option<ModeName>,
     /// Requests at a time
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
@@ -55,6 +58,10 @@ pub(super) struct Search {
     /// The images
     #[arg(required_unless_present = "video", value_name = "IMAGE")]
     images: Vec<PathBuf>,
+}
+
+fn mode(text: &str) -> Result<ModeName, String> {
+    serde_json::from_value(Value::from(text)).map_err(|_| "one of auto, exact, cascade, ann".to_owned())
 }
 
 impl Search {
@@ -74,7 +81,7 @@ impl Search {
         };
         let options = json!({
             "limit": self.limit, "select": self.select,
-            "threshold": self.threshold_request(),
+            "threshold": self.threshold_request(), "mode": self.mode,
             "fusion": self.fusion.map(|rule| json!({ "rule": rule.name() })),
         });
         self.target.require_data_dir()?;

@@ -9,6 +9,7 @@ mod trial;
 mod vectors;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use vultus_engine::index::{
 use super::super::local::progress;
 use super::resident::rss_mb;
 use trial::{Row, measure};
-use vectors::{LIMIT, Probe, Source, key, open, read_vector, row_of};
+use vectors::{LIMIT, Probe, Source, VectorFile, key, row_of};
 
 /// Probes whose lists are compared with sums in double precision.
 const SAMPLE: usize = 50;
@@ -175,6 +176,9 @@ impl Search {
     pub(super) fn run(self) -> anyhow::Result<()> {
         // The parser passes over this where --probes, which excludes --vectors, is given.
         ensure!(self.queries.is_none() || self.vectors.is_some(), "--queries goes with --vectors");
+        // Whether it can be written is known before hours of searches.
+        let cannot = |path: &PathBuf| format!("{} cannot be written", path.display());
+        let results = self.results.as_ref().map(|path| File::create(path).with_context(|| cannot(path))).transpose()?;
         let mut any = false;
         let mut found = BTreeMap::new();
         if let Some(gallery) = &self.gallery {
@@ -184,12 +188,12 @@ impl Search {
             self.one_size((rows, dim), stored.into_source()?, probes, &mut any, &mut found)?;
         } else if let (Some(vectors), Some(queries)) = (&self.vectors, &self.queries) {
             let dim = self.dim as usize;
-            let (file, rows) = open(vectors, dim)?;
-            let (mut file_of_probes, count) = open(queries, dim)?;
-            let probes = (0..count)
-                .map(|at| Ok(Probe::new(read_vector(&mut file_of_probes, dim)?, None, at < SAMPLE)))
-                .collect::<anyhow::Result<_>>()?;
-            self.one_size((rows, dim), Source::File { file, dim, left: rows }, probes, &mut any, &mut found)?;
+            let (file, mut of_probes) = (VectorFile::open(vectors, dim)?, VectorFile::open(queries, dim)?);
+            let mut probes = Vec::with_capacity(of_probes.count);
+            while let Some(vector) = of_probes.next()? {
+                probes.push(Probe::new(vector, None, probes.len() < SAMPLE));
+            }
+            self.one_size((file.count, dim), Source::File(file), probes, &mut any, &mut found)?;
         } else {
             ensure!(
                 self.results.is_none() || self.rows.len() == 1,
@@ -200,13 +204,13 @@ impl Search {
                 self.one_size((rows, self.dim as usize), source, probes, &mut any, &mut found)?;
             }
         }
-        if let Some(path) = &self.results {
+        if let (Some(path), Some(mut file)) = (&self.results, results) {
             let named: BTreeMap<String, Found> = found
                 .into_iter()
                 .map(|(mode, found): (Mode, Found)| (format!("{mode:?}").to_lowercase(), found))
                 .collect();
             let text = serde_json::to_vec(&named)?;
-            std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+            file.write_all(&text).with_context(|| format!("{} cannot be written", path.display()))?;
         }
         Ok(())
     }

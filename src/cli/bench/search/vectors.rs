@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use vultus_engine::drawn::Faces;
 use vultus_engine::ids::{FaceId, SubjectId};
+use vultus_engine::index::vector::check_unit;
 use vultus_engine::index::{GalleryIndex, IndexError, RowKey, SearchMode};
 
 /// Subjects whose scores are summed in double precision, and that a search asks for.
@@ -60,7 +61,7 @@ pub(super) enum Source {
     /// Images of drawn people.
     Drawn { faces: Faces, people: std::vec::IntoIter<Vec<f32>>, images: usize, left: usize },
     /// Vectors of a file, each of a person of its own.
-    File { file: BufReader<File>, dim: usize, left: usize },
+    File(VectorFile),
     /// Rows of a stored gallery in a file, and how many each subject has.
     Stored { file: BufReader<File>, dim: usize, subjects: std::vec::IntoIter<u32> },
 }
@@ -74,11 +75,7 @@ impl Source {
                 *left -= count;
                 (0..count).map(|_| faces.image(&person)).collect()
             }),
-            Self::File { left: 0, .. } => None,
-            Self::File { file, dim, left } => {
-                *left -= 1;
-                Some(vec![read_vector(file, *dim)?])
-            }
+            Self::File(file) => file.next()?.map(|vector| vec![vector]),
             Self::Stored { file, dim, subjects } => match subjects.next() {
                 Some(rows) => Some((0..rows).map(|_| read_vector(file, *dim)).collect::<anyhow::Result<_>>()?),
                 None => None,
@@ -87,20 +84,44 @@ impl Source {
     }
 }
 
-/// Opens a file of vectors of raw little-endian f32; gives how many there are.
-pub(super) fn open(path: &Path, dim: usize) -> anyhow::Result<(BufReader<File>, usize)> {
-    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let (bytes, row) = (file.metadata()?.len(), (dim * size_of::<f32>()) as u64);
-    ensure!(
-        bytes > 0 && bytes.is_multiple_of(row),
-        "{} has {bytes} bytes, which are no vectors of {dim} values of four bytes",
-        path.display()
-    );
-    Ok((BufReader::with_capacity(1 << 20, file), (bytes / row) as usize))
+/// A file of unit vectors of raw little-endian f32.
+pub(super) struct VectorFile {
+    path: PathBuf,
+    file: BufReader<File>,
+    dim: usize,
+    /// How many there are, and how many were read.
+    pub(super) count: usize,
+    read: usize,
+}
+
+impl VectorFile {
+    pub(super) fn open(path: &Path, dim: usize) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let (bytes, row) = (file.metadata()?.len(), (dim * size_of::<f32>()) as u64);
+        ensure!(
+            bytes > 0 && bytes.is_multiple_of(row),
+            "{} has {bytes} bytes, which are no vectors of {dim} values of four bytes",
+            path.display()
+        );
+        let (file, count) = (BufReader::with_capacity(1 << 20, file), (bytes / row) as usize);
+        Ok(Self { path: path.to_owned(), file, dim, count, read: 0 })
+    }
+
+    /// The next one; `None` after the last.
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Vec<f32>>> {
+        if self.read == self.count {
+            return Ok(None);
+        }
+        self.read += 1;
+        let named = || format!("{}, vector {} of {}", self.path.display(), self.read, self.count);
+        let vector = read_vector(&mut self.file, self.dim).with_context(named)?;
+        check_unit(&vector, self.dim).with_context(named)?;
+        Ok(Some(vector))
+    }
 }
 
 /// The next vector of a file.
-pub(super) fn read_vector(file: &mut impl Read, dim: usize) -> anyhow::Result<Vec<f32>> {
+fn read_vector(file: &mut impl Read, dim: usize) -> anyhow::Result<Vec<f32>> {
     let mut bytes = vec![0; dim * size_of::<f32>()];
     file.read_exact(&mut bytes)?;
     Ok(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
@@ -143,14 +164,17 @@ mod tests {
     fn files_hold_whole_vectors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.f32");
-        std::fs::write(&path, [1.0f32, 2.0, 3.0, -4.0].map(f32::to_le_bytes).concat()).unwrap();
-        let (mut file, rows) = open(&path, 2).unwrap();
-        assert_eq!(rows, 2);
-        assert_eq!(read_vector(&mut file, 2).unwrap(), [1.0, 2.0]);
-        assert_eq!(read_vector(&mut file, 2).unwrap(), [3.0, -4.0]);
-        assert!(open(&path, 3).is_err());
+        std::fs::write(&path, [0.6f32, 0.8, 0.0, -1.0, 3.0, -4.0].map(f32::to_le_bytes).concat()).unwrap();
+        let mut file = VectorFile::open(&path, 2).unwrap();
+        assert_eq!(file.count, 3);
+        assert_eq!(file.next().unwrap(), Some(vec![0.6, 0.8]));
+        assert_eq!(file.next().unwrap(), Some(vec![0.0, -1.0]));
+        let error = file.next().unwrap_err().to_string();
+        assert!(error.ends_with("rows.f32, vector 3 of 3"), "{error}");
+        assert_eq!(file.next().unwrap(), None);
+        assert!(VectorFile::open(&path, 4).is_err());
         std::fs::write(&path, []).unwrap();
-        assert!(open(&path, 2).is_err() && open(&folder.path().join("none"), 2).is_err());
+        assert!(VectorFile::open(&path, 2).is_err() && VectorFile::open(&folder.path().join("none"), 2).is_err());
     }
 
     #[test]
