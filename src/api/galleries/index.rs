@@ -14,7 +14,7 @@ pub struct IndexView {
     pub memory_bytes: MemoryView,
     /// Bytes of vectors in files.
     pub filed_bytes: u64,
-    /// Bits of the rows for a first look.
+    /// Sketches of the rows for a first look.
     pub cascade: PartView,
     /// A graph over the rows.
     pub graph: PartView,
