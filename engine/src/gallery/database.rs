@@ -1,6 +1,7 @@
 //! The database: all galleries of a store, each with its index.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -124,7 +125,7 @@ impl Database {
                 other => drop(other?),
             }
         }
-        // A graph takes an hour for a million rows: it is built on a thread of its own, so that all else goes on meanwhile.
+        // A graph takes an hour for a million rows: it is built on a thread of its own, so that other galleries are kept meanwhile.
         let works: [(&str, Work); 2] = [("index-keeper", Self::maintain), ("graph-keeper", Self::build_graphs)];
         for (name, work) in works {
             let (weak, stopping) = (Arc::downgrade(&database), Arc::clone(&database.stopping));
@@ -324,26 +325,22 @@ impl Database {
         Ok(answer.filter(|a| a.created_s >= Timestamp::now().as_second() - ANSWER_LIFETIME_S))
     }
 
-    fn named_galleries(&self) -> Vec<(GalleryId, Arc<OpenGallery>)> {
-        self.galleries.read().iter().map(|(id, open)| (id.clone(), Arc::clone(open))).collect()
-    }
-
     /// Builds the graphs that are due.
     fn build_graphs(&self, _round: u64) {
-        for (gallery, open) in self.named_galleries() {
+        // Hours may pass from the first to the last, and galleries go meanwhile.
+        let galleries: Vec<GalleryId> = self.galleries.read().keys().cloned().collect();
+        for gallery in galleries {
+            let Some(open) = self.open_gallery(&gallery) else { continue };
             let _of = tracing::info_span!("index", %gallery).entered();
-            each_index(
-                &open,
-                |index| {
-                    if index.maintenance().build_graph { index.maintain() } else { Maintenance::default() }
-                },
-            );
+            each_index(&open, |index| if index.wants_graph() { index.maintain() } else { Maintenance::default() });
         }
     }
 
     /// Does what other index work is due.
     fn maintain(&self, round: u64) {
-        for (gallery, open) in self.named_galleries() {
+        let open: Vec<(GalleryId, Arc<OpenGallery>)> =
+            self.galleries.read().iter().map(|(id, open)| (id.clone(), Arc::clone(open))).collect();
+        for (gallery, open) in open {
             // What indexes tell of their work is of this gallery.
             let _of = tracing::info_span!("index", %gallery).entered();
             open.expire();
@@ -404,7 +401,10 @@ fn each_index(open: &OpenGallery, work: impl Fn(&GalleryIndex) -> Maintenance) {
 fn keep(database: &Weak<Database>, stopping: &(Mutex<bool>, Condvar), work: Work) {
     for round in 0u64.. {
         let Some(database) = database.upgrade() else { return };
-        work(&database, round);
+        // A thread that is no more would be missed by all galleries, and by nobody else.
+        if catch_unwind(AssertUnwindSafe(|| work(&database, round))).is_err() {
+            tracing::error!("the work on indexes panicked; it is tried again");
+        }
         drop(database);
         let mut stop = stopping.0.lock();
         if !*stop {

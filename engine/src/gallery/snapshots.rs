@@ -6,7 +6,7 @@
 //! a damaged file above all, is said in the log, and the index is made from the store.
 //!
 //! Snapshots are written in the background: when a part of the rows has changed, sooner when rows were removed, so that what was
-//! erased does not stay in a file, and as soon as a cascade or a graph was made.
+//! erased does not stay in a file, and when a cascade or a graph was made, as soon as writing may take its share of the time again.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -44,7 +44,7 @@ pub struct SnapshotConfig {
     pub folder: PathBuf,
     /// Indexes of fewer rows are made anew in no time.
     pub min_rows: usize,
-    /// Time from one to the next, unless a cascade or a graph was made since.
+    /// Time from one to the next, unless a cascade or a graph was made or a basis learnt since.
     pub min_interval: Duration,
     /// Share of the rows that has to have changed, unless rows were removed.
     pub changed_share: f64,
@@ -309,7 +309,8 @@ impl Database {
             let state = open.state();
             let label = Label::of(&state.settings, &state.in_use.model, self.store(), self.store().last_seq()?)?;
             let index = &state.in_use.index;
-            (label, index.freeze(), Arc::downgrade(index), index.changes(), index.preparations())
+            let preparations = index.preparations();
+            (label, index.freeze(), Arc::downgrade(index), index.changes(), preparations)
         };
         let bytes = serde_json::to_vec(&label)
             .map_err(std::io::Error::other)

@@ -388,9 +388,10 @@ impl GalleryIndex {
         (all.load(Ordering::Relaxed), removed.load(Ordering::Relaxed))
     }
 
-    /// How many cascades and graphs were made since the index was made or loaded. Only grows.
+    /// How many cascades and graphs were made, and bases learnt, since the index was made or loaded. Only grows; what was counted
+    /// before [`freeze`](Self::freeze) is in what that gives.
     pub fn preparations(&self) -> u64 {
-        self.preparations.load(Ordering::Relaxed)
+        self.preparations.load(Ordering::Acquire)
     }
 
     /// Publishes what searches see from now on. Whoever does it holds the writer.

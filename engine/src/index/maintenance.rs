@@ -14,6 +14,7 @@ use super::cascade::{Cascade, Trial};
 use super::flat::{CHUNK_ROWS, FlatEdit, FlatRows};
 use super::gallery::{GalleryIndex, Generation};
 use super::hnsw::Graph;
+use super::memory::Room;
 use super::slots::Slots;
 use super::trial::on_own_threads;
 
@@ -82,7 +83,7 @@ impl Maintenance {
 impl GalleryIndex {
     /// The background work that is due. Cheap: call it after writes and searches.
     pub fn maintenance(&self) -> Maintenance {
-        self.assess(&self.published.load()).due
+        self.assess(&self.published.load(), true).due
     }
 
     /// Does the background work that is due and says what was done. Takes as long as building a graph takes, so call it
@@ -94,39 +95,49 @@ impl GalleryIndex {
         if done.prepare_cascade && !done.build_graph { done.and(self.maintain_in_turn(true)) } else { done }
     }
 
-    /// The same without the graph, so that it takes no longer than some seconds for a million rows; nothing is done while another
-    /// caller is at work on this index. Where a graph would be lost by it, dead slots stay, and the cascade as it is, until it is
-    /// built anew.
+    /// The same without the graph, which [`maintain`](Self::maintain) builds where one [`is due`](Self::wants_graph), so that it takes
+    /// no longer than some ten seconds for a million rows; nothing is done while another caller is at work on this index. Where a graph
+    /// that is there would be lost by it, dead slots stay, and the cascade is not prepared anew, until the next one is built.
     pub fn maintain_beside_graphs(&self) -> Maintenance {
         self.maintaining.try_lock().map(|_turn| self.maintain_in_turn(false)).unwrap_or_default()
     }
 
+    /// Whether a graph is due, if there is room for it or not.
+    pub fn wants_graph(&self) -> bool {
+        self.due(&self.published.load()).build_graph
+    }
+
     fn maintain_in_turn(&self, with_graph: bool) -> Maintenance {
-        let (room, mut due, seen) = self.make_room();
-        // A cascade is ready in a moment, and searches should not wait for the graph to have it.
-        let loses_graph = seen.graph.is_some() && seen.rows.tombstones() > 0;
-        if due.build_graph && (!with_graph || due.prepare_cascade && !loses_graph) {
+        let Room { done, mut due, seen, graph_waits } = self.make_room(with_graph);
+        if due.build_graph && due.prepare_cascade && !seen.drops_graph() {
+            // A cascade is ready in a moment, and searches should not wait for the graph to have it.
             due.build_graph = false;
-            due.compact &= !loses_graph;
-            due.prepare_cascade &= !loses_graph;
         }
         if due.is_due() {
-            if due.makes() {
-                self.make(due, seen);
-            } else if due.extend_cascade {
-                self.extend_cascade(&seen);
+            let replaced = if due.makes() {
+                self.make(due, seen)
             } else {
+                if due.extend_cascade {
+                    self.extend_cascade(&seen);
+                }
+                // What holds a state keeps what it is made of from being replaced.
                 drop(seen);
+                None
+            };
+            // What was made is counted from when it was published.
+            if !graph_waits {
+                self.needs_no_room();
             }
-            self.needs_no_room();
+            retire(replaced);
             // What was compacted is coded as it came.
             due.turn_rows = self.turn_rows();
         }
-        due.after(room)
+        due.after(done)
     }
 
-    /// Drops dead slots, prepares a cascade and builds a graph, as far as they are due, for the state that is given.
-    fn make(&self, due: Maintenance, mut seen: Arc<Generation>) {
+    /// Drops dead slots, prepares a cascade and builds a graph, as far as they are due, for the state that is given. Gives the graph
+    /// that was replaced.
+    fn make(&self, due: Maintenance, mut seen: Arc<Generation>) -> Option<Arc<Graph>> {
         let rows = seen.rows.compacted();
         let mut slots = Slots::of(&rows);
         let config = &self.config;
@@ -147,7 +158,6 @@ impl GalleryIndex {
             }
             kept
         };
-        self.preparations.fetch_add(u64::from(due.prepare_cascade) + u64::from(due.build_graph), Ordering::Relaxed);
         let mut edit = FlatEdit::new(&rows);
         for _ in 0..CATCH_UP_ROUNDS {
             let now = self.published.load_full();
@@ -167,7 +177,8 @@ impl GalleryIndex {
             now.graph.clone().filter(|old| !is_kept(old))
         };
         drop(seen);
-        retire(replaced);
+        // Counted when it can be seen, so that who finds it counted finds it.
+        self.preparations.fetch_add(u64::from(due.prepare_cascade) + u64::from(due.build_graph), Ordering::Release);
         let stats = self.stats();
         tracing::info!(
             rows = stats.rows,
@@ -179,6 +190,7 @@ impl GalleryIndex {
             build_ms = stats.graph.map(|graph| graph.build_ms),
             "index maintained"
         );
+        replaced
     }
 
     /// The cascade over a state that replaces another.
@@ -220,8 +232,7 @@ impl GalleryIndex {
             });
             wanted && outdated && Cascade::suits(self.dim) && enough(config.cascade_min_rows.max(CHUNK_ROWS))
         };
-        let extend_cascade =
-            cascade.as_ref().is_some_and(|cascade| cascade.covers() + EXTEND_ROWS <= rows.slots()) && !prepare_cascade;
+        let extend_cascade = generation.has_rows_to_sketch() && !prepare_cascade;
         let build_graph = {
             // A graph is built for who asks for it: cascades cost less and find as much.
             let wanted =
@@ -238,6 +249,18 @@ impl GalleryIndex {
         };
         let turn_rows = self.has_rows_to_turn(rows);
         Maintenance { compact, prepare_cascade, extend_cascade, build_graph, turn_rows, ..Maintenance::default() }
+    }
+}
+
+impl Generation {
+    /// Whether the graph goes when dead slots are dropped, which renumbers the others.
+    pub(super) fn drops_graph(&self) -> bool {
+        self.graph.is_some() && self.rows.tombstones() > 0
+    }
+
+    /// Whether enough rows have come that the cascade has no sketches of.
+    pub(super) fn has_rows_to_sketch(&self) -> bool {
+        self.cascade.as_ref().is_some_and(|cascade| cascade.covers() + EXTEND_ROWS <= self.rows.slots())
     }
 }
 

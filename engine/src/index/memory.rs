@@ -97,6 +97,8 @@ pub(super) struct Memory {
     pub(super) vectors: AtomicUsize,
     /// All else, as the parts of [`MemoryParts`]; vectors of chunks that are not full are the first.
     others: [AtomicUsize; 5],
+    /// Held from seeing what there is room for to asking for it: two threads would find the same room.
+    assessing: Mutex<()>,
     /// Room that is asked for.
     asked: AtomicUsize,
     /// Set while vectors cannot be written to files.
@@ -202,6 +204,19 @@ pub(super) struct Assessed {
     ask: usize,
     /// Bytes of vectors that have to go.
     excess: usize,
+    /// Whether a graph is due that somebody else builds.
+    graph_waits: bool,
+}
+
+/// What comes of making room.
+pub(super) struct Room {
+    /// What was done for it.
+    pub(super) done: Maintenance,
+    /// What is due now.
+    pub(super) due: Maintenance,
+    pub(super) seen: Arc<Generation>,
+    /// Whether a graph is due beside, which somebody else builds, and whose room stays asked for.
+    pub(super) graph_waits: bool,
 }
 
 /// Where something that is to be made finds room.
@@ -213,14 +228,29 @@ enum Fit {
 }
 
 impl GalleryIndex {
-    /// What is due, less what the limit forbids, and with what makes room.
-    pub(super) fn assess(&self, generation: &Generation) -> Assessed {
+    /// What is due, less what the limit forbids, and with what makes room. Without `with_graph` somebody else builds the graph: then
+    /// what would take the one that is there along waits as well.
+    pub(super) fn assess(&self, generation: &Generation, with_graph: bool) -> Assessed {
+        let mut assessed = self.assess_limit(generation, with_graph);
+        let due = &mut assessed.due;
+        if due.build_graph && !with_graph {
+            (due.build_graph, assessed.graph_waits) = (false, true);
+            if generation.drops_graph() {
+                (due.compact, due.prepare_cascade) = (false, false);
+                due.extend_cascade = generation.has_rows_to_sketch();
+            }
+        }
+        assessed
+    }
+
+    fn assess_limit(&self, generation: &Generation, with_graph: bool) -> Assessed {
         let due = self.due(generation);
-        let mut assessed = Assessed { due, withheld: Withheld::default(), ask: 0, excess: 0 };
+        let cascade_waits = !with_graph && due.build_graph && generation.drops_graph();
+        let mut assessed = Assessed { due, withheld: Withheld::default(), ask: 0, excess: 0, graph_waits: false };
         let Some((memory, limit)) = self.account.memory().and_then(|memory| Some((memory, memory.limit?))) else {
             return assessed;
         };
-        let Assessed { due, withheld, ask, excess } = &mut assessed;
+        let Assessed { due, withheld, ask, excess, .. } = &mut assessed;
         let parts = generation.parts();
         let of_others = memory.asked.load(Ordering::Relaxed).saturating_sub(*self.account.asked.lock());
         let fixed = memory.others() + of_others;
@@ -237,6 +267,7 @@ impl GalleryIndex {
                 if due.extend_cascade { (all.saturating_sub(parts.sketches), 0) } else { (all, parts.sketches) };
             match fit(bytes, *ask, before) {
                 Fit::Beside => *ask += bytes,
+                Fit::Instead if cascade_waits => {}
                 Fit::Instead => (due.prepare_cascade, due.drop_cascade) = (false, true),
                 Fit::Nowhere => {
                     withheld.cascade = Some(bytes);
@@ -249,6 +280,8 @@ impl GalleryIndex {
             let bytes = Graph::bytes_for(codes, self.dim, generation.rows.rows(), max_links);
             match fit(bytes, *ask, parts.graph) {
                 Fit::Beside => *ask += bytes,
+                // Who builds the next one drops this one.
+                Fit::Instead if !with_graph => {}
                 Fit::Instead => (due.build_graph, due.drop_graph) = (false, true),
                 Fit::Nowhere => (due.build_graph, withheld.graph) = (false, Some(bytes)),
             }
@@ -275,13 +308,17 @@ impl GalleryIndex {
         assessed
     }
 
-    /// Makes room as far as the limit asks for it. Gives what was done for it, and what is due then.
-    pub(super) fn make_room(&self) -> (Maintenance, Maintenance, Arc<Generation>) {
+    /// Makes room as far as the limit asks for it.
+    pub(super) fn make_room(&self, with_graph: bool) -> Room {
         let mut done = Maintenance::default();
         loop {
             let seen = self.published.load_full();
-            let assessed = self.assess(&seen);
-            self.heed(&assessed);
+            let assessed = {
+                let _alone = self.account.memory().map(|memory| memory.assessing.lock());
+                let assessed = self.assess(&seen, with_graph);
+                self.heed(&assessed);
+                assessed
+            };
             let Maintenance { file_vectors, drop_graph, drop_cascade, .. } = assessed.due;
             if file_vectors {
                 done.file_vectors = true;
@@ -293,7 +330,7 @@ impl GalleryIndex {
                 done.drop_cascade = true;
                 self.drop_cascade(seen);
             } else {
-                return (done, assessed.due, seen);
+                return Room { done, due: assessed.due, seen, graph_waits: assessed.graph_waits };
             }
         }
     }

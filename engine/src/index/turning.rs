@@ -68,6 +68,7 @@ impl GalleryIndex {
         }
         let threads = self.config.graph.build_threads;
         let live = seen.rows.rows();
+        let mut learnt = false;
         if self.turning.lock().is_outdated(live) {
             let basis = on_own_threads(threads, || Basis::learn(&seen.rows)).map(Arc::new);
             let head = basis.as_ref().map(|basis| basis.head());
@@ -76,18 +77,22 @@ impl GalleryIndex {
             // One that is in use serves on where there is no better one.
             turning.basis = basis.or_else(|| turning.basis.take());
             turning.learnt_at = live;
-            self.preparations.fetch_add(1, Ordering::Relaxed);
+            learnt = true;
         }
         drop(seen);
-        let Some(basis) = self.turning.lock().basis.clone() else { return true };
-        let others = coded_otherwise(&self.published.load().rows, &basis);
-        for numbers in others.chunks(TOGETHER) {
-            let seen = self.published.load_full();
-            let turned = |number: &usize| (*number, Arc::new(seen.rows.chunks[*number].rows.turned(self.dim, &basis)));
-            let turned = on_own_threads(threads, || numbers.par_iter().map(turned).collect());
-            drop(seen);
-            self.replace_chunks(turned);
+        let basis = self.turning.lock().basis.clone();
+        if let Some(basis) = basis {
+            let others = coded_otherwise(&self.published.load().rows, &basis);
+            for numbers in others.chunks(TOGETHER) {
+                let seen = self.published.load_full();
+                let turned =
+                    |number: &usize| (*number, Arc::new(seen.rows.chunks[*number].rows.turned(self.dim, &basis)));
+                let turned = on_own_threads(threads, || numbers.par_iter().map(turned).collect());
+                drop(seen);
+                self.replace_chunks(turned);
+            }
         }
+        self.preparations.fetch_add(u64::from(learnt), Ordering::Release);
         true
     }
 

@@ -127,6 +127,30 @@ fn what_does_not_fit_goes_to_files_or_is_not_made() {
 }
 
 #[test]
+fn a_graph_is_not_dropped_before_the_next_one_is_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = all_parts();
+    // Room for a graph, and not for two.
+    let limit = ((all.total() - all.graph) * 14 / 10 + all.graph * 16 / 10) * 16 / 15;
+    let pool = limited(folder.path(), limit);
+    let index = GalleryIndex::new(DIM, config(Some(Arc::clone(&pool))));
+    fill(&index, 0..PEOPLE);
+    ask(&index);
+    settle(&index);
+    let before = index.stats().graph.unwrap().rows;
+    fill(&index, PEOPLE..PEOPLE * 13 / 10);
+    assert!(index.wants_graph());
+    for _ in 0..5 {
+        let done = index.maintain_beside_graphs();
+        assert!(!done.drop_graph && !done.build_graph, "{done:?}");
+    }
+    assert_eq!(index.stats().graph.unwrap().rows, before);
+    let done: Vec<_> = std::iter::repeat_with(|| index.maintain()).take_while(Maintenance::is_due).take(20).collect();
+    assert!(done.len() < 20 && done[0].drop_graph && done.iter().any(|done| done.build_graph), "{done:?}");
+    assert!(index.stats().graph.unwrap().rows > before);
+}
+
+#[test]
 fn vectors_leave_memory_for_a_graph_and_a_growing_gallery_loses_them_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let all = all_parts();
@@ -188,8 +212,19 @@ fn vectors_leave_memory_for_a_graph_and_a_growing_gallery_loses_them_in_order() 
     assert_eq!(index.search(&probe(3), 10, SearchMode::Cascade).unwrap().kind, IndexKind::Cascade);
 }
 
+/// As the two threads of a database do.
+fn maintain_by_two(index: &GalleryIndex) -> Maintenance {
+    let done = index.maintain_beside_graphs();
+    assert!(!done.build_graph && !done.drop_graph, "{done:?}");
+    if index.wants_graph() { index.maintain() } else { done }
+}
+
 #[test]
 fn indexes_share_the_limit() {
+    [GalleryIndex::maintain, maintain_by_two].into_iter().for_each(share_the_limit);
+}
+
+fn share_the_limit(maintain: fn(&GalleryIndex) -> Maintenance) {
     let folder = tempfile::tempdir().unwrap();
     let all = all_parts();
     // The graph of one beside the rows of two, and the vectors of neither.
@@ -202,8 +237,8 @@ fn indexes_share_the_limit() {
     fill(&other, 0..PEOPLE);
     ask(&one);
     for _ in 0..5 {
-        one.maintain();
-        other.maintain();
+        maintain(&one);
+        maintain(&other);
     }
     assert!(one.stats().graph.is_some() && other.stats().filed_bytes > 0);
     assert!(pool.totals().parts.total() <= limit);

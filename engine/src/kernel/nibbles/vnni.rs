@@ -90,7 +90,7 @@ unsafe fn product_of<const AHEAD: usize>(probe: &[i8], row: *const u8) -> i32 {
 /// [`place`], and `rows` half as many bytes for each place of `into`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn tile(codes: &[i8], length: usize, rows: &[u8], into: &mut [[i32; PROBES]]) {
-    // SAFETY: the caller's promise; lower halves are not read.
+    // SAFETY: the caller's promise; the rows stand in for lower halves, which nothing is made of.
     unsafe { blocks::<false>(codes, length, rows.as_ptr(), rows.as_ptr(), into) };
 }
 
