@@ -138,10 +138,22 @@ fn require_numbers(key: &str, given: &Value, understood: &Value) -> Result<(), C
             return Ok(());
         }
         (ValueKind::Float(_) | ValueKind::Boolean(_), ValueKind::I64(_) | ValueKind::U64(_)) => "whole number",
+        (ValueKind::String(text), ValueKind::I64(_) | ValueKind::U64(_)) if text.parse::<i64>().is_err() => {
+            "whole number"
+        }
         (ValueKind::Boolean(_), ValueKind::Float(_)) => "number",
+        (ValueKind::String(text), ValueKind::Float(_)) if text.parse::<f64>().is_err() => "number",
         _ => return Ok(()),
     };
-    Err(ConfigError::WrongKind { key: key.to_owned(), wanted, value: given.to_string() })
+    Err(ConfigError::WrongKind { key: key.to_owned(), wanted, value: written(&given.kind) })
+}
+
+fn written(kind: &ValueKind) -> String {
+    match kind {
+        // With its point.
+        ValueKind::Float(number) => format!("{number:?}"),
+        other => other.to_string(),
+    }
 }
 
 fn joined(prefix: &str, name: &str) -> String {
@@ -194,7 +206,7 @@ mod tests {
     #[test]
     fn numbers_are_what_was_given() {
         let with = |name: &str, value: &str| load(None, HashMap::from([(name.to_owned(), value.to_owned())]), &[]);
-        for value in ["1.5", "-0.5", "true", "99999999999999999999"] {
+        for value in ["1.5", "-0.5", "true", "yes", "7.0", "99999999999999999999"] {
             let error = with("VULTUS_SEARCH__MEMORY_LIMIT_MB", value).unwrap_err().to_string();
             assert!(error.contains("search.memory_limit_mb is a whole number"), "{error}");
         }

@@ -9,7 +9,7 @@ mod trial;
 mod vectors;
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -176,9 +176,10 @@ impl Search {
     pub(super) fn run(self) -> anyhow::Result<()> {
         // The parser passes over this where --probes, which excludes --vectors, is given.
         ensure!(self.queries.is_none() || self.vectors.is_some(), "--queries goes with --vectors");
-        // Whether it can be written is known before hours of searches.
-        let cannot = |path: &PathBuf| format!("{} cannot be written", path.display());
-        let results = self.results.as_ref().map(|path| File::create(path).with_context(|| cannot(path))).transpose()?;
+        // Whether it can be written is known before hours of searches; what is there stays until then.
+        let open = |path: &PathBuf| OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let open = |path: &PathBuf| open(path).with_context(|| format!("{} cannot be written", path.display()));
+        let results = self.results.as_ref().map(open).transpose()?;
         let mut any = false;
         let mut found = BTreeMap::new();
         if let Some(gallery) = &self.gallery {
@@ -210,7 +211,9 @@ impl Search {
                 .map(|(mode, found): (Mode, Found)| (format!("{mode:?}").to_lowercase(), found))
                 .collect();
             let text = serde_json::to_vec(&named)?;
-            file.write_all(&text).with_context(|| format!("{} cannot be written", path.display()))?;
+            file.set_len(0)
+                .and_then(|()| file.write_all(&text))
+                .with_context(|| format!("{} cannot be written", path.display()))?;
         }
         Ok(())
     }
