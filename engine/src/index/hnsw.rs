@@ -289,11 +289,13 @@ impl<'a> GraphIndex<'a> {
         Self { graph, rows }
     }
 
-    /// Candidates for a list of `limit` subjects: twice as many subjects, each with all its rows, and as many more as
-    /// the share of dead rows takes away.
+    /// Candidates for a list of `limit` subjects: twice as many subjects, each with all its rows, and at least as many for each as the
+    /// list has that recall is measured for, or longer lists would be found less well than is stated; as many more as the share of
+    /// dead rows takes away.
     fn candidates(&self, limit: usize) -> usize {
         let Known { covers, waypoints, search_candidates, rows_per_subject, .. } = self.graph.known;
-        let wanted = limit.saturating_mul(2).saturating_mul(rows_per_subject).max(search_candidates);
+        let as_measured = search_candidates.saturating_mul(limit.max(RECALL_AT)).div_ceil(RECALL_AT);
+        let wanted = limit.saturating_mul(2).saturating_mul(rows_per_subject).max(as_measured);
         let (slots, live) = (self.rows.slots() + waypoints, self.rows.rows().max(1));
         // In u128: the product of two counts.
         let scaled = wanted as u128 * slots.max(live) as u128 / live as u128;
