@@ -77,9 +77,10 @@ pub fn load(
 
     // What the layers gave, by key, to name the source of each setting.
     let mut origins = HashMap::new();
-    collect_origins("", &Value::new(None, given.collect()?), &mut origins);
+    let given = Value::new(None, given.collect()?);
+    collect_origins("", &given, &mut origins);
     let understood = Value::new(None, Config::try_from(&settings)?.collect()?);
-    require_numbers("", &Value::new(None, given.collect()?), &understood)?;
+    require_numbers("", &given, &understood)?;
     let mut values = Vec::new();
     collect_values("", &understood, &mut values);
     let sources = values
@@ -127,7 +128,8 @@ fn collect_values(prefix: &str, value: &Value, found: &mut Vec<(String, String)>
     }
 }
 
-/// The library rounds where a whole number is wanted, and takes `true` for 1.
+/// Refuses what is no number where the setting is one, as it was understood: the library rounds where a whole number is wanted, and takes
+/// `true` for 1.
 fn require_numbers(key: &str, given: &Value, understood: &Value) -> Result<(), ConfigError> {
     let wanted = match (&given.kind, &understood.kind) {
         (ValueKind::Table(given), ValueKind::Table(understood)) => {
@@ -148,6 +150,7 @@ fn require_numbers(key: &str, given: &Value, understood: &Value) -> Result<(), C
     Err(ConfigError::WrongKind { key: key.to_owned(), wanted, value: written(&given.kind) })
 }
 
+/// A value as somebody would write it.
 fn written(kind: &ValueKind) -> String {
     match kind {
         // With its point.
